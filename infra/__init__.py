@@ -1,0 +1,1 @@
+"""How Retouch is run: the embedded stack, the simulator, measurements."""
