@@ -23,7 +23,7 @@ reset, then success. A call refused by a limit uses none of them up.
 | ``[sim:fail=503*2]`` | answers that status with the dialect's own error body | yes |
 | ``[sim:429rpm*1]``, ``[sim:429conc*1]`` | 429, as if the requests a minute or the concurrency were reached | yes |
 | ``[sim:censored]`` | StepFun: 451 ``censorship_blocked``; others: 400 ``moderation_blocked`` | yes |
-| ``[sim:filtered]`` | StepFun: 200 with ``content_filtered`` and no image (``=image``: with one); others: as censored | yes |
+| ``[sim:filtered]`` | StepFun: 200, ``content_filtered``, no image (``=image``: with one); others: as censored | yes |
 | ``[sim:reset*1]`` | the connection is reset without an answer, before any work (not billed) | yes |
 | ``[sim:hang*1]`` | no answer ever; ends when the client goes away (not billed) | yes |
 | ``[sim:truncate*1]`` | the answer ends halfway through its Content-Length (billed) | yes |

@@ -142,9 +142,7 @@ class Conductor:
         Raises:
             Refusal: the prompt has a directive that does not exist or has a wrong value.
         """
-        conduct = Conduct(
-            latency_s=self._latency_ms(knobs) / 1000, downloads=Downloads(ttl_s=knobs.result_ttl_s)
-        )
+        conduct = Conduct(latency_s=self._latency_ms(knobs) / 1000, downloads=Downloads(ttl_s=knobs.result_ttl_s))
         directives = _read(prompt)
         if not directives:
             return self._roll(knobs, prompt, conduct)

@@ -57,8 +57,26 @@ class Output:
     b64: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a dialect words into the body of a 200.
+
+    Attributes:
+        base_url: of this server as the caller reached it, without a slash at its end.
+        created: seconds since 1970.
+        filtered: the content filter stopped the edit; only for a dialect that says so in its answer.
+    """
+
+    request: EditRequest
+    outputs: list[Output]
+    base_url: str
+    call_id: str
+    created: int
+    filtered: bool = False
+
+
 @dataclass(slots=True)
-class Refusal(Exception):  # noqa: N818 - an endpoint's ordinary answer, not an error of ours
+class Refusal(Exception):
     """A call that is answered with an error.
 
     Attributes:
@@ -105,9 +123,7 @@ def prompt_of(form: FormData, longest: int, too_long_code: str = "") -> str:
     if not prompt.strip():
         raise invalid("prompt is required", "prompt")
     if len(prompt) > longest:
-        raise invalid(
-            f"prompt must be at most {longest} characters, got {len(prompt)}", "prompt", code=too_long_code
-        )
+        raise invalid(f"prompt must be at most {longest} characters, got {len(prompt)}", "prompt", code=too_long_code)
     return prompt
 
 

@@ -21,7 +21,7 @@ _INPUTS = ("PNG", "JPEG", "WEBP")
 _BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-class Unreadable(ValueError):  # noqa: N818 - a statement about the image, like UnicodeDecodeError's about text
+class Unreadable(ValueError):
     """The bytes are no image of an accepted format, or a damaged one."""
 
 
@@ -86,13 +86,16 @@ def _as_rgb(source: Image.Image) -> Image.Image:
 def _grade(picture: Image.Image, recipe: str) -> Image.Image:
     """Lay a duotone over the picture: shadows of one hue, lights of a hue across the wheel."""
     digest = hashlib.sha256(recipe.encode()).digest()
-    hue = digest[0] / 256
-    shift = 0.35 + digest[1] / 256 * 0.3
-    dark = _rgb(hue, 0.85, 0.22)
-    middle = _rgb(hue + shift / 2, 0.6, 0.62)
+    red, green, blue = picture.resize((1, 1), Image.Resampling.BOX).tobytes()
+    own_hue = colorsys.rgb_to_hsv(red / 255, green / 255, blue / 255)[0]
+    # Away from the picture's own hue: a purple dusk under purple would look untouched.
+    hue = own_hue + 0.25 + digest[0] / 256 * 0.5
+    shift = 0.1 + digest[1] / 256 * 0.3
+    dark = _rgb(hue, 0.9, 0.32)
+    middle = _rgb(hue + shift / 2, 0.6, 0.65)
     light = _rgb(hue + shift, 0.3, 1.0)
     toned = ImageOps.colorize(ImageOps.grayscale(picture), black=dark, white=light, mid=middle)
-    return Image.blend(picture, toned, 0.7)
+    return Image.blend(picture, toned, 0.75)
 
 
 def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:

@@ -1,0 +1,1 @@
+"""The submit API: HTTP in, calls on `jobs` out."""

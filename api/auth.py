@@ -1,0 +1,29 @@
+"""Who is calling: `Authorization: Bearer KEY`."""
+
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.context import DomainOf
+from jobs.errors import Unauthorized
+from jobs.tenants import Caller
+
+bearer = HTTPBearer(auto_error=False, description="An API key, as `retouch keys create TENANT` prints it.")
+
+
+def authenticate(
+    domain: DomainOf, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> Caller:
+    """The caller whose key it is.
+
+    Raises:
+        Unauthorized: no key, or one that is not known.
+    """
+    if credentials is None:
+        raise Unauthorized("send an API key: Authorization: Bearer KEY")
+    return domain.tenants.authenticate(credentials.credentials)
+
+
+CallerOf = Annotated[Caller, Depends(authenticate)]
+"""The caller, for a route's parameters."""

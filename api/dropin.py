@@ -1,0 +1,224 @@
+"""`POST /v1/images/edits`: StepFun's own request and answer, through the queue at priority high.
+
+A client of StepFun's or OpenAI's SDK changes its base URL and its key. What of OpenAI's fields a model does not take
+is accepted where it asks for nothing (`n=1`, `quality=auto`, `stream=false`, `user`) and refused by name where it does.
+"""
+
+import base64
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import structlog
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from api import bodies, schema
+from api.auth import CallerOf, authenticate
+from api.context import DomainOf, WaitingOf
+from api.multipart import read_form
+from api.problems import DROPIN_PATH, RETRY_AFTER_S, dropin_error
+from api.shapes import shown
+from api.waiting import ClientGone, until_final_or_gone
+from jobs.catalogue import PARAMETERS, Catalogue
+from jobs.domain import Domain
+from jobs.errors import FieldError, InvalidInput, RetouchError
+from jobs.models import Job, JobError, JobRequest
+from jobs.states import FINAL, State
+from jobs.submission import parse_fields, submit
+
+QUEUE_ALLOWANCE_S = 300
+"""How long a job may wait for its turn, beside its model's own time for a call."""
+MAX_WAIT_S = 600
+"""The SDKs give up after ten minutes."""
+NOT_AGAIN = {"x-should-retry": "false"}
+"""OpenAI's SDK obeys this header; its retry would buy a second edit while the first one goes on."""
+
+UNUSED = frozenset({"user", "safety_identifier"})
+NEUTRAL = {
+    "n": {"1"},
+    "stream": {"false"},
+    "partial_images": {"0"},
+    "background": {"auto"},
+    "quality": {"auto", "standard"},
+    "size": {"auto"},
+    "input_fidelity": {"low"},
+}
+"""OpenAI's fields by the values that ask for nothing a model would not do anyway."""
+
+router = APIRouter(tags=["drop-in"], dependencies=[Depends(authenticate)])
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The drop-in's request, read."""
+
+    request: JobRequest
+    response_format: Literal["url", "b64_json"]
+    wait_s: float
+
+
+@router.post(
+    DROPIN_PATH,
+    summary="Edit an image and wait (drop-in for StepFun's and OpenAI's endpoint)",
+    description=(
+        "Answers when the edit is done. `X-Retouch-Job` names the job and `X-Trace-Id` the provider's call. "
+        "A picture that the provider filtered is a 200 whose `finish_reason` is `content_filtered`, and one that it "
+        "refused to edit is a 451, as at StepFun. When the wait is over the answer is 504 and the job goes on; "
+        "when the client goes away first, a job that does not run yet is canceled."
+    ),
+    responses={
+        200: {
+            "description": "The edit.",
+            "content": {
+                "application/json": {
+                    "example": {
+                        "created": 1795347600,
+                        "data": [{"seed": 7, "finish_reason": "success", "url": "https://bucket.example/…"}],
+                    }
+                }
+            },
+        },
+        **schema.dropin_errors(400, 401, 413, 415, 429, 451, 500, 503, 504),
+    },
+    openapi_extra={"requestBody": schema.dropin_body()},
+)
+async def edit_image(
+    request: Request,
+    domain: DomainOf,
+    waiting: WaitingOf,
+    caller: CallerOf,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    traceparent: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Submit at priority high, wait, and answer as the endpoint would."""
+    kind = bodies.media_type(request)
+    if kind != "multipart/form-data":
+        raise bodies.unsupported(kind, "multipart/form-data")
+    limit = domain.settings.max_upload_bytes
+    async with read_form(request, limit) as form:
+        wanted = read_fields(form.values, domain.catalogue)
+        upload = await form.file(["image", "image[]"], limit)
+    done = await run_in_threadpool(
+        submit,
+        domain,
+        wanted.request,
+        tenant=caller.tenant,
+        upload=upload,
+        idempotency_key=idempotency_key,
+        traceparent=traceparent,
+    )
+    try:
+        job = await until_final_or_gone(waiting, request, caller.tenant, done.job_id, wanted.wait_s)
+    except ClientGone:
+        await run_in_threadpool(_give_up, domain, caller.tenant, done.job_id)
+        return Response(status_code=499)
+    response = await run_in_threadpool(told, domain, job, wanted.response_format)
+    response.headers["X-Retouch-Job"] = job.id
+    if trace_id := _trace_id(job):
+        response.headers["X-Trace-Id"] = trace_id
+    if done.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+def read_fields(values: Iterable[tuple[str, str]], catalogue: Catalogue) -> Wanted:
+    """The form's text parts as a job's request.
+
+    Raises:
+        InvalidInput: naming every field that is not known or asks for what the model does not do.
+    """
+    given: dict[str, str] = {}
+    faults = []
+    for name, value in values:
+        if name in given:
+            faults.append(FieldError(name, "given more than once", "repeated"))
+        given[name] = value
+    model = catalogue.get(given.get("model"))
+    default = "b64_json" if model.dialect == "openai" else "url"
+    shape: Any = given.pop("response_format", default)
+    if shape not in {"url", "b64_json"}:
+        faults.append(FieldError("response_format", "url or b64_json", "out_of_range"))
+    fields: dict[str, object] = {"priority": "high"}
+    for name, value in given.items():
+        takes = name in {"model", "prompt"} or name in model.parameters
+        if name in UNUSED or (not takes and value.lower() in NEUTRAL.get(name, ())):
+            continue
+        if takes or name in PARAMETERS:
+            fields[name] = value
+        elif name in NEUTRAL:
+            allowed = " or ".join(sorted(NEUTRAL[name]))
+            faults.append(FieldError(name, f"only {allowed} is possible here", "unsupported"))
+        else:
+            faults.append(FieldError(name, "no such field", "extra_forbidden"))
+    if faults:
+        raise InvalidInput(*faults)
+    return Wanted(parse_fields(fields), shape, min(model.timeout_s + QUEUE_ALLOWANCE_S, MAX_WAIT_S))
+
+
+def told(domain: Domain, job: Job, response_format: str) -> Response:
+    """A job's end, or that it has not ended, in StepFun's words."""
+    match job.state:
+        case State.SUCCEEDED if job.output is not None:
+            result: dict[str, object] = {"seed": job.output.seed, "finish_reason": "success"}
+            if response_format == "b64_json":
+                result["b64_json"] = base64.b64encode(
+                    domain.bucket.get(job.output.key, bucket=job.output.bucket)
+                ).decode()
+            else:
+                result["url"] = (shown(domain.bucket, job).output or job.output).url
+            return _success(job, result)
+        case State.FILTERED if job.error is None or job.error.provider_status in {None, 200}:
+            return _success(job, {"seed": job.seed, "finish_reason": "content_filtered"})
+        case State.FILTERED:
+            return dropin_error(451, "censorship_blocked", _message(job), NOT_AGAIN)
+        case State.FAILED if job.error is not None:
+            status, kind = _failure(job.error)
+            # Whoever sends it again makes a new job: Retouch has done its own retries.
+            return dropin_error(status, kind, _message(job), NOT_AGAIN)
+        case State.CANCELED:
+            return dropin_error(409, "canceled", f"job {job.id} was canceled", NOT_AGAIN)
+    if job.state in FINAL:
+        return dropin_error(500, "internal_error", f"job {job.id} is {job.state}", NOT_AGAIN)
+    message = f"the wait is over and the job goes on: read /v1/jobs/{job.id}"
+    return dropin_error(504, "timeout", message, {**NOT_AGAIN, "Retry-After": str(RETRY_AFTER_S)})
+
+
+def _success(job: Job, result: dict[str, object]) -> JSONResponse:
+    created = job.finished_at.timestamp() if job.finished_at else time.time()
+    return JSONResponse({"created": int(created), "data": [result]})
+
+
+def _failure(error: JobError) -> tuple[int, str]:
+    match error.code:
+        case "input_rejected" | "request_refused":
+            return 400, "request_params_invalid"
+        case "provider_timeout" | "deadline_exceeded":
+            return 504, "timeout"
+        case "rate_limited":
+            return 429, "rate_limited"
+    return (503, "service_unavailable") if error.retryable else (500, "internal_error")
+
+
+def _message(job: Job) -> str:
+    return f"job {job.id}: {job.error.message if job.error else job.state}"
+
+
+def _trace_id(job: Job) -> str | None:
+    told_ids = [attempt.trace_id for attempt in job.attempts if attempt.trace_id]
+    if job.error is not None and job.error.trace_id:
+        told_ids.append(job.error.trace_id)
+    return told_ids[-1] if told_ids else None
+
+
+def _give_up(domain: Domain, tenant: str, job_id: str) -> None:
+    """Cancel a job that nobody waits for, unless its edit has begun: that one is paid for, and is kept."""
+    try:
+        if domain.store.get(tenant, job_id).state in {State.QUEUED, State.WAITING}:
+            domain.planner.cancel(job_id)
+            log.info("given_up", job_id=job_id)
+    except RetouchError as error:
+        log.info("not_given_up", job_id=job_id, reason=str(error))

@@ -1,0 +1,87 @@
+"""Around every request: its id, its line in the log, HEAD as GET without a body, and the last net for errors."""
+
+import re
+import time
+
+import structlog
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from jobs.ids import new_id
+
+HEADER = "X-Request-Id"
+QUIET = frozenset({"/livez", "/readyz"})
+"""Asked every few seconds by whatever supervises the process; logged only when they fail."""
+
+log = structlog.get_logger("api.access")
+
+
+class RequestLog:
+    """Names each request, logs it when it is answered, and answers what nothing else caught by a problem.
+
+    The log has the route's template and never a query, a body or a key.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        request_id = given if re.fullmatch(r"[\w.:/+=@-]{1,128}", given, re.ASCII) else new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
+        began = time.perf_counter()
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            pass  # it went away while its body was read: there is nobody to be answered
+        except Exception as error:  # noqa: BLE001 - the outermost place: whatever it is, the client gets an answer
+            problem = problems.of_any(error)
+            if not status:
+                await problems.render(Request(scope), problem)(scope, receive, answer)
+        finally:
+            self._log(scope, status, (time.perf_counter() - began) * 1000)
+
+    @staticmethod
+    def _log(scope: Scope, status: int, ms: float) -> None:
+        if scope["path"] in QUIET and status < 500:
+            return
+        path = getattr(scope.get("route"), "path", None) or "(no route)"
+        log.info("request", method=scope["method"], path=path, status=status, ms=round(ms, 1))
+
+
+class HeadAsGet:
+    """HEAD on every path that takes GET: the same headers, no body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def headers_only(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        inner = {**scope, "method": "GET"}
+        await self._app(inner, receive, headers_only)
+        scope["route"] = inner.get("route")

@@ -1,0 +1,199 @@
+"""Waiting for a job's end without holding a thread: one pub/sub connection a process."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from fastapi import Request
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from jobs.domain import Domain
+from jobs.errors import Unavailable
+from jobs.models import Job
+from jobs.states import FINAL
+
+REREAD_S = 5.0
+"""A waiter reads its job this often even without a notice: a notice is a hint, the record is the truth."""
+CONFIRM_S = 1.0
+"""How long a waiter waits for Redis to confirm its subscription before it reads all the same."""
+RECONNECT_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Waiting:
+    """The notices of finished jobs, for any number of waiting requests.
+
+    Must be entered (`async with`) in the event loop that serves the requests.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._channel: Callable[[str], str] = domain.keys.final_channel
+        self._idle = domain.keys.final_channel("none")  # keeps the connection subscribed while nobody waits
+        self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._confirmed: dict[str, asyncio.Event] = {}
+        self._pubsub: PubSub | None = None
+        self._writing = asyncio.Lock()
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listener: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Waiting":
+        self._loop = asyncio.get_running_loop()
+        self._listener = asyncio.create_task(self._listen(), name="notices")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listener
+
+    def stop(self) -> None:
+        """Let every waiting request answer now with what it knows; may be called from a signal handler or a thread."""
+        self._stopping = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake_all)
+
+    async def until_final(self, tenant: str, job_id: str, seconds: float) -> Job:
+        """The job once it is final, or as it is after `seconds` (or when the process is asked to end).
+
+        A Redis that is away for a while is waited for, too.
+
+        Raises:
+            NotFound: the tenant has no such job.
+            Unavailable, redis.exceptions.RedisError: Redis still did not answer when the time was up.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        async with self._watch(job_id) as notice:
+            while True:
+                notice.clear()
+                left = until - loop.time()
+                over = left <= 0 or self._stopping
+                try:
+                    job: Job = await run_in_threadpool(self._domain.store.get, tenant, job_id)
+                except (RedisError, Unavailable):
+                    if over:
+                        raise
+                    left = min(left, RECONNECT_S)
+                else:
+                    if over or job.state in FINAL:
+                        return job
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(notice.wait(), min(left, REREAD_S))
+
+    @asynccontextmanager
+    async def _watch(self, job_id: str) -> AsyncIterator[asyncio.Event]:
+        channel = self._channel(job_id)
+        notice = asyncio.Event()
+        self._waiters[channel].add(notice)
+        try:
+            confirmed = self._confirmed.get(channel)
+            if confirmed is None:
+                confirmed = self._confirmed[channel] = asyncio.Event()
+                await self._tell("subscribe", channel)
+            # Read before this, the record could become final unheard; after it, a notice cannot be missed.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(confirmed.wait(), CONFIRM_S)
+            yield notice
+        finally:
+            self._waiters[channel].discard(notice)
+            if not self._waiters[channel]:
+                del self._waiters[channel]
+                self._confirmed.pop(channel, None)
+                await asyncio.shield(self._tell("unsubscribe", channel))
+
+    async def _tell(self, command: str, channel: str) -> None:
+        async with self._writing:
+            if self._pubsub is None or (command == "unsubscribe" and channel in self._waiters):
+                return
+            # A connection that breaks here is the listener's to mend: it subscribes to every channel again.
+            with suppress(RedisError, OSError):
+                await getattr(self._pubsub, command)(channel)
+
+    async def _listen(self) -> None:
+        url = self._domain.settings.redis_url.get_secret_value()
+        redis = Redis.from_url(
+            url,
+            decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=10,
+            socket_connect_timeout=5,
+            client_name="retouch-api-notices",
+        )
+        lost = False
+        try:
+            while True:
+                try:
+                    async with redis.pubsub() as pubsub:
+                        async with self._writing:  # whoever comes while this is sent subscribes after it
+                            self._pubsub = pubsub
+                            await pubsub.subscribe(self._idle, *self._waiters)
+                        if lost:
+                            lost = False
+                            log.info("notices_resumed")
+                            self._wake_all()  # what was published meanwhile was not heard
+                        await self._read(pubsub)
+                except (RedisError, OSError) as error:
+                    if not lost:
+                        log.warning("notices_interrupted", error=str(error))
+                    lost = True
+                    await asyncio.sleep(RECONNECT_S)
+                finally:
+                    self._pubsub = None
+        finally:
+            await redis.aclose()
+
+    async def _read(self, pubsub: PubSub) -> None:
+        while True:
+            message = await pubsub.get_message(timeout=REREAD_S)
+            if message is None:
+                continue
+            if message["type"] == "subscribe" and message["channel"] in self._confirmed:
+                self._confirmed[message["channel"]].set()
+            elif message["type"] == "message":
+                for notice in self._waiters.get(message["channel"], ()):
+                    notice.set()
+
+    def _wake_all(self) -> None:
+        for notices in self._waiters.values():
+            for notice in notices:
+                notice.set()
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client is gone. The request's body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def until_final_or_gone(waiting: Waiting, request: Request, tenant: str, job_id: str, seconds: float) -> Job:
+    """`Waiting.until_final`, given up when the client goes away.
+
+    Raises:
+        ClientGone: nobody is there to be answered.
+    """
+    waiter = asyncio.create_task(waiting.until_final(tenant, job_id, seconds))
+    gone = asyncio.create_task(disconnected(request))
+    try:
+        await asyncio.wait({waiter, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if waiter.done():
+            return waiter.result()
+        raise ClientGone
+    finally:
+        for task in (waiter, gone):
+            task.cancel()
+        await asyncio.gather(waiter, gone, return_exceptions=True)
+
+
+class ClientGone(Exception):
+    """The client closed its connection while its request waited."""

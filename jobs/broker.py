@@ -1,0 +1,121 @@
+"""The Celery app's configuration, the names of tasks and queues, and the only code that publishes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from jobs.planner import Dispatch, Planner
+from jobs.settings import Settings
+
+EDIT, INGEST, DELIVER = "edit", "ingest", "deliver"
+"""Names of the tasks."""
+EDITS, WEBHOOKS = "edits", "webhooks"
+QUEUE_OF = {EDIT: EDITS, INGEST: WEBHOOKS, DELIVER: WEBHOOKS}
+"""Which queue a task's messages go to. What is not an edit never takes an edit's thread."""
+QUEUES = (EDITS, WEBHOOKS)
+MOST_A_BATCH = 100
+
+log = structlog.get_logger(__name__)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery app for publishing, for a worker, or for Flower.
+
+    Early acknowledgement, no prefetch, no results and no delayed messages: a job's lease protects it, and what waits
+    waits in the plan. With late acknowledgement or prefetched messages, a worker of Celery 5.7.0 exits when its Redis
+    broker dies, and dropped connections run tasks again.
+    """
+    app = Celery("retouch", broker=settings.broker, set_as_current=False)
+    prefix = settings.key_prefix
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=False,
+        task_default_queue=EDITS,
+        task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES],
+        task_routes={task: {"queue": queue} for task, queue in QUEUE_OF.items()},
+        task_create_missing_queues=False,
+        task_send_sent_event=False,
+        worker_disable_prefetch=settings.broker.startswith(("redis", "valkey")),
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_enable_remote_control=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": f"{prefix}celery:",
+            "socket_connect_timeout": 5,
+            "socket_timeout": 30,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        event_queue_prefix="celeryev",
+        result_backend=None,
+        enable_utc=True,
+        timezone="UTC",
+    )
+    return app
+
+
+class Broker:
+    """Publishing to Celery's broker.
+
+    Args:
+        app: see `make_celery`.
+        planner: whose dispatches are published.
+    """
+
+    def __init__(self, app: Celery, planner: Planner) -> None:
+        self.app = app
+        self._planner = planner
+
+    def dispatch(self) -> float | None:
+        """Plan, and publish what the plan started. Any process may, at any time.
+
+        A broker that is down costs nothing but time: what could not be published loses its lease, unused, and is
+        planned again.
+
+        Returns:
+            Seconds until there may be more to do; None: not by the clock alone.
+        """
+        while True:
+            plan = self._planner.plan(limit=MOST_A_BATCH)
+            if plan.dispatches:
+                try:
+                    self.publish_edits(plan.dispatches)
+                except OperationalError as error:
+                    log.warning("broker.unreachable", error=str(error), held_back=len(plan.dispatches))
+                    return 1.0
+            if len(plan.dispatches) < MOST_A_BATCH:
+                return plan.next_in_s
+
+    def publish_edits(self, dispatches: Sequence[Dispatch]) -> None:
+        """One message an attempt; its task id is the job's id."""
+        self._publish(EDIT, [(one.job_id, [one.job_id, one.attempt]) for one in dispatches])
+
+    def publish_deliveries(self, deliveries: Sequence[tuple[str, int]]) -> None:
+        """One message a delivery id and try."""
+        self._publish(DELIVER, [(delivery_id, [delivery_id, number]) for delivery_id, number in deliveries])
+
+    def _publish(self, task: str, messages: Sequence[tuple[str, list[Any]]]) -> None:
+        """Messages of one task, `(task id, arguments)`, in one round trip.
+
+        Raises:
+            OperationalError: the broker does not answer; some may have been published.
+        """
+        with self.app.producer_or_acquire() as producer, producer.batch(max_size=4 * MOST_A_BATCH):
+            for task_id, args in messages:
+                self.app.send_task(task, args=args, task_id=task_id, producer=producer, retry=False)
+
+    def check(self) -> None:
+        """Raise OperationalError where the broker does not answer."""
+        with self.app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)

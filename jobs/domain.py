@@ -1,0 +1,81 @@
+"""The domain as one process holds it: everything of `jobs`, wired from the settings."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from jobs.broker import Broker, make_celery
+from jobs.bucket import Bucket
+from jobs.catalogue import Catalogue, load_catalogue
+from jobs.keys import Keys
+from jobs.planner import Planner
+from jobs.settings import Settings
+from jobs.store import Store
+from jobs.tenants import Tenants
+
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a process of Retouch works with. Every part may be used by many threads at once."""
+
+    settings: Settings
+    catalogue: Catalogue
+    redis: Redis
+    keys: Keys
+    planner: Planner
+    store: Store
+    tenants: Tenants
+    bucket: Bucket
+    broker: Broker
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Wire the domain. Nothing is connected to before it is used.
+
+        Raises:
+            ConfigurationError: the catalogue cannot be used.
+        """
+        catalogue = load_catalogue(settings.config)
+        redis = connect(settings)
+        keys = Keys(settings.key_prefix)
+        planner = Planner(redis, keys, catalogue, retention_s=settings.retention_days * DAY_S)
+        return cls(
+            settings=settings,
+            catalogue=catalogue,
+            redis=redis,
+            keys=keys,
+            planner=planner,
+            store=Store(redis, keys),
+            tenants=Tenants(redis, keys),
+            bucket=Bucket(settings),
+            broker=Broker(make_celery(settings), planner),
+        )
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self.broker.app.close()
+        self.redis.close()
+
+
+def connect(settings: Settings) -> Redis:
+    """A client of the store. A dropped connection is tried again at once and twice more within about a second.
+
+    That a script may so run twice is harmless: each is fenced by the state it expects or by an id it was given.
+    """
+    return Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        decode_responses=True,
+        socket_connect_timeout=5,
+        socket_timeout=10,
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+    )

@@ -1,0 +1,89 @@
+"""How a job's record lies in its Redis hash, and back. JSON where a field has parts; nothing that equals its default.
+
+Fields: lane, state, spec (JSON), input (JSON), output (JSON), error (JSON), checkpoint (JSON), attempt, tries, lost,
+log (a line of JSON an attempt), claimed, started, finished, deadline (ms), worker, cost (millionths of a dollar),
+tell ('1': its events are wanted).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.ids import batch_of, made_at
+from jobs.models import Attempt, Checkpoint, Input, Job, JobError, JobSpec, Output, Record
+
+MICRO = 1_000_000
+
+
+def to_json(record: Record) -> str:
+    """A record without what equals its default: memory is counted by the hundred thousand jobs."""
+    return record.model_dump_json(exclude_defaults=True)
+
+
+def moment(ms: float | str) -> datetime:
+    """Milliseconds since 1970 as a moment in UTC."""
+    return datetime.fromtimestamp(float(ms) / 1000, UTC)
+
+
+def to_ms(at: datetime) -> int:
+    """A moment as whole milliseconds since 1970."""
+    return round(at.timestamp() * 1000)
+
+
+def pairs(flat: Iterable[str]) -> dict[str, str]:
+    """The field-value list that a script returns as a mapping."""
+    items = iter(flat)
+    return dict(zip(items, items, strict=True))
+
+
+def decode_spec(record: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> JobSpec:
+    """A job's spec; a batch's shared defaults stand where its own says nothing."""
+    own = json.loads(record["spec"])
+    return JobSpec.model_validate({**defaults, **own} if defaults else own)
+
+
+def decode_input(record: Mapping[str, str], spec: JobSpec) -> Input:
+    """What is known of a job's picture."""
+    text = record.get("input")
+    return Input.model_validate_json(text) if text else Input(image=spec.image or "")
+
+
+def decode_checkpoint(record: Mapping[str, str]) -> Checkpoint | None:
+    """The provider's recorded answer, if there is one."""
+    text = record.get("checkpoint")
+    return Checkpoint.model_validate_json(text) if text else None
+
+
+def decode_attempts(log: str) -> list[Attempt]:
+    """The attempt log; scripts write moments as milliseconds (`started_ms`), workers as RFC 3339."""
+    attempts = []
+    for line in log.splitlines():
+        entry = json.loads(line)
+        for name in ("started", "finished"):
+            if f"{name}_ms" in entry:
+                entry[f"{name}_at"] = moment(entry.pop(f"{name}_ms"))
+        attempts.append(Attempt.model_validate(entry))
+    return attempts
+
+
+def decode_job(job_id: str, tenant: str, record: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> Job:
+    """A job as the API shows it, its output's URL still missing."""
+    spec = decode_spec(record, defaults)
+    output, error = record.get("output"), record.get("error")
+    return Job(
+        **spec.model_dump(exclude={"image", "traceparent", "model"}),
+        id=job_id,
+        state=record["state"],
+        tenant=tenant,
+        model=spec.model or "",
+        batch_id=batch_of(job_id),
+        input=decode_input(record, spec),
+        output=Output.model_validate_json(output) if output else None,
+        error=JobError.model_validate_json(error) if error else None,
+        attempts=decode_attempts(record.get("log", "")),
+        cost_usd=int(record.get("cost", 0)) / MICRO,
+        created_at=made_at(job_id),
+        started_at=moment(record["started"]) if "started" in record else None,
+        finished_at=moment(record["finished"]) if "finished" in record else None,
+    )

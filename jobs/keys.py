@@ -1,0 +1,138 @@
+"""The name of every key in Redis. No other module, and no script, puts one together.
+
+Scripts find further keys inside records: a job names its lane, a lane its share, its model and its indexes.
+"""
+
+from dataclasses import dataclass
+
+from jobs.states import State
+
+TENANT_LABEL = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+"""What a tenant may be called: it stands inside keys and object names."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names under one prefix; two deployments, or two tests, with different prefixes never meet.
+
+    Attributes:
+        prefix: what every key begins with.
+    """
+
+    prefix: str
+
+    @property
+    def spine(self) -> list[str]:
+        """The first KEYS of every script that changes a job, in their order."""
+        return [self.leases, self.waiting, self.deadlines, self.outbox, self.fleet]
+
+    @property
+    def leases(self) -> str:
+        """Sorted set: `job key#attempt` by the lease's end, in ms."""
+        return f"{self.prefix}leases"
+
+    @property
+    def waiting(self) -> str:
+        """Sorted set: job keys by the moment they are due, in ms."""
+        return f"{self.prefix}waiting"
+
+    @property
+    def deadlines(self) -> str:
+        """Sorted set: keys of unfinished jobs that have a deadline, by it, in ms."""
+        return f"{self.prefix}deadlines"
+
+    @property
+    def outbox(self) -> str:
+        """Stream of events that have not been turned into deliveries."""
+        return f"{self.prefix}outbox"
+
+    @property
+    def fleet(self) -> str:
+        """Hash: `slots`, the fleet's threads for edits, and `slots:NAME` of each live worker."""
+        return f"{self.prefix}fleet"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set: names of live workers by the moment they count as gone, in ms."""
+        return f"{self.prefix}workers"
+
+    def worker(self, name: str) -> str:
+        """String: what a worker says of itself, JSON, gone with it."""
+        return f"{self.prefix}worker:{name}"
+
+    def job(self, job_id: str) -> str:
+        """Hash: the job's record."""
+        return f"{self.prefix}{job_id}"
+
+    def id_of(self, key: str) -> str:
+        """The id whose key this is."""
+        return key.removeprefix(self.prefix)
+
+    def final_channel(self, job_id: str) -> str:
+        """Channel on which a job's final state is published."""
+        return self.job(job_id)
+
+    def batch(self, batch_id: str) -> str:
+        """Hash: the batch's record and counts."""
+        return f"{self.prefix}{batch_id}"
+
+    def model(self, name: str) -> str:
+        """Hash: a model's window, pace and park."""
+        return f"{self.prefix}model:{name}"
+
+    def ring(self, model: str) -> str:
+        """Sorted set: shares with something queued for a model, by virtual time."""
+        return f"{self.prefix}ring:{model}"
+
+    def share(self, model: str, tenant: str) -> str:
+        """Hash: one tenant's part of one model."""
+        return f"{self.prefix}share:{model}:{tenant}"
+
+    def share_lanes(self, model: str, tenant: str) -> str:
+        """Sorted set: a share's lanes with something queued, by virtual time."""
+        return f"{self.prefix}lanes:{model}:{tenant}"
+
+    def lane(self, model: str, tenant: str, batch_id: str | None, priority: str) -> str:
+        """Hash: a waiting line's card, with the keys of all it belongs to."""
+        return f"{self.prefix}lane:{model}:{tenant}:{batch_id or '-'}:{priority}"
+
+    def lane_list(self, model: str, tenant: str, batch_id: str | None, priority: str) -> str:
+        """List: a lane's job keys, the next one first."""
+        return f"{self.prefix}line:{model}:{tenant}:{batch_id or '-'}:{priority}"
+
+    def tenant(self, tenant: str) -> str:
+        """Hash: a tenant's quotas, counters and secret."""
+        return f"{self.prefix}tenant:{tenant}"
+
+    @property
+    def tenants(self) -> str:
+        """Set: names of all tenants."""
+        return f"{self.prefix}tenants"
+
+    def stalled(self, tenant: str) -> str:
+        """Set: shares held back while their tenant is at its most in flight."""
+        return f"{self.prefix}stalled:{tenant}"
+
+    def index(self, tenant: str, state: State | str) -> str:
+        """Sorted set, all scores 0: a tenant's job keys in one state, in the order of their ids."""
+        return f"{self.prefix}index:{tenant}:{state}"
+
+    def customs(self, tenant: str) -> str:
+        """Sorted set, all scores 0: `custom_id`, a zero byte, job key."""
+        return f"{self.prefix}customs:{tenant}"
+
+    def idempotency(self, tenant: str, digest: str) -> str:
+        """Hash: what an Idempotency-Key stands for; `digest` is the key's SHA-256."""
+        return f"{self.prefix}idem:{tenant}:{digest}"
+
+    def api_key(self, digest: str) -> str:
+        """Hash: whom an API key belongs to; `digest` is the key's SHA-256."""
+        return f"{self.prefix}apikey:{digest}"
+
+    def deliveries(self, kind: str) -> str:
+        """Sorted sets of delivery keys: `due` by the next try in ms, `leased` by the lease's end in ms."""
+        return f"{self.prefix}deliveries:{kind}"
+
+    def delivery(self, delivery_id: str) -> str:
+        """Hash: one telling of one event to one address."""
+        return f"{self.prefix}{delivery_id}"

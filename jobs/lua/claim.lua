@@ -1,0 +1,18 @@
+-- A worker takes up an attempt that the plan started, if it is still the job's attempt and nobody did before.
+--
+-- KEYS[6] job
+-- ARGV[4] attempt   ARGV[5] name of the worker   ARGV[6] a token of this claim, so that the same call sent again succeeds
+-- Returns {} if the message is to be dropped, else {now in ms, name of the tenant, field, value, …} of the record.
+
+local job, attempt, worker, token = KEYS[6], ARGV[4], ARGV[5], ARGV[6]
+local r = redis.call('HMGET', job, 'state', 'attempt', 'claimed', 'lane', 'holder')
+if r[1] ~= 'running' or r[2] ~= attempt or (r[3] and r[5] ~= token) then return {} end
+local member = member_of(job, attempt)
+if not redis.call('ZSCORE', LEASES, member) then return {} end
+redis.call('ZADD', LEASES, exact(NOW + LEASE), member)
+redis.call('HSET', job, 'claimed', exact(NOW), 'worker', worker, 'holder', token)
+redis.call('HSETNX', job, 'started', exact(NOW))
+local answer = redis.call('HGETALL', job)
+table.insert(answer, 1, exact(NOW))
+table.insert(answer, 2, redis.call('HGET', r[4], 'owner'))
+return answer

@@ -1,0 +1,206 @@
+-- What may start now, starts: due jobs go to their lanes, expired leases are taken back, and while a model has room
+-- in its window and a token of its pace, the next job of the lane furthest behind its share gets a lease.
+-- Any number of callers may run this at once: there is no leader.
+--
+-- KEYS[6] workers ZSET   KEYS[7…] one model record a model
+-- ARGV[4] most jobs to start in this call   ARGV[5] burst tolerance of the pace, ms
+-- Returns {ms until there may be more to do (-1: not by the clock alone), job key, attempt, job key, attempt, …}.
+
+local MOST_HOUSEKEEPING = 200
+local workers, most, burst = KEYS[6], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', workers, '-inf', exact(NOW))) do
+  local field = 'slots:' .. name
+  redis.call('HINCRBY', FLEET, 'slots', -tonumber(redis.call('HGET', FLEET, field) or 0))
+  redis.call('HDEL', FLEET, field)
+  redis.call('ZREM', workers, name)
+end
+
+local function take_back(member)
+  local job, attempt = parts_of(member)
+  local r = redis.call('HMGET', job, 'lane', 'state', 'attempt', 'claimed', 'worker')
+  local lane = r[1]
+  if not lane then
+    redis.call('ZREM', LEASES, member)
+    return
+  end
+  forget_probe(redis.call('HGET', lane, 'model'), member)
+  drop_lease(job, attempt, lane)
+  if r[2] ~= 'running' or r[3] ~= attempt then return end
+  if r[4] then
+    local lost = redis.call('HINCRBY', job, 'lost', 1)
+    redis.call('HDEL', job, 'claimed', 'worker', 'holder')
+    log_attempt(job, cjson.encode({number = tonumber(attempt), started_ms = tonumber(r[4]), finished_ms = NOW,
+      outcome = 'lease_lost', message = 'the worker ' .. (r[5] or '') .. ' was lost'}))
+    if lost >= MOST_LOST then
+      fail(job, lane, 'running', 'worker_lost',
+        'lost its worker ' .. lost .. ' times: this picture may be more than a worker can hold', false)
+      return
+    end
+  end
+  move(job, lane, 'running', 'queued')
+  enqueue(job, lane, true)
+end
+
+local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)
+for _, member in ipairs(expired) do take_back(member) end
+
+local over = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)
+for _, job in ipairs(over) do
+  local r = redis.call('HMGET', job, 'state', 'lane')
+  redis.call('ZREM', DEADLINES, job)
+  if r[1] == 'queued' or r[1] == 'waiting' then
+    redis.call('ZREM', WAITING, job)
+    fail(job, r[2], r[1], 'deadline_exceeded', 'its deadline passed before it could be edited', true)
+  end
+end
+
+local due = redis.call('ZRANGEBYSCORE', WAITING, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)
+for _, job in ipairs(due) do
+  redis.call('ZREM', WAITING, job)
+  local r = redis.call('HMGET', job, 'state', 'lane', 'attempt')
+  if r[1] == 'waiting' then
+    move(job, r[2], 'waiting', 'queued')
+    -- One that was tried before goes ahead of those that were not, so that the oldest end first.
+    enqueue(job, r[2], r[3] and true or false)
+  end
+end
+
+-- A model as this call sees it; what changes is written back once, at the end.
+local slots_left = tonumber(redis.call('HGET', FLEET, 'slots') or 0) - redis.call('ZCARD', LEASES)
+local models = {}
+for i = 7, #KEYS do
+  local m = redis.call('HMGET', KEYS[i], 'ring', 'concurrency', 'limit', 'in_flight', 'rpm', 'pace', 'tat', 'parked',
+    'park_until', 'probe', 'minute', 'starts', 'starts_before')
+  if m[1] then
+    local rpm = tonumber(m[5])
+    local pace = tonumber(m[6])
+    if pace and (rpm == 0 or pace < rpm) then rpm = pace end
+    models[#models + 1] = {
+      key = KEYS[i], ring = m[1], in_flight = tonumber(m[4] or 0), tat = tonumber(m[7] or 0), started = 0,
+      window = math.floor(math.min(tonumber(m[2]), tonumber(m[3]))),
+      every = rpm > 0 and (60000 + burst) / rpm or 0,
+      parked = m[8], park_until = tonumber(m[9] or 0), probe = m[10],
+      minute = tonumber(m[11] or 0), starts = tonumber(m[12] or 0), before = tonumber(m[13] or 0),
+    }
+  end
+end
+
+-- Ms until the model may start one more job: 0 now, nil not by the clock alone.
+local function wait_of(m)
+  if m.empty then return nil end
+  if m.parked then
+    if m.probe or m.started > 0 then return nil end
+    if m.parked == 'operator' then return nil end
+    if NOW < m.park_until then return m.park_until - NOW end
+    return slots_left > 0 and 0 or nil
+  end
+  if m.in_flight >= m.window or slots_left <= 0 then return nil end
+  if m.every == 0 then return math.max(0, m.tat - NOW) end
+  return math.max(0, m.tat - burst - NOW)
+end
+
+local cards, shares, stale = {}, {}, 0
+
+local function leave_ring(m, share, tag)
+  redis.call('ZREM', m.ring, share)
+  redis.call('HSET', share, 'tag', exact(tag))
+  redis.call('HSET', m.key, 'v', exact(tag))
+end
+
+-- The next job of the lane that is furthest behind, or nil where nothing is queued (or too much stale was walked past).
+local function take(m)
+  while stale < 1000 do
+    local top = redis.call('ZRANGE', m.ring, 0, 0, 'WITHSCORES')
+    local share = top[1]
+    if not share then return nil end
+    local share_tag = tonumber(top[2])
+    local s = shares[share]
+    if not s then
+      local f = redis.call('HMGET', share, 'lanes', 'tenant', 'weight')
+      local t = redis.call('HMGET', f[2], 'max_in_flight', 'in_flight', 'stalled')
+      s = {lanes = f[1], tenant = f[2], weight = tonumber(f[3]), most = tonumber(t[1]), held = tonumber(t[2] or 0),
+        stalled = t[3]}
+      shares[share] = s
+    end
+    local first = redis.call('ZRANGE', s.lanes, 0, 0, 'WITHSCORES')
+    local lane = first[1]
+    if not lane then
+      leave_ring(m, share, share_tag)
+    elseif s.most and tonumber(redis.call('HGET', s.tenant, 'in_flight') or 0) >= s.most then
+      leave_ring(m, share, share_tag)
+      redis.call('HSET', share, 'stalled', '1')
+      redis.call('SADD', s.stalled, share)
+    else
+      local lane_tag = tonumber(first[2])
+      local c = cards[lane]
+      if not c then
+        local f = redis.call('HMGET', lane, 'list', 'weight')
+        c = {list = f[1], weight = tonumber(f[2])}
+        cards[lane] = c
+      end
+      local job = redis.call('LPOP', c.list)
+      if not job then
+        redis.call('ZREM', s.lanes, lane)
+        redis.call('HSET', lane, 'tag', exact(lane_tag))
+        redis.call('HSET', share, 'v', exact(lane_tag))
+      else
+        local state = redis.call('HGET', job, 'state')
+        if state == 'queued' then
+          redis.call('ZADD', s.lanes, exact(lane_tag + 1 / c.weight), lane)
+          redis.call('ZADD', m.ring, exact(share_tag + 1 / s.weight), share)
+          return job, lane, s
+        end
+        stale = stale + 1
+      end
+    end
+  end
+  return nil
+end
+
+local answer = {-1}
+while #answer <= most * 2 do
+  local chosen
+  for _, m in ipairs(models) do
+    if wait_of(m) == 0 and (not chosen or m.in_flight < chosen.in_flight) then chosen = m end
+  end
+  if not chosen then break end
+  local job, lane, share = take(chosen)
+  if not job then
+    chosen.empty = true
+  else
+    local attempt = redis.call('HINCRBY', job, 'attempt', 1)
+    local member = member_of(job, attempt)
+    move(job, lane, 'queued', 'running')
+    redis.call('HDEL', job, 'claimed', 'worker', 'holder')
+    redis.call('ZADD', LEASES, exact(NOW + LEASE), member)
+    redis.call('HINCRBY', share.tenant, 'in_flight', 1)
+    chosen.in_flight = chosen.in_flight + 1
+    chosen.started = chosen.started + 1
+    slots_left = slots_left - 1
+    if chosen.every > 0 then chosen.tat = math.max(chosen.tat, NOW) + chosen.every end
+    if chosen.parked then redis.call('HSET', chosen.key, 'probe', member) end
+    answer[#answer + 1] = job
+    answer[#answer + 1] = tostring(attempt)
+  end
+end
+
+local minute, soonest = math.floor(NOW / 60000), nil
+local function sooner(ms) if ms and (not soonest or ms < soonest) then soonest = ms end end
+for _, m in ipairs(models) do
+  if m.started > 0 then
+    if m.minute ~= minute then
+      m.before = m.minute == minute - 1 and m.starts or 0
+      m.starts = 0
+    end
+    redis.call('HINCRBY', m.key, 'in_flight', m.started)
+    redis.call('HSET', m.key, 'tat', exact(m.tat), 'minute', exact(minute), 'starts', exact(m.starts + m.started),
+      'starts_before', exact(m.before))
+  end
+  if not m.empty and redis.call('ZCARD', m.ring) > 0 then sooner(wait_of(m)) end
+end
+local next_due = first_score(WAITING)
+if next_due then sooner(math.max(0, next_due - NOW)) end
+if #expired == MOST_HOUSEKEEPING or #due == MOST_HOUSEKEEPING or stale >= 1000 then sooner(0) end
+answer[1] = soonest and math.ceil(soonest) or -1
+return answer

@@ -1,0 +1,145 @@
+-- Prepended to every script, after the table ALLOWED that planner.py makes from states.TRANSITIONS.
+--
+-- The spine, the same in every script that changes a job:
+--   KEYS[1] leases     ZSET  job key#attempt -> end of the lease, ms
+--   KEYS[2] waiting    ZSET  job key -> due, ms
+--   KEYS[3] deadlines  ZSET  job key -> deadline, ms
+--   KEYS[4] outbox     STREAM
+--   KEYS[5] fleet      HASH
+--   ARGV[1] now, ms since 1970; 0 takes the server's clock (the only clock of the fleet; tests give their own)
+--   ARGV[2] retention of a finished job's record, ms
+--   ARGV[3] length of a lease, ms
+-- Records name the keys they belong with (job.lane; lane.list, .share, .model, .tenant, .batch, .i:STATE;
+-- share.lanes, .ring), so no key is ever put together here.
+
+local LEASES, WAITING, DEADLINES, OUTBOX, FLEET = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+
+local function clock()
+  if ARGV[1] ~= '0' then return tonumber(ARGV[1]) end
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local NOW = clock()
+local RETENTION = tonumber(ARGV[2])
+local LEASE = tonumber(ARGV[3])
+local MOST_LOST = 3
+
+local function exact(number) return string.format('%.17g', number) end
+
+local function member_of(job, attempt) return job .. '#' .. attempt end
+
+local function parts_of(member)
+  local at = string.find(member, '#', 1, true)
+  return string.sub(member, 1, at - 1), string.sub(member, at + 1)
+end
+
+-- Field-value list of HGETALL as a table.
+local function fields_of(key)
+  local flat, record = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
+  return record
+end
+
+-- The first score of a sorted set, or nil where it is empty.
+local function first_score(zset)
+  local top = redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')
+  return tonumber(top[2])
+end
+
+-- A lane with something queued takes its place in its share, and the share in the model's ring.
+-- One that comes back after being idle starts at the present virtual time: idleness earns no credit.
+local function activate(lane)
+  local l = redis.call('HMGET', lane, 'share', 'tag', 'held')
+  if l[3] == '1' then return end
+  local s = redis.call('HMGET', l[1], 'lanes', 'ring', 'tag', 'v', 'model', 'stalled')
+  if not redis.call('ZSCORE', s[1], lane) then
+    local v = first_score(s[1]) or tonumber(s[4] or 0)
+    redis.call('ZADD', s[1], exact(math.max(v, tonumber(l[2] or 0))), lane)
+  end
+  if s[6] ~= '1' and not redis.call('ZSCORE', s[2], l[1]) then
+    local v = first_score(s[2]) or tonumber(redis.call('HGET', s[5], 'v') or 0)
+    redis.call('ZADD', s[2], exact(math.max(v, tonumber(s[3] or 0))), l[1])
+  end
+end
+
+local function enqueue(job, lane, front)
+  redis.call(front and 'LPUSH' or 'RPUSH', redis.call('HGET', lane, 'list'), job)
+  activate(lane)
+end
+
+-- An event goes into the outbox in the same step as the change it tells of.
+local function emit(kind, tenant, subject, data)
+  redis.call('XADD', OUTBOX, '*', 'type', kind, 'tenant', tenant, 'subject', subject, 'at', exact(NOW), 'data', data)
+end
+
+-- The one place where a job's state changes: record, index, counts of its batch.
+local function move(job, lane, from, to)
+  if not ALLOWED[from .. '>' .. to] then
+    error(redis.error_reply('ILLEGAL transition ' .. from .. ' to ' .. to .. ' of ' .. job).err)
+  end
+  local l = redis.call('HMGET', lane, 'i:' .. from, 'i:' .. to, 'batch')
+  redis.call('HSET', job, 'state', to)
+  if l[1] then redis.call('ZREM', l[1], job) end
+  redis.call('ZADD', l[2], 0, job)
+  if l[3] ~= '' then
+    if from ~= 'new' then redis.call('HINCRBY', l[3], from, -1) end
+    redis.call('HINCRBY', l[3], to, 1)
+  end
+end
+
+-- One line of the attempt log; the log keeps its newest 8 KB, whole lines.
+local function log_attempt(job, line)
+  local log = (redis.call('HGET', job, 'log') or '') .. line .. '\n'
+  while #log > 8192 do log = string.sub(log, string.find(log, '\n', 1, true) + 1) end
+  redis.call('HSET', job, 'log', log)
+end
+
+-- A job comes to its end: state, time, expiry, event, and whoever waits for it is woken.
+local function finish(job, lane, from, to)
+  move(job, lane, from, to)
+  redis.call('HSET', job, 'finished', exact(NOW))
+  redis.call('ZREM', DEADLINES, job)
+  redis.call('PEXPIRE', job, RETENTION)
+  redis.call('PUBLISH', job, to)
+  local l = redis.call('HMGET', lane, 'tenant', 'batch', 'owner')
+  if redis.call('HGET', job, 'tell') == '1' or (l[2] == '' and redis.call('HGET', l[1], 'listening') == '1') then
+    emit('job.' .. to, l[3], job, cjson.encode(fields_of(job)))
+  end
+end
+
+local function fail(job, lane, from, code, message, retryable)
+  redis.call('HSET', job, 'error', cjson.encode({code = code, message = message, retryable = retryable}))
+  finish(job, lane, from, 'failed')
+end
+
+-- A tenant below its most in flight again: its stalled shares return to their rings.
+local function unstall(tenant)
+  local t = redis.call('HMGET', tenant, 'stalled', 'in_flight', 'max_in_flight')
+  if not t[1] or redis.call('SCARD', t[1]) == 0 then return end
+  if t[3] and tonumber(t[2] or 0) >= tonumber(t[3]) then return end
+  for _, share in ipairs(redis.call('SMEMBERS', t[1])) do
+    redis.call('HDEL', share, 'stalled')
+    local s = redis.call('HMGET', share, 'lanes', 'ring', 'tag', 'model')
+    if redis.call('ZCARD', s[1]) > 0 then
+      local v = first_score(s[2]) or tonumber(redis.call('HGET', s[4], 'v') or 0)
+      redis.call('ZADD', s[2], exact(math.max(v, tonumber(s[3] or 0))), share)
+    end
+  end
+  redis.call('DEL', t[1])
+end
+
+-- An attempt no longer occupies its model's window, whatever became of its job. True if it did until now.
+local function drop_lease(job, attempt, lane)
+  local member = member_of(job, attempt)
+  if redis.call('ZREM', LEASES, member) == 0 then return false end
+  local l = redis.call('HMGET', lane, 'model', 'tenant')
+  redis.call('HINCRBY', l[1], 'in_flight', -1)
+  redis.call('HINCRBY', l[2], 'in_flight', -1)
+  unstall(l[2])
+  return true
+end
+
+local function forget_probe(model, member)
+  if redis.call('HGET', model, 'probe') == member then redis.call('HDEL', model, 'probe') end
+end

@@ -1,0 +1,132 @@
+-- An attempt ends: its lease, what the endpoint taught about its limits, and, if it still is the job's attempt, the job.
+--
+-- KEYS[6] job
+-- ARGV[4] attempt
+-- ARGV[5] JSON: {
+--   to: succeeded | filtered | failed | waiting | queued,
+--   fields: {field: text} to set, drop: [field] to remove, log: the attempt's line for the log,
+--   delay_ms: for waiting, count: whether the attempt uses up a try,
+--   signal: null | {kind: ok | rate | concurrency | trouble | park, limit, retry_after_ms, code, reason} }
+-- Returns 1, or 0 where the fence refused the job's part (the lease is given up all the same).
+
+local job, attempt, order = KEYS[6], ARGV[4], cjson.decode(ARGV[5])
+local r = redis.call('HMGET', job, 'state', 'attempt', 'lane', 'claimed')
+if not r[1] then return 0 end
+local lane = r[3]
+local model = redis.call('HGET', lane, 'model')
+
+-- How long a park lasts before the next probe: doubled each time the probe fails.
+local FIRST_PAUSE, LONGEST_PAUSE = 5000, 600000
+-- So many failures in a row, with no success between, are the endpoint's fault.
+local FAILURE_RUN = 20
+-- Answers to calls that were under way when a limit was lowered say nothing new.
+local RATE_SETTLES = 5000
+
+local function park(signal, m)
+  local pause = tonumber(m.park_pause or 0)
+  pause = pause == 0 and FIRST_PAUSE or math.min(pause * 2, LONGEST_PAUSE)
+  if signal.retry_after_ms and signal.retry_after_ms > pause then pause = signal.retry_after_ms end
+  redis.call('HSET', model, 'parked', signal.code, 'park_reason', signal.reason, 'park_until', exact(NOW + pause),
+    'park_pause', exact(pause))
+  if not m.parked then
+    redis.call('HSET', model, 'parked_at', exact(NOW))
+    emit('model.parked', '', model, cjson.encode({code = signal.code, reason = signal.reason}))
+  end
+end
+
+local function succeed(m)
+  redis.call('HSET', model, 'fails', 0)
+  if m.parked and m.parked ~= 'operator' then
+    redis.call('HDEL', model, 'parked', 'park_reason', 'park_until', 'park_pause', 'parked_at')
+    emit('model.resumed', '', model, cjson.encode({code = m.parked, reason = m.park_reason}))
+  end
+  local limit, in_flight = tonumber(m.limit), tonumber(m.in_flight)
+  if limit < tonumber(m.concurrency) and in_flight >= math.floor(limit) then
+    local step = m.pressed and 1 / limit or 1
+    redis.call('HSET', model, 'limit', exact(math.min(tonumber(m.concurrency), limit + step)))
+  end
+  if m.pace and NOW - tonumber(m.pace_at) > tonumber(m.pace_hold) then
+    local ceiling = tonumber(m.rpm) > 0 and tonumber(m.rpm) or math.huge
+    local pace = tonumber(m.pace) * 1.02
+    if pace >= ceiling then
+      redis.call('HDEL', model, 'pace', 'pace_at', 'pace_hold')
+    else
+      redis.call('HSET', model, 'pace', exact(pace), 'pace_at', exact(NOW))
+    end
+  end
+end
+
+local function press_concurrency(m, signal)
+  if m.pressed and tonumber(r[4] or NOW) <= tonumber(m.pressed) then return end
+  local limit = math.max(1, math.min(tonumber(m.limit), tonumber(m.in_flight)) * 2 / 3)
+  if signal.limit and signal.limit >= 1 then limit = math.min(tonumber(m.limit), signal.limit) end
+  redis.call('HSET', model, 'limit', exact(limit), 'pressed', exact(NOW))
+end
+
+-- The starts of the last minute, from the plan's count of this minute and the one before.
+local function recent_starts(m)
+  local minute = math.floor(NOW / 60000)
+  local counted, now, before = tonumber(m.minute or 0), tonumber(m.starts or 0), tonumber(m.starts_before or 0)
+  if counted == minute then return now + before * (1 - NOW % 60000 / 60000) end
+  if counted == minute - 1 then return now * (1 - NOW % 60000 / 60000) end
+  return 0
+end
+
+local function press_rate(m, signal)
+  local rest = signal.retry_after_ms or 1000
+  redis.call('HSET', model, 'tat', exact(math.max(tonumber(m.tat or 0), NOW + rest)))
+  if m.pace_at and NOW - tonumber(m.pace_at) < RATE_SETTLES then return end
+  local pace, hold
+  if signal.limit and signal.limit >= 1 then
+    pace, hold = signal.limit * 0.985, 600000
+  else
+    local known = tonumber(m.pace or m.rpm)
+    local seen = math.max(1, recent_starts(m))
+    pace, hold = math.max(1, (known > 0 and math.min(known, seen) or seen) * 0.9), 20000
+  end
+  redis.call('HSET', model, 'pace', exact(pace), 'pace_at', exact(NOW), 'pace_hold', hold)
+end
+
+local function learn(signal)
+  local m = fields_of(model)
+  if signal.kind == 'ok' then
+    succeed(m)
+  elseif signal.kind == 'rate' then
+    press_rate(m, signal)
+  elseif signal.kind == 'concurrency' then
+    press_concurrency(m, signal)
+  elseif signal.kind == 'park' then
+    -- Calls that were under way when the model was parked do not lengthen the park; the probe does.
+    if not m.parked or m.probe == member_of(job, attempt) then park(signal, m) end
+  elseif signal.kind == 'trouble' then
+    local fails = redis.call('HINCRBY', model, 'fails', 1)
+    if m.probe == member_of(job, attempt) or (not m.parked and fails >= FAILURE_RUN) then
+      park({code = 'failing', retry_after_ms = signal.retry_after_ms,
+        reason = fails .. ' calls in a row failed, the last one so: ' .. signal.reason}, m)
+    end
+  end
+end
+
+local probing = member_of(job, attempt)
+local held = redis.call('ZSCORE', LEASES, probing)
+if held and order.signal ~= cjson.null then learn(order.signal) end
+forget_probe(model, probing)
+if held then drop_lease(job, attempt, lane) end
+if r[1] ~= 'running' or r[2] ~= attempt then return 0 end
+
+for field, value in pairs(order.fields) do redis.call('HSET', job, field, value) end
+for _, field in ipairs(order.drop) do redis.call('HDEL', job, field) end
+redis.call('HDEL', job, 'claimed', 'worker', 'holder')
+log_attempt(job, order.log)
+if order.count then redis.call('HINCRBY', job, 'tries', 1) end
+
+if order.to == 'waiting' then
+  move(job, lane, 'running', 'waiting')
+  redis.call('ZADD', WAITING, exact(NOW + order.delay_ms), job)
+elseif order.to == 'queued' then
+  move(job, lane, 'running', 'queued')
+  enqueue(job, lane, true)
+else
+  finish(job, lane, 'running', order.to)
+end
+return 1

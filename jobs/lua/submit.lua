@@ -1,0 +1,76 @@
+-- Jobs are written and put on their lanes, or nothing is.
+--
+-- KEYS[6]   tenant record
+-- KEYS[7]   the tenant's custom_id index
+-- KEYS[8]   what the Idempotency-Key stands for; not touched where ARGV[4] names none
+-- KEYS[9]   the batch's record; not touched for single jobs
+-- KEYS[10…] one job key a job
+-- ARGV[4] JSON: {
+--   idempotency: null | {body: SHA-256, ttl_ms},
+--   day: the UTC day as YYYY-MM-DD, for the daily quota,
+--   lanes: [{key, fields: {…}, share: key, share_fields: {…}}],
+--   jobs: [{lane: index into lanes from 1, due: ms | null, deadline: ms | null, custom: text | null, fields: {…}}] }
+-- Returns {'ok', number written} (a job that is there already is left as it is)
+--      or {'replayed', job key …} | {'mismatch'} | {'quota', which, limit}.
+
+local tenant, customs, idempotency = KEYS[6], KEYS[7], KEYS[8]
+local order = cjson.decode(ARGV[4])
+
+if order.idempotency ~= cjson.null then
+  local earlier = redis.call('HMGET', idempotency, 'body', 'jobs')
+  if earlier[1] then
+    if earlier[1] ~= order.idempotency.body then return {'mismatch'} end
+    local answer = {'replayed'}
+    for job in string.gmatch(earlier[2], '[^\n]+') do answer[#answer + 1] = job end
+    return answer
+  end
+end
+
+for _, lane in ipairs(order.lanes) do
+  if redis.call('EXISTS', lane.key) == 0 then
+    for field, value in pairs(lane.fields) do redis.call('HSET', lane.key, field, value) end
+  end
+  if redis.call('EXISTS', lane.share) == 0 then
+    for field, value in pairs(lane.share_fields) do redis.call('HSET', lane.share, field, value) end
+  end
+end
+
+local quota = redis.call('HMGET', tenant, 'max_queued', 'max_daily', 'day', 'today')
+if quota[1] and #order.jobs > 0 then
+  local l = redis.call('HMGET', order.lanes[1].key, 'i:queued', 'i:waiting')
+  local queued = redis.call('ZCARD', l[1]) + redis.call('ZCARD', l[2])
+  if queued + #order.jobs > tonumber(quota[1]) then return {'quota', 'max_queued', quota[1]} end
+end
+local today = quota[3] == order.day and tonumber(quota[4] or 0) or 0
+if quota[2] and today + #order.jobs > tonumber(quota[2]) then return {'quota', 'max_daily', quota[2]} end
+
+local written, names = 0, {}
+for i, entry in ipairs(order.jobs) do
+  local job, lane = KEYS[9 + i], order.lanes[entry.lane].key
+  names[i] = job
+  if redis.call('EXISTS', job) == 0 then
+    local flat = {'lane', lane}
+    for field, value in pairs(entry.fields) do
+      flat[#flat + 1] = field
+      flat[#flat + 1] = value
+    end
+    redis.call('HSET', job, unpack(flat))
+    if entry.due ~= cjson.null and entry.due > NOW then
+      move(job, lane, 'new', 'waiting')
+      redis.call('ZADD', WAITING, exact(entry.due), job)
+    else
+      move(job, lane, 'new', 'queued')
+      enqueue(job, lane, false)
+    end
+    if entry.deadline ~= cjson.null then redis.call('ZADD', DEADLINES, exact(entry.deadline), job) end
+    if entry.custom ~= cjson.null then redis.call('ZADD', customs, 0, entry.custom .. '\0' .. job) end
+    written = written + 1
+  end
+end
+
+redis.call('HSET', tenant, 'day', order.day, 'today', today + written)
+if order.idempotency ~= cjson.null then
+  redis.call('HSET', idempotency, 'body', order.idempotency.body, 'jobs', table.concat(names, '\n'))
+  redis.call('PEXPIRE', idempotency, order.idempotency.ttl_ms)
+end
+return {'ok', written}

@@ -1,0 +1,145 @@
+"""Where things lie in the bucket, and whose they are.
+
+    retouch/{tenant}/inputs/{job_id}.{ext}       a picture that came with a submit
+    retouch/{tenant}/uploads/{upload_id}/{name}  what a user put through a presigned URL
+    outputs/...                                  results, unless `output_key` says otherwise
+
+Below `retouch/{tenant}/` only that tenant reads and writes; the rest of a bucket is the team's own.
+"""
+
+import hashlib
+import re
+
+from jobs.errors import FieldError, InvalidInput
+from jobs.ids import batch_of
+from jobs.models import JobSpec
+from jobs.pictures import EXTENSIONS
+
+PRIVATE = "retouch/"
+KEY_MAX = 1024
+"""Most bytes of a key in UTF-8 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html)."""
+
+_PART_MAX = 128
+_UNSAFE = re.compile(r"[^\w.@+=,()!~-]+")
+
+
+def tenant_prefix(tenant: str) -> str:
+    """What the keys of a tenant's private objects begin with."""
+    return f"{PRIVATE}{tenant}/"
+
+
+def input_key(tenant: str, job_id: str, media_type: str) -> str:
+    """The key of a picture that came with a submit."""
+    return f"{tenant_prefix(tenant)}inputs/{job_id}.{EXTENSIONS.get(media_type, 'bin')}"
+
+
+def upload_key(tenant: str, upload_id: str, name: str) -> str:
+    """The key that a presigned upload is bound to; `name` is the user's file name, made safe."""
+    return f"{tenant_prefix(tenant)}uploads/{upload_id}/{key_part(name)}"
+
+
+def key_part(text: str) -> str:
+    """`text` as one part of a key: readable, and never the same for two different texts.
+
+    Whatever is no letter, digit or harmless sign becomes `-`; where something had to be replaced, a hash of the whole
+    is appended.
+    """
+    safe = _UNSAFE.sub("-", text)[:_PART_MAX].strip(".") or "-"
+    # A text that ends like our hashes is hashed too: nobody can write the name that another text is given.
+    if safe == text and not re.search(r"~[0-9a-f]{10}$", text):
+        return safe
+    return f"{safe}~{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:10]}"
+
+
+def output_location(
+    spec: JobSpec, job_id: str, media_type: str, default_bucket: str, buckets: tuple[str, ...] = ()
+) -> tuple[str, str]:
+    """Bucket and key of a job's result.
+
+    By default `outputs/{job_id}.{ext}`, and `outputs/{batch_id}/{custom_id or job_id}.{ext}` for a batch's job.
+
+    Args:
+        spec: its `output_key` is a template of a key, or of `s3://bucket/key`.
+        job_id: the job's.
+        media_type: the result's; decides `{ext}`.
+        default_bucket: where keys without a bucket lie.
+        buckets: further ones that `output_key` may name.
+
+    Raises:
+        InvalidInput: `output_key` names another bucket, or makes a key that is too long or no key.
+    """
+    batch_id = batch_of(job_id)
+    name = key_part(spec.custom_id) if spec.custom_id else job_id
+    extension = EXTENSIONS.get(media_type, "bin")
+    if spec.output_key is None:
+        return default_bucket, f"outputs/{batch_id}/{name}.{extension}" if batch_id else f"outputs/{job_id}.{extension}"
+    values = {"custom_id": name, "job_id": job_id, "batch_id": batch_id or "single", "ext": extension}
+    filled = re.sub(r"\{(\w+)\}", lambda found: values[found[1]], spec.output_key)
+    if not filled.startswith("s3://"):
+        return default_bucket, _checked(filled)
+    try:
+        bucket, key = parse_s3_url(filled)
+    except ValueError as error:
+        raise InvalidInput.of("output_key", str(error)) from error
+    if bucket not in {default_bucket, *buckets}:
+        raise InvalidInput.of("output_key", f"bucket {bucket!r} is not allowed here", "forbidden_bucket")
+    return bucket, _checked(key)
+
+
+def _checked(key: str) -> str:
+    if len(key.encode(errors="surrogatepass")) > KEY_MAX:
+        raise InvalidInput.of("output_key", f"makes a key of more than {KEY_MAX} bytes", "too_long")
+    return key
+
+
+def parse_s3_url(url: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`.
+
+    Raises:
+        ValueError: one sentence about what is wrong.
+    """
+    bucket, slash, key = url.removeprefix("s3://").partition("/")
+    if not url.startswith("s3://") or not slash or not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}", bucket):
+        raise ValueError("an object is named s3://bucket/key")
+    # Stores differ in what they make of such parts: a prefix check must not depend on that.
+    if (
+        not key
+        or len(key.encode(errors="surrogatepass")) > KEY_MAX
+        or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", key)
+        or any(part in {"", ".", ".."} for part in key.removesuffix("/").split("/"))
+    ):
+        raise ValueError(f"a key has 1 to {KEY_MAX} bytes, no control character and no empty, '.' or '..' part")
+    return bucket, key
+
+
+def check_readable(
+    tenant: str, bucket: str, key: str, *, buckets: tuple[str, ...], default_bucket: str, field: str = "image"
+) -> None:
+    """Refuse an object that a tenant may not have read for it.
+
+    Args:
+        tenant: on whose behalf.
+        bucket, key: the object.
+        buckets: every bucket that submitters may name.
+        default_bucket: ours, where the private objects lie.
+        field: the submitter's field that named the object.
+
+    Raises:
+        InvalidInput: naming the field.
+    """
+    if bucket not in buckets:
+        raise InvalidInput(FieldError(field, f"bucket {bucket!r} is not allowed here", "forbidden_bucket"))
+    if bucket == default_bucket and key.startswith(PRIVATE) and not key.startswith(tenant_prefix(tenant)):
+        raise InvalidInput(FieldError(field, "this key belongs to another tenant or to Retouch itself", "forbidden_key"))
+
+
+def check_writable(tenant: str, bucket: str, key: str, *, buckets: tuple[str, ...], default_bucket: str) -> None:
+    """Refuse a place where a tenant's result may not be put: as for reading, and not over inputs either.
+
+    Raises:
+        InvalidInput: naming `output_key`.
+    """
+    check_readable(tenant, bucket, key, buckets=buckets, default_bucket=default_bucket, field="output_key")
+    prefix = tenant_prefix(tenant)
+    if bucket == default_bucket and key.startswith((f"{prefix}inputs/", f"{prefix}uploads/")):
+        raise InvalidInput.of("output_key", "inputs and uploads are kept below this key", "forbidden_key")

@@ -1,0 +1,384 @@
+"""Every state change of a job. Each method is one script; the scripts refuse what states.TRANSITIONS does not allow."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any
+
+from redis import Redis
+
+from jobs import scripts
+from jobs.catalogue import Catalogue
+from jobs.encoding import decode_checkpoint, decode_input, decode_spec, moment, pairs, to_json, to_ms
+from jobs.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
+from jobs.ids import batch_of
+from jobs.keys import Keys
+from jobs.models import WEIGHTS, Attempt, Checkpoint, Input, JobSpec
+from jobs.settlement import Settlement
+from jobs.states import FINAL, State
+
+LEASE_S = 30.0
+"""How long a claim lives without a heartbeat."""
+IDEMPOTENCY_S = 24 * 3600
+BURST_MS = 100
+"""How far starts may run ahead of the pace's even beat."""
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job that is ready to be written: its spec is resolved, its picture kept or an address."""
+
+    job_id: str
+    spec: JobSpec
+    input: Input
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """An Idempotency-Key and the SHA-256 (hex) of what came with it."""
+
+    key_sha256: str
+    body_sha256: str
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The jobs of a submit; `replayed` where they are those of an earlier one with the same Idempotency-Key."""
+
+    job_ids: list[str]
+    replayed: bool = False
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """A job the plan has started: an attempt with a lease, to be published."""
+
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of the plan started, and in how many seconds there may be more to do.
+
+    None for the latter means: not by the clock alone.
+    """
+
+    dispatches: list[Dispatch]
+    next_in_s: float | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An attempt a worker holds.
+
+    Attributes:
+        job_id, attempt: the fence of everything it writes.
+        tenant: whose job it is.
+        spec, input: what to edit, and how.
+        checkpoint: the answer an earlier attempt recorded, if it did.
+        tries: attempts used up before this one.
+        deadline: when the job must have ended, if it must.
+        claimed_at: by the server's clock.
+    """
+
+    job_id: str
+    attempt: int
+    tenant: str
+    spec: JobSpec
+    input: Input
+    checkpoint: Checkpoint | None
+    tries: int
+    deadline: datetime | None
+    claimed_at: datetime
+
+
+class Planner:
+    """The plan over one Redis or Valkey. Safe in any number of processes and threads at once.
+
+    Args:
+        redis: a client that decodes answers.
+        keys: names of the keys.
+        catalogue: the models; `register_models` makes their limits known to the scripts.
+        retention_s: how long a finished job's record is kept, in seconds.
+        clock_ms: milliseconds since 1970 for tests; by default the server's own clock, the only one of the fleet.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        catalogue: Catalogue,
+        *,
+        retention_s: float,
+        clock_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._catalogue = catalogue
+        self._retention_ms = int(retention_s * 1000)
+        self._clock_ms = clock_ms
+        names = ("submit", "plan", "claim", "checkpoint", "settle", "renew", "depart", "cancel", "retry")
+        self._scripts = {name: scripts.load(redis, name) for name in names}
+
+    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Any = None) -> Any:
+        now = self._clock_ms() if self._clock_ms else 0
+        header = (now, self._retention_ms, int(LEASE_S * 1000))
+        return self._scripts[name](keys=[*self._keys.spine, *keys], args=[*header, *args], client=client)
+
+    def register_models(self) -> None:
+        """Make the catalogue's limits known to the scripts. Called by every process that starts; the last one counts.
+
+        An account whose pace is not known (`rpm = 0`) begins with a small window and finds its limit out.
+        """
+        for model in self._catalogue.models.values():
+            key = self._keys.model(model.name)
+            first = model.concurrency if model.rpm > 0 else min(model.concurrency, 8)
+            pipe = self._redis.pipeline()
+            pipe.hsetnx(key, "limit", first)
+            pipe.hsetnx(key, "in_flight", 0)
+            pipe.hget(key, "concurrency")
+            pipe.hset(
+                key,
+                mapping={
+                    "name": model.name,
+                    "ring": self._keys.ring(model.name),
+                    "concurrency": model.concurrency,
+                    "rpm": model.rpm,
+                },
+            )
+            before = pipe.execute()[2]
+            if before is not None and int(before) != model.concurrency:
+                self._redis.hset(key, "limit", first)
+
+    def submit(self, drafts: Sequence[Draft], *, tenant: str, idempotency: Idempotency | None = None) -> Submitted:
+        """Write jobs and put them on their lanes, all or none. When this returns they are durable.
+
+        Args:
+            drafts: of one tenant, and of one batch or of none.
+            tenant: whose they are.
+            idempotency: makes a second submit with the same key answer with the first one's jobs.
+
+        Raises:
+            IdempotencyMismatch: the key came before with another body.
+            QuotaExceeded: the tenant may not have so many jobs queued, or a day.
+        """
+        batch_id = batch_of(drafts[0].job_id)
+        now = datetime.now(UTC)
+        lanes: dict[str, dict[str, Any]] = {}
+        numbers: dict[str, int] = {}
+        jobs = []
+        for draft in drafts:
+            spec = draft.spec
+            lane = self._lane_card(spec.model or "", tenant, batch_id, spec.priority)
+            if lane["key"] not in lanes:
+                lanes[lane["key"]] = lane
+                numbers[lane["key"]] = len(lanes)
+            jobs.append(
+                {
+                    "lane": numbers[lane["key"]],
+                    "due": to_ms(spec.not_before) if spec.not_before else None,
+                    "deadline": to_ms(now) + int(spec.deadline_s * 1000) if spec.deadline_s else None,
+                    "custom": spec.custom_id,
+                    "fields": _fields_of(draft, to_ms(now)),
+                }
+            )
+        order = {
+            "idempotency": {"body": idempotency.body_sha256, "ttl_ms": IDEMPOTENCY_S * 1000} if idempotency else None,
+            "day": now.strftime("%Y-%m-%d"),
+            "lanes": list(lanes.values()),
+            "jobs": jobs,
+        }
+        answer = self._run(
+            "submit",
+            [
+                self._keys.tenant(tenant),
+                self._keys.customs(tenant),
+                self._keys.idempotency(tenant, idempotency.key_sha256 if idempotency else "-"),
+                self._keys.batch(batch_id or "-"),
+                *(self._keys.job(draft.job_id) for draft in drafts),
+            ],
+            [json.dumps(order, ensure_ascii=False)],
+        )
+        match answer[0]:
+            case "mismatch":
+                raise IdempotencyMismatch("this Idempotency-Key came before with another request; use a new key")
+            case "quota":
+                raise _quota_exceeded(answer[1], answer[2], now)
+            case "replayed":
+                # A submit that was sent again after a dropped connection finds its own jobs: that is no replay.
+                ids = [self._keys.id_of(key) for key in answer[1:]]
+                return Submitted(ids, replayed=ids != [draft.job_id for draft in drafts])
+        return Submitted([draft.job_id for draft in drafts])
+
+    def _lane_card(self, model: str, tenant: str, batch_id: str | None, priority: str) -> dict[str, Any]:
+        share = self._keys.share(model, tenant)
+        return {
+            "key": self._keys.lane(model, tenant, batch_id, priority),
+            "fields": {
+                "list": self._keys.lane_list(model, tenant, batch_id, priority),
+                "share": share,
+                "model": self._keys.model(model),
+                "tenant": self._keys.tenant(tenant),
+                "owner": tenant,
+                "batch": self._keys.batch(batch_id) if batch_id else "",
+                "weight": str(WEIGHTS[priority]),
+                **{f"i:{state}": self._keys.index(tenant, state) for state in State},
+            },
+            "share": share,
+            "share_fields": {
+                "lanes": self._keys.share_lanes(model, tenant),
+                "ring": self._keys.ring(model),
+                "model": self._keys.model(model),
+                "tenant": self._keys.tenant(tenant),
+                "weight": "1",
+            },
+        }
+
+    def plan(self, *, limit: int = 100) -> Plan:
+        """Start what may start now; at most `limit` jobs."""
+        models = [self._keys.model(name) for name in self._catalogue.models]
+        answer = self._run("plan", [self._keys.workers, *models], [limit, BURST_MS])
+        wait_ms = int(answer[0])
+        started = pairs(answer[1:])
+        dispatches = [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in started.items()]
+        return Plan(dispatches, None if wait_ms < 0 else wait_ms / 1000)
+
+    def claim(self, job_id: str, attempt: int, worker: str) -> Claim | None:
+        """Take up an attempt; None where its message is to be dropped (late, taken, or the job has moved on)."""
+        answer = self._run("claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
+        if not answer:
+            return None
+        record = pairs(answer[2:])
+        spec = decode_spec(record, self._batch_defaults(job_id))
+        return Claim(
+            job_id=job_id,
+            attempt=attempt,
+            tenant=answer[1],
+            spec=spec,
+            input=decode_input(record, spec),
+            checkpoint=decode_checkpoint(record),
+            tries=int(record.get("tries", 0)),
+            deadline=moment(record["deadline"]) if "deadline" in record else None,
+            claimed_at=moment(answer[0]),
+        )
+
+    def checkpoint(self, claim: Claim, answer: Checkpoint | None, *, cost_micro_usd: int = 0) -> bool:
+        """Record the provider's answer and its price before anything else is done with it; None clears it.
+
+        Returns:
+            False where the attempt is no longer the job's: its holder must stop.
+        """
+        text = to_json(answer) if answer else ""
+        keys = [self._keys.job(claim.job_id)]
+        return bool(self._run("checkpoint", keys, [claim.attempt, text, cost_micro_usd]))
+
+    def settle(self, claim: Claim, end: Settlement, *, finished_at: datetime) -> bool:
+        """End an attempt: state, output or error, log, counts, window, pace and event, in one step.
+
+        Returns:
+            False where the fence refused it: another attempt, or the user, was faster.
+        """
+        log = Attempt(
+            number=claim.attempt,
+            started_at=claim.claimed_at,
+            finished_at=finished_at,
+            outcome=end.outcome,
+            message=end.message,
+            trace_id=end.trace_id,
+        )
+        fields: dict[str, str] = {}
+        if end.output is not None:
+            fields["output"] = to_json(end.output)
+        if end.error is not None:
+            fields["error"] = to_json(end.error)
+        if end.to in FINAL:
+            fields["input"] = to_json(claim.input)
+        signal = end.signal
+        order = {
+            "to": end.to,
+            "fields": fields,
+            "drop": ["checkpoint"] if end.drop_checkpoint or end.to is State.SUCCEEDED else [],
+            "log": to_json(log),
+            "delay_ms": end.delay_ms,
+            "count": end.counts,
+            "signal": {k: v for k, v in vars(signal).items() if v is not None} if signal else None,
+        }
+        keys = [self._keys.job(claim.job_id)]
+        return bool(self._run("settle", keys, [claim.attempt, json.dumps(order, ensure_ascii=False)]))
+
+    def renew(self, worker: str, *, slots: int, words: str, held: Sequence[Dispatch]) -> list[Dispatch]:
+        """A worker's pulse: register its threads for edits and renew what it holds.
+
+        Args:
+            worker: its name, one of a kind.
+            slots: its threads for edits.
+            words: what it says of itself, JSON.
+            held: the attempts it holds.
+
+        Returns:
+            The attempts it has lost and must stop.
+        """
+        members = [f"{self._keys.job(one.job_id)}#{one.attempt}" for one in held]
+        lost = self._run("renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, words, *members])
+        split = (member.rsplit("#", 1) for member in lost)
+        return [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in split]
+
+    def depart(self, worker: str, *, gone: bool) -> None:
+        """A worker takes no more edits; with `gone` it is forgotten."""
+        self._run("depart", [self._keys.workers, self._keys.worker(worker)], [worker, "1" if gone else "0"])
+
+    def cancel(self, job_id: str) -> State:
+        """Stop a job; one that runs stops at its next step.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it has ended already.
+        """
+        return self._act("cancel", job_id, [], "it cannot be canceled")
+
+    def retry(self, job_id: str, *, deadline_s: float | None = None) -> State:
+        """Put an ended job back on its lane, its tries counted anew.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it is not failed, filtered or canceled.
+        """
+        deadline = int(deadline_s * 1000) if deadline_s else ""
+        return self._act("retry", job_id, [deadline], "only a failed, filtered or canceled job can be tried again")
+
+    def _act(self, script: str, job_id: str, args: Sequence[Any], refusal: str) -> State:
+        answer = self._run(script, [self._keys.job(job_id)], args)
+        if not answer:
+            raise NotFound(f"there is no job {job_id}")
+        if answer[1] != "1":
+            raise Conflict(f"job {job_id} is {answer[0]}: {refusal}")
+        return State(answer[0])
+
+    def _batch_defaults(self, job_id: str) -> dict[str, Any] | None:
+        batch_id = batch_of(job_id)
+        if batch_id is None:
+            return None
+        text = self._redis.hget(self._keys.batch(batch_id), "defaults")
+        return json.loads(str(text)) if text else None
+
+
+def _fields_of(draft: Draft, now_ms: int) -> dict[str, str]:
+    fields = {"spec": to_json(draft.spec)}
+    if draft.input.sha256 is not None:
+        fields["input"] = to_json(draft.input)
+    if draft.spec.deadline_s:
+        fields["deadline"] = str(now_ms + int(draft.spec.deadline_s * 1000))
+    if draft.spec.webhook_url:
+        fields["tell"] = "1"
+    return fields
+
+
+def _quota_exceeded(which: str, limit: str, now: datetime) -> QuotaExceeded:
+    if which == "max_daily":
+        rest = DAY_S - int(now.timestamp()) % DAY_S
+        return QuotaExceeded(f"the tenant's {limit} edits of this day (UTC) are used up", rest)
+    return QuotaExceeded(f"the tenant may have {limit} jobs queued at a time; wait until some have ended", 30)

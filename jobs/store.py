@@ -1,0 +1,169 @@
+"""Reading and listing. It changes nothing."""
+
+import heapq
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from redis import Redis
+
+from jobs.encoding import decode_job
+from jobs.errors import InvalidInput, NotFound
+from jobs.ids import batch_job_prefix, batch_of
+from jobs.keys import Keys
+from jobs.models import Job
+from jobs.states import State
+
+MOST_A_PAGE = 500
+AFTER_ALL = "\xff"
+"""Sorts after every id."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list, and where the next part begins (None: that was all)."""
+
+    data: list[Job]
+    next_cursor: str | None
+
+
+class Store:
+    """The records of jobs, read from Redis.
+
+    Args:
+        redis: a client that decodes answers.
+        keys: names of the keys.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    def get(self, tenant: str, job_id: str) -> Job:
+        """One job.
+
+        Raises:
+            NotFound: no job of that id is this tenant's (its record may have expired).
+        """
+        found = self.get_many(tenant, [job_id])
+        if not found:
+            raise NotFound(f"there is no job {job_id}")
+        return found[0]
+
+    def get_many(self, tenant: str, job_ids: Iterable[str]) -> list[Job]:
+        """The jobs of these ids that are this tenant's, in the given order; the others are left out."""
+        ids = list(job_ids)
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id in ids:
+            pipe.hgetall(self._keys.job(job_id))
+        records = pipe.execute()
+        owners = self._owners({record["lane"] for record in records if record})
+        defaults = self._defaults({batch for i in ids if (batch := batch_of(i))})
+        return [
+            decode_job(job_id, tenant, record, defaults.get(batch_of(job_id) or ""))
+            for job_id, record in zip(ids, records, strict=True)
+            if record and owners[record["lane"]] == tenant
+        ]
+
+    def page(
+        self,
+        tenant: str,
+        *,
+        state: State | None = None,
+        batch_id: str | None = None,
+        custom_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """A tenant's jobs, the newest first.
+
+        Args:
+            tenant: whose.
+            state: only those in this state.
+            batch_id: only those of this batch.
+            custom_id: only those with this custom_id.
+            limit: most jobs of the page, 1 to 500.
+            cursor: `next_cursor` of the page before.
+
+        Raises:
+            InvalidInput: naming `limit` or `cursor`.
+        """
+        if not 1 <= limit <= MOST_A_PAGE:
+            raise InvalidInput.of("limit", f"between 1 and {MOST_A_PAGE}")
+        below = _read_cursor(cursor) if cursor else None
+        candidates = (
+            self._ids_with_custom_id(tenant, custom_id, batch_id, below)
+            if custom_id is not None
+            else self._ids_by_state(tenant, [state] if state else list(State), batch_id, below)
+        )
+        found: list[Job] = []
+        while chunk := list(islice(candidates, limit)):
+            jobs = {job.id: job for job in self.get_many(tenant, chunk)}
+            for job_id in chunk:
+                job = jobs.get(job_id)
+                if job is None or (state is not None and job.state is not state):
+                    continue
+                found.append(job)
+                if len(found) == limit:
+                    return Page(found, _write_cursor(job_id))
+        return Page(found, None)
+
+    def _ids_by_state(
+        self, tenant: str, states: Iterable[State], batch_id: str | None, below: str | None
+    ) -> Iterator[str]:
+        """Ids in falling order over the indexes of some states."""
+        indexes = [self._keys.index(tenant, state) for state in states]
+        prefix = batch_job_prefix(batch_id) if batch_id else "job_"
+        low = f"[{self._keys.job(prefix)}"
+        high = f"({self._keys.job(below or prefix + AFTER_ALL)}"
+        streams = [self._falling(index, high, low) for index in indexes]
+        merged = heapq.merge(*streams, reverse=True) if len(streams) > 1 else streams[0]
+        return (self._keys.id_of(key) for key in merged)
+
+    def _falling(self, index: str, high: str, low: str) -> Iterator[str]:
+        while True:
+            members: Any = self._redis.zrevrangebylex(index, high, low, start=0, num=100)
+            yield from members
+            if len(members) < 100:
+                return
+            high = f"({members[-1]}"
+
+    def _ids_with_custom_id(
+        self, tenant: str, custom_id: str, batch_id: str | None, below: str | None
+    ) -> Iterator[str]:
+        prefix = batch_job_prefix(batch_id) if batch_id else "job_"
+        low = f"[{custom_id}\0{self._keys.job(prefix)}"
+        high = f"({custom_id}\0{self._keys.job(below or prefix + AFTER_ALL)}"
+        for member in self._falling(self._keys.customs(tenant), high, low):
+            yield self._keys.id_of(member.rpartition("\0")[2])
+
+    def _owners(self, lanes: set[str]) -> dict[str, str]:
+        names = list(lanes)
+        pipe = self._redis.pipeline(transaction=False)
+        for lane in names:
+            pipe.hget(lane, "owner")
+        return dict(zip(names, pipe.execute(), strict=True))
+
+    def _defaults(self, batch_ids: set[str]) -> dict[str, dict[str, Any]]:
+        names = list(batch_ids)
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.hget(self._keys.batch(name), "defaults")
+        return {name: json.loads(text) for name, text in zip(names, pipe.execute(), strict=True) if text}
+
+
+def _write_cursor(job_id: str) -> str:
+    return urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
+
+
+def _read_cursor(text: str) -> str:
+    try:
+        job_id = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    except ValueError:
+        job_id = ""
+    if not job_id.startswith("job_"):
+        raise InvalidInput.of("cursor", "use the next_cursor of the page before, unchanged")
+    return job_id

@@ -1,0 +1,37 @@
+"""Retouch's Python client: `with Client() as retouch: job = retouch.submit("mug.png", prompt="on a marble table")`."""
+
+from retouch.client import Client
+from retouch.errors import (
+    BadAnswer,
+    Damaged,
+    FieldProblem,
+    NoOutput,
+    NotConfigured,
+    ProblemError,
+    RetouchError,
+    Unreachable,
+    WaitTimeout,
+)
+from retouch.records import FINAL, Attempt, Input, Job, JobError, Model, Output
+from retouch.transport import Patience
+
+__all__ = [
+    "FINAL",
+    "Attempt",
+    "BadAnswer",
+    "Client",
+    "Damaged",
+    "FieldProblem",
+    "Input",
+    "Job",
+    "JobError",
+    "Model",
+    "NoOutput",
+    "NotConfigured",
+    "Output",
+    "Patience",
+    "ProblemError",
+    "RetouchError",
+    "Unreachable",
+    "WaitTimeout",
+]

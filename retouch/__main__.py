@@ -1,0 +1,81 @@
+"""The command `retouch`."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from retouch.commands import acting, keys, reading, running, submitting
+from retouch.commands.console import INTERRUPTED, complain, exit_status
+from retouch.errors import RetouchError
+
+
+class Commands(TyperGroup):
+    """The group of all commands: what ends one is told in one line, and in its exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader of our output has seen enough; the interpreter must not fail at its last flush.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
+        except (RetouchError, OSError) as error:
+            if os.environ.get("RETOUCH_DEBUG"):
+                raise
+            complain(_in_words(error))
+            raise typer.Exit(exit_status(error)) from error
+
+
+def _in_words(error: RetouchError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+    return str(error)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Image edits in bulk: paced, stored, told by webhook, never lost and never bought twice.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"retouch {version('retouch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors (RETOUCH_DEBUG=1).")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["RETOUCH_DEBUG"] = "1"
+
+
+running.register(app)
+submitting.register(app)
+reading.register(app)
+acting.register(app)
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    """Run the command that was typed."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

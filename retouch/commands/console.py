@@ -1,0 +1,153 @@
+"""How commands speak: results to stdout, everything else to stderr, and one clear line for an error."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from retouch import records
+from retouch.errors import NotConfigured, ProblemError, RetouchError, Unreachable
+
+DONE = 0
+SOME_FAILED = 1
+WRONG_USAGE = 2
+UNREACHABLE = 3
+INTERRUPTED = 130
+
+STYLES: dict[str, str] = {
+    "queued": "cyan",
+    "waiting": "yellow",
+    "running": "blue",
+    "succeeded": "green",
+    "filtered": "magenta",
+    "failed": "red",
+    "canceled": "bright_black",
+}
+
+_PARAMETERS = ("prompt", "negative_prompt", "seed", "steps", "cfg_scale", "text_mode", "size")
+_NAMES = ("custom_id", "batch_id", "priority")
+
+
+def out() -> Console:
+    """For results. Made when it is needed, so that a redirected stdout is the one that is used."""
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    """For progress and errors."""
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def plain(text: object) -> str:
+    """Text from elsewhere, unable to steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text).replace("\n", " "))
+
+
+def styled(state: str) -> Text:
+    """A job's state in its colour."""
+    return Text(plain(state), style=STYLES.get(state, ""))
+
+
+def complain(message: object) -> None:
+    """One line on stderr."""
+    err().print(Text.assemble(("error: ", "bold red"), plain(message)))
+
+
+def wrong_usage(message: str) -> NoReturn:
+    """End with the status of a command line that cannot be meant."""
+    complain(message)
+    raise typer.Exit(WRONG_USAGE)
+
+
+def exit_status(error: RetouchError | OSError) -> int:
+    """What the command ends with after this error."""
+    if isinstance(error, NotConfigured | Unreachable):
+        return UNREACHABLE
+    if isinstance(error, ProblemError):
+        if error.status in {401, 403, 429} or error.status >= 500:
+            return UNREACHABLE
+        return SOME_FAILED if error.status == 409 else WRONG_USAGE
+    return WRONG_USAGE if isinstance(error, OSError) else SOME_FAILED
+
+
+def print_json(value: object) -> None:
+    """JSON for programs, to stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_jobs(jobs: Iterable[records.Job], *, as_json: bool) -> None:
+    """A list of jobs: JSON, a table on a terminal, or lines of tab-separated columns."""
+    if as_json:
+        print_json({"data": [job.model_dump(mode="json") for job in jobs]})
+        return
+    rows = [_row(job) for job in jobs]
+    console = out()
+    if not console.is_terminal:
+        for row in rows:
+            console.print("\t".join(row), markup=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("job", "state", "name", "model", "submitted", "attempts", "cost"):
+        table.add_column(heading, no_wrap=heading in {"job", "state"}, justify="right" if heading == "cost" else "left")
+    for job_id, state, *rest in rows:
+        table.add_row(job_id, styled(state), *(Text(cell) for cell in rest))
+    console.print(table)
+
+
+def _row(job: records.Job) -> list[str]:
+    return [
+        job.id,
+        job.state,
+        plain(job.custom_id or ""),
+        plain(job.model),
+        job.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        str(len(job.attempts)),
+        f"${job.cost_usd:.4f}",
+    ]
+
+
+def print_job(job: records.Job, *, as_json: bool) -> None:
+    """All about one job."""
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+        return
+    console = out()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for name, value in _facts(job):
+        grid.add_row(name, styled(value) if name == "state" else Text(plain(value)))
+    console.print(grid, soft_wrap=False, width=None if console.is_terminal else 10_000)
+
+
+def _facts(job: records.Job) -> list[tuple[str, str]]:
+    facts: list[tuple[str, Any]] = [("job", job.id), ("state", job.state), ("model", job.model)]
+    facts += [(name, getattr(job, name)) for name in _PARAMETERS + _NAMES]
+    facts += [(f"metadata.{name}", value) for name, value in job.metadata.items()]
+    facts += [("input", _picture(job.input.image, job.input))]
+    if job.output:
+        facts += [("output", _picture(f"s3://{job.output.bucket}/{job.output.key}", job.output))]
+        facts += [("url", job.output.url)]
+    if job.error:
+        help_ = "trying again can help" if job.error.retryable else "trying again will not help"
+        facts += [("error", f"{job.error.code}: {job.error.message} ({help_})"), ("trace", job.error.trace_id)]
+    for name in ("created_at", "not_before", "started_at", "finished_at"):
+        moment = getattr(job, name)
+        facts += [(name.replace("_", " "), moment.astimezone().isoformat(" ", "seconds") if moment else None)]
+    for attempt in job.attempts:
+        facts += [(f"attempt {attempt.number}", ": ".join(filter(None, (attempt.outcome, attempt.message))))]
+    facts += [("cost", f"${job.cost_usd:.4f}")]
+    return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _picture(address: str, picture: records.Input | records.Output) -> str:
+    about = [picture.media_type, f"{picture.width}x{picture.height}" if picture.width else None]
+    about += [f"{picture.bytes:,} bytes" if picture.bytes else None]
+    known = ", ".join(filter(None, about))
+    return f"{address[:200]} ({known})" if known else address[:200]

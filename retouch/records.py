@@ -1,0 +1,132 @@
+"""What the service shows, as frozen records. Fields of a newer service are kept and passed on."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+State = Literal["queued", "waiting", "running", "succeeded", "filtered", "failed", "canceled"]
+STATES: tuple[State, ...] = ("queued", "waiting", "running", "succeeded", "filtered", "failed", "canceled")
+FINAL: frozenset[State] = frozenset({"succeeded", "filtered", "failed", "canceled"})
+Priority = Literal["high", "normal", "low"]
+
+
+class Record(BaseModel):
+    """The base of every record: frozen, and open to fields that this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Input(Record):
+    """The picture to edit; `width` and `height` in pixels."""
+
+    image: str
+    sha256: str | None = None
+    bytes: int | None = None
+    media_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+class Output(Record):
+    """The kept result; `url` is presigned and lives as long as the service's operator chose."""
+
+    url: str | None = None
+    bucket: str
+    key: str
+    sha256: str
+    bytes: int
+    media_type: str
+    width: int
+    height: int
+    seed: int | None = None
+    reused: bool = False
+
+
+class JobError(Record):
+    """Why a job ended without a result, and whether trying again can help."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    provider_status: int | None = None
+    trace_id: str | None = None
+
+
+class Attempt(Record):
+    """One try of a job."""
+
+    number: int
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    outcome: str
+    message: str | None = None
+    trace_id: str | None = None
+
+
+class Job(Record):
+    """One edit of one image. Moments carry their offset; `cost_usd` is in US dollars."""
+
+    id: str
+    state: State
+    model: str
+    prompt: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    cfg_scale: float | None = None
+    negative_prompt: str | None = None
+    text_mode: bool | None = None
+    size: str | None = None
+    custom_id: str | None = None
+    batch_id: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    priority: str = "normal"
+    input: Input
+    output: Output | None = None
+    error: JobError | None = None
+    attempts: list[Attempt] = Field(default_factory=list)
+    cost_usd: float = 0.0
+    created_at: datetime
+    not_before: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether it has ended: nothing but a retry by the user changes it."""
+        return self.state in FINAL
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds from submit to end; None while it has not ended."""
+        return (self.finished_at - self.created_at).total_seconds() if self.finished_at else None
+
+
+class Model(Record):
+    """A named edit model, its limits, and how it fares now.
+
+    Attributes:
+        concurrency: most in flight, as configured.
+        rpm: most starts a minute, as configured; 0 = no limit.
+        window: most in flight at this moment.
+        pace_rpm: starts a minute at this moment.
+        in_flight, queued, waiting: jobs of it.
+        parked: whether it is set aside because its account or endpoint is at fault; `parked_reason` says why.
+        price_usd: of one image.
+    """
+
+    name: str
+    dialect: str
+    concurrency: int
+    rpm: float
+    window: int | None = None
+    pace_rpm: float | None = None
+    in_flight: int = 0
+    queued: int = 0
+    waiting: int = 0
+    parked: bool = False
+    parked_reason: str | None = None
+    parked_until: datetime | None = None
+    price_usd: float = 0.0
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    limits: dict[str, Any] = Field(default_factory=dict)
