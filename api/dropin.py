@@ -13,19 +13,20 @@ from typing import Annotated, Any, Literal
 import structlog
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api import bodies, schema
 from api.auth import CallerOf, authenticate
 from api.context import DomainOf, WaitingOf
 from api.multipart import read_form
-from api.problems import DROPIN_PATH, RETRY_AFTER_S, dropin_error
+from api.problems import DROPIN_PATH, RETRY_AFTER_S, dropin_error, of_any, render
 from api.shapes import shown
 from api.waiting import ClientGone, until_final_or_gone
 from jobs.catalogue import PARAMETERS, Catalogue
 from jobs.domain import Domain
-from jobs.errors import FieldError, InvalidInput, RetouchError
-from jobs.models import Job, JobError, JobRequest
+from jobs.errors import FieldError, InputRejected, InvalidInput, RetouchError
+from jobs.models import Job, JobRequest
 from jobs.states import FINAL, State
 from jobs.submission import parse_fields, submit
 
@@ -87,6 +88,7 @@ class Wanted:
     openapi_extra={"requestBody": schema.dropin_body()},
 )
 async def edit_image(
+    *,
     request: Request,
     domain: DomainOf,
     waiting: WaitingOf,
@@ -113,13 +115,16 @@ async def edit_image(
     )
     try:
         job = await until_final_or_gone(waiting, request, caller.tenant, done.job_id, wanted.wait_s)
+        response = await run_in_threadpool(told, domain, job, wanted.response_format)
+        if trace_id := _trace_id(job):
+            response.headers["X-Trace-Id"] = trace_id
     except ClientGone:
         await run_in_threadpool(_give_up, domain, caller.tenant, done.job_id)
         return Response(status_code=499)
-    response = await run_in_threadpool(told, domain, job, wanted.response_format)
-    response.headers["X-Retouch-Job"] = job.id
-    if trace_id := _trace_id(job):
-        response.headers["X-Trace-Id"] = trace_id
+    except (RedisError, RetouchError) as error:  # the job is written: sent again, it would be bought again
+        response = render(request, of_any(error))
+        response.headers.update(NOT_AGAIN)
+    response.headers["X-Retouch-Job"] = done.job_id
     if done.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return response
@@ -161,30 +166,30 @@ def read_fields(values: Iterable[tuple[str, str]], catalogue: Catalogue) -> Want
 
 def told(domain: Domain, job: Job, response_format: str) -> Response:
     """A job's end, or that it has not ended, in StepFun's words."""
-    match job.state:
-        case State.SUCCEEDED if job.output is not None:
-            result: dict[str, object] = {"seed": job.output.seed, "finish_reason": "success"}
-            if response_format == "b64_json":
-                result["b64_json"] = base64.b64encode(
-                    domain.bucket.get(job.output.key, bucket=job.output.bucket)
-                ).decode()
-            else:
-                result["url"] = (shown(domain.bucket, job).output or job.output).url
-            return _success(job, result)
-        case State.FILTERED if job.error is None or job.error.provider_status in {None, 200}:
-            return _success(job, {"seed": job.seed, "finish_reason": "content_filtered"})
-        case State.FILTERED:
-            return dropin_error(451, "censorship_blocked", _message(job), NOT_AGAIN)
-        case State.FAILED if job.error is not None:
-            status, kind = _failure(job.error)
-            # Whoever sends it again makes a new job: Retouch has done its own retries.
-            return dropin_error(status, kind, _message(job), NOT_AGAIN)
-        case State.CANCELED:
-            return dropin_error(409, "canceled", f"job {job.id} was canceled", NOT_AGAIN)
-    if job.state in FINAL:
-        return dropin_error(500, "internal_error", f"job {job.id} is {job.state}", NOT_AGAIN)
-    message = f"the wait is over and the job goes on: read /v1/jobs/{job.id}"
-    return dropin_error(504, "timeout", message, {**NOT_AGAIN, "Retry-After": str(RETRY_AFTER_S)})
+    if job.output is not None:
+        return _success(job, _result(domain, job, response_format))
+    # A refusal by status is told as one; a picture that was withheld is an answer, as at StepFun.
+    if job.state is State.FILTERED and (job.error is None or job.error.provider_status in {None, 200}):
+        return _success(job, {"seed": job.seed, "finish_reason": "content_filtered"})
+    status, kind, message = _failure(job)
+    headers = dict(NOT_AGAIN)
+    if status in {429, 503}:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return dropin_error(status, kind, message, headers)
+
+
+def _result(domain: Domain, job: Job, response_format: str) -> dict[str, object]:
+    output = shown(domain.bucket, job).output
+    if output is None:
+        raise RetouchError(f"job {job.id} lost its output")
+    result: dict[str, object] = {"seed": output.seed, "finish_reason": "success"}
+    if response_format == "url":
+        return result | {"url": output.url}
+    try:
+        data = domain.bucket.get(output.bucket, output.key, max_bytes=output.bytes)
+    except InputRejected as error:
+        raise RetouchError(f"job {job.id} lost its output: {error}") from error
+    return result | {"b64_json": base64.b64encode(data).decode()}
 
 
 def _success(job: Job, result: dict[str, object]) -> JSONResponse:
@@ -192,19 +197,27 @@ def _success(job: Job, result: dict[str, object]) -> JSONResponse:
     return JSONResponse({"created": int(created), "data": [result]})
 
 
-def _failure(error: JobError) -> tuple[int, str]:
-    match error.code:
-        case "input_rejected" | "request_refused":
-            return 400, "request_params_invalid"
-        case "provider_timeout" | "deadline_exceeded":
-            return 504, "timeout"
-        case "rate_limited":
-            return 429, "rate_limited"
-    return (503, "service_unavailable") if error.retryable else (500, "internal_error")
+FAILURES = {
+    "input_rejected": (400, "request_params_invalid"),
+    "request_refused": (400, "request_params_invalid"),
+    "provider_timeout": (504, "timeout"),
+    "deadline_exceeded": (504, "timeout"),
+    "rate_limited": (429, "rate_limited"),
+}
+"""Status and type by the code of a failed job's error; any other is a 503 where trying again can help, else a 500."""
 
 
-def _message(job: Job) -> str:
-    return f"job {job.id}: {job.error.message if job.error else job.state}"
+def _failure(job: Job) -> tuple[int, str, str]:
+    if job.state not in FINAL:
+        return 504, "timeout", f"the wait is over and the job goes on: read /v1/jobs/{job.id}"
+    message = f"job {job.id}: {job.error.message if job.error else job.state}"
+    if job.state is State.FILTERED:
+        return 451, "censorship_blocked", message
+    if job.state is State.CANCELED:
+        return 409, "canceled", message
+    retryable = job.error is not None and job.error.retryable
+    other = (503, "service_unavailable") if retryable else (500, "internal_error")
+    return (*FAILURES.get(job.error.code if job.error else "", other), message)
 
 
 def _trace_id(job: Job) -> str | None:
@@ -219,6 +232,6 @@ def _give_up(domain: Domain, tenant: str, job_id: str) -> None:
     try:
         if domain.store.get(tenant, job_id).state in {State.QUEUED, State.WAITING}:
             domain.planner.cancel(job_id)
-            log.info("given_up", job_id=job_id)
-    except RetouchError as error:
-        log.info("not_given_up", job_id=job_id, reason=str(error))
+            log.info("job.given_up", job_id=job_id)
+    except (RedisError, RetouchError) as error:
+        log.info("job.not_given_up", job_id=job_id, reason=str(error))

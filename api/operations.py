@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api.context import DomainOf
 from api.shapes import answer
-from jobs.broker import EDITS_QUEUE
+from jobs.broker import EDITS
 from jobs.domain import Domain
 
 router = APIRouter(tags=["operations"])
@@ -69,10 +69,10 @@ def _check(name: str, ask: Callable[[], object]) -> Check:
     try:
         ask()
     except Exception as error:  # noqa: BLE001 - whatever it is, the thing does not work, and the log says why
-        log.warning("not_ready", what=name, error=str(error))
+        log.warning("ready.not", what=name, error=str(error))
         return Check(ok=False, message=f"does not answer ({type(error).__name__})")
     return Check(ok=True)
 
 
 def _edit_workers(domain: Domain) -> int:
-    return sum(EDITS_QUEUE in worker.queues for worker in domain.planner.workers())
+    return sum(EDITS in worker.queues for worker in domain.planner.workers())

@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 
 import structlog
-from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from redis.exceptions import RedisError, ResponseError
 from starlette.exceptions import HTTPException
 
 from jobs import errors
 from jobs.errors import FieldError, RetouchError
+from jobs.submission import invalid_input
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:retouch:problem:"
@@ -135,23 +135,6 @@ def of_error(error: RetouchError) -> Problem:
     return Problem(kind, str(error) or kind.title, found, headers)
 
 
-def of_validation(error: ValidationError | RequestValidationError, *, skip: int = 0) -> errors.InvalidInput:
-    """Pydantic's findings as one of ours.
-
-    Args:
-        error: what pydantic or FastAPI raised.
-        skip: leading parts of each location that are not the submitter's (`query`, `path`).
-    """
-    found = []
-    for fault in error.errors():
-        message = str(fault["msg"]).removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = "no such field"
-        name = ".".join(str(part) for part in fault["loc"][skip:] if part != "[key]")
-        found.append(FieldError(name, message, str(fault["type"])))
-    return errors.InvalidInput(*found)
-
-
 def render(request: Request, problem: Problem) -> Response:
     """The answer, in the form that the path's clients read."""
     headers = dict(problem.headers)
@@ -181,19 +164,20 @@ def of_any(error: Exception) -> Problem:
     match error:
         case RetouchError():
             problem = of_error(error)
+            if problem.kind is UNAVAILABLE:
+                # What it says of addresses and variables is the operator's to read.
+                log.warning("unavailable", error=str(error))
+                return replace(problem, detail=UNAVAILABLE_DETAIL)
             if problem.kind is not INTERNAL:
                 return problem
         case RequestValidationError():
-            return of_error(of_validation(error, skip=1))
+            return of_error(invalid_input(error.errors(), skip=1))
         case HTTPException():
             return _of_http(error)
         case RedisError() if not isinstance(error, ResponseError) or "OOM" in str(error):
-            log.warning("redis_unavailable", error=str(error))
+            log.warning("redis.unavailable", error=str(error))
             return of_error(errors.Unavailable(UNAVAILABLE_DETAIL))
-        case BotoCoreError() | ClientError():
-            log.warning("bucket_unavailable", error=str(error))
-            return of_error(errors.Unavailable(UNAVAILABLE_DETAIL))
-    log.error("unexpected_error", exc_info=error)
+    log.error("unexpected.error", exc_info=error)
     return Problem(INTERNAL, "an unexpected error, which was logged under this request's id")
 
 
@@ -214,5 +198,5 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         return render(request, of_any(error))
 
-    for kind in (RetouchError, RequestValidationError, HTTPException, RedisError, BotoCoreError, ClientError):
+    for kind in (RetouchError, RequestValidationError, HTTPException, RedisError):
         app.add_exception_handler(kind, handle)

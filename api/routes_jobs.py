@@ -12,11 +12,12 @@ from api import bodies, schema
 from api.auth import CallerOf, authenticate
 from api.context import DomainOf, WaitingOf
 from api.multipart import job_fields, read_form
-from api.shapes import JobPage, SubmittedJob, answer, shown
+from api.shapes import URL_LIVES_S, JobPage, SubmittedJob, answer, shown
 from api.waiting import ClientGone, until_final_or_gone
 from jobs.domain import Domain
 from jobs.errors import Conflict, InvalidInput, NotFound
 from jobs.models import Job, JobRequest
+from jobs.object_names import parse_s3_url
 from jobs.states import FINAL, State
 from jobs.submission import Submission, parse_fields, parse_json, submit
 
@@ -71,6 +72,7 @@ class Filter(BaseModel):
     openapi_extra={"requestBody": schema.submit_body()},
 )
 async def submit_job(
+    *,
     request: Request,
     domain: DomainOf,
     waiting: WaitingOf,
@@ -177,8 +179,8 @@ def cancel_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
 @router.post("/{job_id}/retry", response_model=Job, summary="Retry a job", responses=schema.problems(404, 409))
 def retry_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """Queue a failed, filtered or canceled job again."""
-    domain.store.get(caller.tenant, job_id)
-    domain.planner.retry(job_id)
+    before = domain.store.get(caller.tenant, job_id)
+    domain.planner.retry(job_id, deadline_s=before.deadline_s)
     domain.broker.dispatch()
     return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
 
@@ -216,8 +218,7 @@ def job_input(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """A redirect to the picture: presigned where it lies in a bucket, else the address that was submitted."""
     image = domain.store.get(caller.tenant, job_id).input.image
     if image.startswith("s3://"):
-        bucket, _, key = image.removeprefix("s3://").partition("/")
-        image = domain.bucket.presign_get(key, bucket=bucket)
+        image = domain.bucket.presign_get(*parse_s3_url(image), expires_s=URL_LIVES_S)
     return redirect(image)
 
 

@@ -1,7 +1,6 @@
 """`/v1/uploads`: a place in the bucket to put a picture, before it is submitted."""
 
 import mimetypes
-import re
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -13,6 +12,7 @@ from api.auth import CallerOf, authenticate
 from api.context import DomainOf
 from api.shapes import URL_LIVES_S, UploadRequest, UploadTarget, answer
 from jobs.ids import new_id
+from jobs.object_names import upload_key
 
 router = APIRouter(
     prefix="/v1/uploads", tags=["uploads"], dependencies=[Depends(authenticate)], responses=schema.problems(401)
@@ -34,20 +34,16 @@ def create_upload(
 ) -> Response:
     """Name an object of the tenant's own and presign its PUT."""
     wanted = wanted or UploadRequest()
-    name = safe_name(wanted.filename) or "picture" + (mimetypes.guess_extension(wanted.media_type or "") or "")
-    key = f"retouch/{caller.tenant}/uploads/{new_id('upl')}/{name}"
-    url = domain.bucket.presign_put(key, media_type=wanted.media_type, expires_s=URL_LIVES_S)
+    last = PurePosixPath((wanted.filename or "").replace("\\", "/")).name
+    name = last or "picture" + (mimetypes.guess_extension(wanted.media_type or "") or "")
+    key = upload_key(caller.tenant, new_id("upl"), name)
+    bucket = domain.bucket.name
+    url = domain.bucket.presign_put(bucket, key, media_type=wanted.media_type, expires_s=URL_LIVES_S)
     target = UploadTarget(
         url=url,
         headers={"Content-Type": wanted.media_type} if wanted.media_type else {},
-        image=f"s3://{domain.settings.s3_bucket}/{key}",
+        image=f"s3://{bucket}/{key}",
         expires_at=datetime.now(UTC) + timedelta(seconds=URL_LIVES_S),
         max_bytes=domain.settings.max_upload_bytes,
     )
     return answer(target, 201)
-
-
-def safe_name(filename: str | None) -> str:
-    """The last part of a file's name in characters that no URL or shell needs to quote; "" if nothing is left."""
-    last = PurePosixPath((filename or "").replace("\\", "/")).name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-")[-128:]

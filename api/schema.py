@@ -19,7 +19,7 @@ REASONS = {
     429: "A quota is used up; `Retry-After` says for how long.",
     451: "Refused by the content filter.",
     500: "An unexpected error, or an edit that failed for good.",
-    503: "Redis, the broker or the bucket does not answer, or the model is parked; `Retry-After` says when to ask again.",
+    503: "Redis, the broker or the bucket does not answer, or the model is parked; see `Retry-After`.",
     504: "The wait is over; the job goes on.",
 }
 PROBLEM_REF = {"$ref": "#/components/schemas/ProblemBody"}

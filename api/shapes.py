@@ -53,7 +53,7 @@ def shown(bucket: Bucket, job: Job) -> Job:
     """The job with its output's presigned URL, if it has an output."""
     if job.output is None:
         return job
-    return job.with_output_url(bucket.presign_get(job.output.key, bucket=job.output.bucket, expires_s=URL_LIVES_S))
+    return job.with_output_url(bucket.presign_get(job.output.bucket, job.output.key, expires_s=URL_LIVES_S))
 
 
 def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -140,12 +140,12 @@ class Waiting:
                             await pubsub.subscribe(self._idle, *self._waiters)
                         if lost:
                             lost = False
-                            log.info("notices_resumed")
+                            log.info("notices.resumed")
                             self._wake_all()  # what was published meanwhile was not heard
                         await self._read(pubsub)
                 except (RedisError, OSError) as error:
                     if not lost:
-                        log.warning("notices_interrupted", error=str(error))
+                        log.warning("notices.interrupted", error=str(error))
                     lost = True
                     await asyncio.sleep(RECONNECT_S)
                 finally:

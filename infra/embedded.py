@@ -25,6 +25,8 @@ import boto3
 import redis
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from infra.credentials import Credentials
 from infra.ports import TWIN, Ports
@@ -208,7 +210,8 @@ class Valkey(Server):
 
     @cached_property
     def _client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2)
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2, retry=once)
 
     def is_ready(self) -> bool:
         """Whether PING is answered; not while it still loads its file."""
@@ -281,6 +284,7 @@ class SeaweedFS(Server):
             "filer.localSocket": sockets / "filer.sock",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
+            "volume.preStopSeconds": 0,  # for other servers to notice, and there is none
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",

@@ -206,14 +206,6 @@ class Members:
             values["RETOUCH_SIMULATOR_URL"] = self.simulator_url
         return "".join(f"{name}={value}\n" for name, value in values.items())
 
-    def accepts(self, api_key: str) -> bool:
-        """Whether the running API takes this key."""
-        try:
-            answer = self._http.get(f"{self.url}/v1/models", headers={"Authorization": f"Bearer {api_key}"})
-        except httpx.HTTPError:
-            return False
-        return answer.status_code == httpx.codes.OK
-
     def _answers(self, url: str) -> Callable[[], bool]:
         def ask() -> bool:
             try:

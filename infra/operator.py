@@ -3,6 +3,7 @@
 import redis
 
 from jobs.errors import Unavailable
+from jobs.keys import Keys
 from jobs.settings import load_settings
 from jobs.tenants import Tenants
 
@@ -18,7 +19,9 @@ def create_key(tenant: str, *, name: str = "", admin: bool = False) -> str:
     settings = load_settings()
     url = settings.redis_url.get_secret_value()
     try:
-        with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=10) as connection:
-            return Tenants(connection, settings).create_key(tenant, name=name, admin=admin)
+        with redis.Redis.from_url(
+            url, decode_responses=True, socket_connect_timeout=5, socket_timeout=10
+        ) as connection:
+            return Tenants(connection, Keys(settings.key_prefix)).create_key(tenant, name=name, admin=admin)
     except redis.RedisError as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
+        raise Unavailable(f"Redis: {error}") from error

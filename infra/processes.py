@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
 from jobs.errors import ConfigurationError, RetouchError, Unavailable
 from jobs.settings import load_settings
 
@@ -26,21 +29,22 @@ def clear_errors() -> Iterator[None]:
     """
     try:
         yield
-    except Unavailable as error:
-        raise CannotStart(str(error), 3) from error
+    except (Unavailable, RedisError, OperationalError) as error:
+        raise CannotStart(f"a server does not answer: {error}", 3) from error
     except RetouchError as error:
         raise CannotStart(str(error), 2) from error
 
 
 def run_api(host: str, port: int) -> int:
-    """Serve the submit API until it is told to stop; returns the exit status.
+    """Serve the submit API until it is told to stop; returns the exit status 0.
 
     Raises:
         jobs.errors.ConfigurationError: settings or catalogue that cannot be used.
     """
     from api.server import serve  # noqa: PLC0415 - a worker or Flower needs none of it
 
-    return serve(load_settings(), host=host, port=port)
+    serve(host, port)
+    return 0
 
 
 def run_worker(queues: list[str], concurrency: int, grace_s: float, name: str | None) -> int:
@@ -49,9 +53,13 @@ def run_worker(queues: list[str], concurrency: int, grace_s: float, name: str | 
     Raises:
         jobs.errors.ConfigurationError: settings or catalogue that cannot be used, or no such queue.
     """
+    from jobs.broker import QUEUES  # noqa: PLC0415
     from workers.app import run_worker as run  # noqa: PLC0415 - the API or Flower needs none of it
 
-    return run(queues, concurrency, grace_s, name)
+    unknown = [queue for queue in queues if queue not in QUEUES]
+    if unknown or not queues:
+        raise ConfigurationError(f"no queue {(unknown or [''])[0]!r}: there is {', '.join(QUEUES)}")
+    return run(load_settings(), queues=queues, concurrency=concurrency, grace_s=grace_s, name=name)
 
 
 def run_flower(port: int, address: str, *, db: Path | None = None, max_tasks: int = 10_000) -> int:

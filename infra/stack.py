@@ -16,12 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 import redis
-from pydantic import SecretStr
 
 from infra.embedded import socket_directory
 from infra.members import DRAIN_S, STAGES, Member, Members, UpOptions
 from infra.program import StackError, write_private
 from infra.supervision import ProcessState, Supervisor, SupervisorLostError, all_ended, only_one
+from jobs.errors import Unauthorized
+from jobs.keys import Keys
 from jobs.settings import Settings
 from jobs.tenants import Tenants
 
@@ -211,14 +212,15 @@ def _stop(supervisor: Supervisor, signals: _Signals) -> None:
 
 
 def _api_key(members: Members) -> str:
-    """The key of the tenant `local`: the one kept from an earlier run if the API still takes it, else a new one."""
-    kept = members.credentials.api_key
-    if kept and members.accepts(kept):
-        return kept
-    settings = Settings(redis_url=SecretStr(members.valkey.url))
+    """The key of the tenant `local`: the one kept from an earlier run while it is known, else a new one."""
+    keys = Keys(Settings().key_prefix)
     try:
-        with redis.Redis.from_url(members.valkey.url) as connection:
-            made = Tenants(connection, settings).create_key(TENANT, name="retouch up", admin=True)
+        with redis.Redis.from_url(members.valkey.url, decode_responses=True) as connection:
+            tenants = Tenants(connection, keys)
+            with suppress(Unauthorized):
+                tenants.authenticate(members.credentials.api_key)
+                return members.credentials.api_key
+            made = tenants.create_key(TENANT, name="retouch up", admin=True)
     except redis.RedisError as error:
         raise StackError(f"no API key can be made: {error}") from error
     members.credentials.with_api_key(made).save(members.directory / "secrets.json")

@@ -10,7 +10,7 @@ Below `retouch/{tenant}/` only that tenant reads and writes; the rest of a bucke
 import hashlib
 import re
 
-from jobs.errors import FieldError, InvalidInput
+from jobs.errors import InvalidInput
 from jobs.ids import batch_of
 from jobs.models import JobSpec
 from jobs.pictures import EXTENSIONS
@@ -119,7 +119,8 @@ def check_readable(
 
     Args:
         tenant: on whose behalf.
-        bucket, key: the object.
+        bucket: the object's.
+        key: the object's.
         buckets: every bucket that submitters may name.
         default_bucket: ours, where the private objects lie.
         field: the submitter's field that named the object.
@@ -128,9 +129,9 @@ def check_readable(
         InvalidInput: naming the field.
     """
     if bucket not in buckets:
-        raise InvalidInput(FieldError(field, f"bucket {bucket!r} is not allowed here", "forbidden_bucket"))
+        raise InvalidInput.of(field, f"bucket {bucket!r} is not allowed here", "forbidden_bucket")
     if bucket == default_bucket and key.startswith(PRIVATE) and not key.startswith(tenant_prefix(tenant)):
-        raise InvalidInput(FieldError(field, "this key belongs to another tenant or to Retouch itself", "forbidden_key"))
+        raise InvalidInput.of(field, "this key belongs to another tenant or to Retouch itself", "forbidden_key")
 
 
 def check_writable(tenant: str, bucket: str, key: str, *, buckets: tuple[str, ...], default_bucket: str) -> None:

@@ -274,7 +274,7 @@ class Planner:
         """
         text = to_json(answer) if answer else ""
         keys = [self._keys.job(claim.job_id)]
-        return bool(self._run("checkpoint", keys, [claim.attempt, text, cost_micro_usd]))
+        return bool(self._run("checkpoint", keys, [claim.attempt, text, cost_micro_usd, to_json(claim.input)]))
 
     def settle(self, claim: Claim, end: Settlement, *, finished_at: datetime) -> bool:
         """End an attempt: state, output or error, log, counts, window, pace and event, in one step.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from retouch.commands import acting, keys, reading, running, submitting
 from retouch.commands.console import INTERRUPTED, complain, exit_status
@@ -26,17 +27,21 @@ class Commands(TyperGroup):
             # The reader of our output has seen enough; the interpreter must not fail at its last flush.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit from None
-        except (RetouchError, OSError) as error:
+        except (typer.Exit, typer.Abort, TyperException):
+            raise
+        except Exception as error:
             if os.environ.get("RETOUCH_DEBUG"):
                 raise
             complain(_in_words(error))
             raise typer.Exit(exit_status(error)) from error
 
 
-def _in_words(error: RetouchError | OSError) -> str:
+def _in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
-    return str(error)
+    if isinstance(error, RetouchError | OSError):
+        return str(error)
+    return f"this should not happen: {type(error).__name__}: {error} (`retouch --debug …` shows where)"
 
 
 app = typer.Typer(

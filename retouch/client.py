@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from retouch.configuration import find_access
 from retouch.errors import BadAnswer, Damaged, NoOutput, Unreachable, WaitTimeout
-from retouch.records import Job, Model, Record, State
+from retouch.records import Job, Model, Record, State, Upload
 from retouch.transport import Patience, Transport, in_words, read_json
 
 R = TypeVar("R", bound=Record)
@@ -198,13 +198,11 @@ class Client:
         """
         path = Path(path)
         body = path.read_bytes()
-        media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        answer = self._transport.call(
-            "POST", "/v1/uploads", repeatable=True, json={"filename": path.name, "media_type": media_type}
-        )
-        upload = read_json(answer)
-        self._transport.stored("PUT", upload["url"], headers=upload.get("headers"), body=body).close()
-        return str(upload["image"])
+        media_type = mimetypes.guess_type(path.name)[0] or ""
+        wanted = {"filename": path.name, **({"media_type": media_type} if media_type.startswith("image/") else {})}
+        target = _record(Upload, read_json(self._transport.call("POST", "/v1/uploads", repeatable=True, json=wanted)))
+        self._transport.stored("PUT", target.url, headers=target.headers, body=body).close()
+        return target.image
 
     def models(self) -> list[Model]:
         """Every model that may be named, and how it fares."""

@@ -90,6 +90,8 @@ class Job(Record):
     not_before: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    warnings: list[str] = Field(default_factory=list)
+    """Of a submit: what was accepted and has no effect."""
 
     @property
     def final(self) -> bool:
@@ -100,6 +102,14 @@ class Job(Record):
     def took_s(self) -> float | None:
         """Seconds from submit to end; None while it has not ended."""
         return (self.finished_at - self.created_at).total_seconds() if self.finished_at else None
+
+
+class Upload(Record):
+    """A place in the bucket: PUT the bytes to `url` with `headers`, then submit `image`."""
+
+    url: str
+    headers: dict[str, str] = Field(default_factory=dict)
+    image: str
 
 
 class Model(Record):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 
-import uvicorn
 from pydantic import ValidationError
 
-from infra.simulator import Knobs, create_app
+from infra.simulator.knobs import Knobs
+from infra.simulator.serving import listen, server
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,22 +26,13 @@ def main(argv: list[str] | None = None) -> int:
             sys.stderr.write(f"simulator: {'.'.join(map(str, fault['loc']))}: {fault['msg']}\n")
         return 2
     try:
-        listener = socket.create_server((host, port), backlog=2048)
+        listener = listen(host, port)
     except OSError as error:
         sys.stderr.write(f"simulator: cannot listen on {host}:{port}: {error.strerror or error}\n")
         return 1
-    config = uvicorn.Config(
-        create_app(knobs),
-        access_log=False,
-        log_level="warning",
-        # Longer than a caller keeps a connection of its pool, so that no idle one is closed as it is used.
-        timeout_keep_alive=75,
-        # Hung calls would hold the server for ever.
-        timeout_graceful_shutdown=1,
-    )
     sys.stdout.write(f"simulator ready on http://{host}:{listener.getsockname()[1]}\n")
     sys.stdout.flush()
-    uvicorn.Server(config).run(sockets=[listener])
+    server(knobs).run(sockets=[listener])
     return 0
 
 

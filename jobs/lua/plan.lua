@@ -42,7 +42,8 @@ local function take_back(member)
   enqueue(job, lane, true)
 end
 
-local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)
+local spared = spared_now()
+local expired = spared and {} or redis.call('ZRANGEBYSCORE', LEASES, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)
 for _, member in ipairs(expired) do take_back(member) end
 
 local over = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)

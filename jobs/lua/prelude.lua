@@ -24,6 +24,7 @@ local NOW = clock()
 local RETENTION = tonumber(ARGV[2])
 local LEASE = tonumber(ARGV[3])
 local MOST_LOST = 3
+local SILENCE = 10000
 
 local function exact(number) return string.format('%.17g', number) end
 
@@ -142,4 +143,17 @@ end
 
 local function forget_probe(model, member)
   if redis.call('HGET', model, 'probe') == member then redis.call('HDEL', model, 'probe') end
+end
+
+-- Where nobody reached the store for a while, leases ended unheard: their holders get one lease's time to be heard.
+-- Called by all that keeps leases alive or takes them back. True while nothing may be taken back.
+local function spared_now()
+  local f = redis.call('HMGET', FLEET, 'seen', 'spared_until')
+  local until_ms = tonumber(f[2] or 0)
+  if f[1] and NOW - tonumber(f[1]) > SILENCE then
+    until_ms = NOW + LEASE
+    redis.call('HSET', FLEET, 'spared_until', exact(until_ms))
+  end
+  redis.call('HSET', FLEET, 'seen', exact(NOW))
+  return NOW < until_ms
 end

@@ -6,6 +6,7 @@
 -- Returns the members it has lost: the lease is gone, or the job is no longer running that attempt.
 
 local workers, words, name, slots = KEYS[6], KEYS[7], ARGV[4], ARGV[5]
+spared_now()
 redis.call('ZADD', workers, exact(NOW + LEASE), name)
 redis.call('SET', words, ARGV[6], 'PX', LEASE)
 local field = 'slots:' .. name

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch import records
-from retouch.errors import NotConfigured, ProblemError, RetouchError, Unreachable
+from retouch.errors import NotConfigured, ProblemError, Unreachable
 
 DONE = 0
 SOME_FAILED = 1
@@ -64,7 +64,7 @@ def wrong_usage(message: str) -> NoReturn:
     raise typer.Exit(WRONG_USAGE)
 
 
-def exit_status(error: RetouchError | OSError) -> int:
+def exit_status(error: Exception) -> int:
     """What the command ends with after this error."""
     if isinstance(error, NotConfigured | Unreachable):
         return UNREACHABLE

@@ -77,7 +77,7 @@ def follow(
     if not console.is_terminal:
         for job in seen.values():
             console.print(_line(job, names))
-        _poll(client, seen, lambda job: console.print(_line(job, names)), on_final)
+        poll(client, seen, lambda job: console.print(_line(job, names)), on_final)
         return seen
     with progress_bar(console) as bar:
         task = bar.add_task("edits", total=len(seen), failures="")
@@ -90,12 +90,15 @@ def follow(
 
         for job in seen.values():
             show(job)
-        _poll(client, seen, show, on_final)
+        poll(client, seen, show, on_final)
     return seen
 
 
-def _poll(
-    client: Client, seen: dict[str, Job], changed: Callable[[Job], None], on_final: Callable[[Job], None] | None
+def poll(
+    client: Client,
+    seen: dict[str, Job],
+    changed: Callable[[Job], None],
+    on_final: Callable[[Job], None] | None = None,
 ) -> None:
     """Ask after those that have not ended: often at first and after a change, seldom when nothing happens."""
     if on_final:

@@ -102,6 +102,8 @@ def submit(
         for image, answer in _submit_all(client, images, fields):
             if isinstance(answer, Job):
                 jobs[answer.id], names[answer.id] = answer, image
+                for warning in answer.warnings:
+                    err().print(f"warning: {shown(image)}: {plain(warning)}", markup=False)
             else:
                 refused.append(answer)
                 complain(f"{shown(image)}: {answer}")

@@ -24,7 +24,7 @@ from httpx import Client, Response
 from PIL import Image
 
 from infra.simulator import Knobs
-from infra.simulator.threaded import serve_in_thread
+from infra.simulator.serving import serve_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -373,10 +373,14 @@ def test_the_content_filter_speaks_in_the_answer(sim: Client) -> None:
         assert only(edit(client, prompt="a flower"))["finish_reason"] == "success"
 
 
-def test_the_latency_is_held(sim: Client) -> None:
-    begin = time.monotonic()
-    only(edit(sim, prompt="[sim:latency=300]"))
-    assert time.monotonic() - begin >= 0.3
+def test_a_call_is_in_flight_for_its_latency(sim: Client) -> None:
+    prompt = "slow [sim:latency=700]"
+    caller = threading.Thread(target=lambda: edit(sim, prompt=prompt))
+    caller.start()
+    until(lambda: [call for call in calls(sim, prompt) if call["accepted"] and call["duration_ms"] is None])
+    caller.join(10)
+    (call,) = calls(sim, prompt)
+    assert (call["status"], call["duration_ms"] >= 700) == (200, True)
 
 
 RATES = [

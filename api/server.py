@@ -1,0 +1,60 @@
+"""The API as a process: what `retouch api` runs."""
+
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.waiting import Waiting
+from jobs.domain import Domain
+from jobs.logs import configure_logging
+from jobs.settings import load_settings
+
+GRACE_S = 20
+"""How long a request that is being answered may go on after the process was asked to end, in seconds."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, whose waiting requests answer with what they know as soon as the process is asked to end."""
+
+    def __init__(self, config: uvicorn.Config, waiting: Waiting) -> None:
+        super().__init__(config)
+        self._waiting = waiting
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT: no new connections, and nobody waits any longer."""
+        self._waiting.stop()
+        super().handle_exit(sig, frame)
+
+
+def make_server(app: FastAPI, host: str, port: int) -> Server:
+    """A server for an app of `create_app`; `port` 0 takes a free one. Its log is the app's own."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=65,
+    )
+    return Server(config, app.state.waiting)
+
+
+def serve(host: str, port: int) -> None:
+    """Serve the API until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: the environment or the catalogue cannot be used.
+    """
+    settings = load_settings()
+    configure_logging(settings)
+    domain = Domain.open(settings)
+    try:
+        domain.planner.register_models()
+        make_server(create_app(domain), host, port).run()
+    finally:
+        domain.close()

@@ -1,0 +1,84 @@
+"""The real parts that tests run against: one Valkey and one SeaweedFS a session, a key prefix and a clock a test."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from infra.embedded import SeaweedFS, Valkey
+from jobs.domain import Domain
+from jobs.settings import Settings
+
+_prefixes = count(1)
+
+
+class Clock:
+    """Milliseconds since 1970 that pass only when told."""
+
+    def __init__(self, start_ms: int = 1_800_000_000_000) -> None:
+        self.now_ms = start_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+    def advance(self, seconds: float) -> None:
+        self.now_ms += round(seconds * 1000)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make_settings(
+    valkey: Valkey, seaweedfs: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Settings]:
+    """Settings on the session's servers under a key prefix of the test's own."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweedfs.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweedfs.secret_key)
+    prefix = f"t{next(_prefixes)}:"
+
+    def make(**changes: object) -> Settings:
+        values: dict[str, object] = {
+            "redis_url": SecretStr(valkey.url),
+            "broker_url": SecretStr(valkey.url_of(1)),
+            "key_prefix": prefix,
+            "s3_endpoint_url": seaweedfs.endpoint_url,
+            "s3_bucket": seaweedfs.bucket,
+            "allow_private_addresses": "127.0.0.0/8,::1/128",
+            "log_format": "console",
+        }
+        return Settings.model_validate({**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings()
+
+
+@pytest.fixture
+def domain(settings: Settings) -> Iterator[Domain]:
+    """The domain over a key prefix of the test's own, with the tenants `acme` and `globex` known."""
+    opened = Domain.open(settings)
+    opened.planner.register_models()
+    for tenant in ("acme", "globex"):
+        opened.tenants.ensure(tenant)
+    yield opened
+    opened.close()

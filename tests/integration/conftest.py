@@ -1,0 +1,32 @@
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+from redis import Redis
+
+from infra.embedded import Valkey
+from jobs.catalogue import ModelSpec
+from tests.conftest import Clock
+from tests.integration.plans import Plans
+
+_prefixes = count(1)
+
+
+@pytest.fixture
+def redis(valkey: Valkey) -> Iterator[Redis]:
+    client = Redis.from_url(valkey.url, decode_responses=True)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def make_plans(redis: Redis, clock: Clock) -> Callable[..., Plans]:
+    def make(*models: ModelSpec, slots: int = 1000) -> Plans:
+        return Plans(redis, f"p{next(_prefixes)}:", clock, *models, slots=slots)
+
+    return make
+
+
+@pytest.fixture
+def plans(make_plans: Callable[..., Plans]) -> Plans:
+    return make_plans()

@@ -1,0 +1,156 @@
+"""A worker process: Celery over threads, with a pulse, a drain, and no state of its own that matters."""
+
+import os
+import signal
+import socket
+import threading
+from datetime import UTC, datetime
+from secrets import token_hex
+from types import FrameType
+
+import structlog
+from celery import Celery, Task
+from celery.exceptions import Retry
+from celery.signals import setup_logging, worker_shutting_down
+from redis.exceptions import RedisError
+
+from jobs.broker import EDIT, EDITS
+from jobs.domain import Domain
+from jobs.errors import Interrupted
+from jobs.logs import configure_logging
+from jobs.settings import Settings
+from jobs.settlement import Settlement
+from jobs.states import State
+from workers.edit import Editor, Ended
+from workers.held import Held
+from workers.pulse import Pulse, step_of
+
+log = structlog.get_logger(__name__)
+
+
+def run_worker(
+    settings: Settings, *, queues: list[str], concurrency: int, grace_s: float = 60.0, name: str | None = None
+) -> int:
+    """Serve queues until SIGTERM; then take nothing new, finish within the grace, hand the rest back.
+
+    Args:
+        settings: of this process.
+        queues: `edits`, `webhooks`.
+        concurrency: threads.
+        grace_s: how long running tasks may take to end after SIGTERM, in seconds. A second signal ends it at once.
+        name: the worker's, one of a kind; made from the host where not given.
+
+    Returns:
+        The process's exit status.
+    """
+    configure_logging(settings)
+    domain = Domain.open(settings)
+    domain.planner.register_models()
+    name = name or f"{'-'.join(queues)}-{token_hex(3)}@{socket.gethostname()}"
+    held = Held()
+    slots = concurrency if EDITS in queues else 0
+    pulse = Pulse(domain, held, name=name, slots=slots, queues=queues)
+    app = domain.broker.app
+    register_edit(app, Editor(domain, held, name))
+    app.steps["worker"].add(step_of(pulse))
+    drain = Drain(domain, held, pulse, grace_s)
+    setup_logging.connect(_keep_logging, weak=False)
+    worker_shutting_down.connect(drain.begin, weak=False)
+    worker = app.Worker(
+        hostname=name,
+        pool="threads",
+        concurrency=concurrency,
+        queues=queues,
+        without_gossip=True,
+        without_mingle=True,
+        task_events=True,
+        loglevel=settings.log_level,
+    )
+    log.info("worker.started", name=name, queues=queues, concurrency=concurrency)
+    worker.start()
+    drain.finish()
+    log.info("worker.ended", name=name)
+    return worker.exitcode or 0
+
+
+def register_edit(app: Celery, editor: Editor) -> None:
+    """Make the task `edit` known to a worker's app."""
+
+    @app.task(name=EDIT, bind=True)  # type: ignore[untyped-decorator]
+    def edit(task: Task, job_id: str, attempt: int) -> str:  # noqa: ARG001
+        """One attempt of a job. It raises where the edit failed, so that Flower shows what was."""
+        return told_to_celery(editor.edit(job_id, attempt))
+
+
+def told_to_celery(ended: Ended | None) -> str:
+    """What Celery is to make of an attempt: SUCCESS by returning, RETRY and FAILURE by raising.
+
+    Raises:
+        Retry: the job will be tried again, or this message was not the one to do it. It publishes nothing.
+        EditFailure: the job has failed or was filtered.
+    """
+    if ended is None or not ended.written:
+        raise Retry("dropped: the job has moved on")
+    settlement = ended.settlement
+    if settlement.to is State.SUCCEEDED:
+        return settlement.outcome
+    if ended.failure is not None and settlement.to in {State.FAILED, State.FILTERED}:
+        raise ended.failure
+    raise Retry(settlement.message, exc=ended.failure, when=settlement.delay_ms / 1000)
+
+
+class Drain:
+    """The end of a worker: no new claims, a grace for what runs, and the rest handed back.
+
+    Args:
+        domain: what the process works with.
+        held: the attempts the worker holds.
+        pulse: goes on until the last attempt has ended.
+        grace_s: seconds for what runs.
+    """
+
+    def __init__(self, domain: Domain, held: Held, pulse: Pulse, grace_s: float) -> None:
+        self._domain = domain
+        self._held = held
+        self._pulse = pulse
+        self._grace_s = grace_s
+        self._handing_back = threading.Lock()
+
+    def begin(self, **_: object) -> None:
+        """SIGTERM or SIGINT came: Celery stops consuming and waits for its threads."""
+        log.info("worker.draining", grace_s=self._grace_s, held=len(self._held.claims()))
+        threading.Thread(target=self._pulse.drain, name="drain", daemon=True).start()
+        timer = threading.Timer(self._grace_s, self._give_up, ["the grace period is over"])
+        timer.daemon = True
+        timer.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._second_signal)
+
+    def finish(self) -> None:
+        """Every task has ended."""
+        self._pulse.end()
+        self._domain.close()
+
+    def _second_signal(self, _number: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=self._give_up, args=["a second signal came"], name="give-up").start()
+
+    def _give_up(self, why: str) -> None:
+        """Hand back what is still held, and end: threads that wait for the network cannot be ended otherwise."""
+        with self._handing_back:
+            self._held.interrupt()
+            claims = self._held.claims()
+            log.warning("worker.handing_back", why=why, jobs=[claim.job_id for claim in claims])
+            settlement = Settlement.back_to_lane(
+                Interrupted("the worker was stopped before the job was done"), "handed_back"
+            )
+            for claim in claims:
+                try:
+                    self._domain.planner.settle(claim, settlement, finished_at=datetime.now(UTC))
+                except RedisError as error:
+                    log.warning("worker.not_handed_back", job_id=claim.job_id, error=str(error))
+            self._pulse.end()
+            os._exit(0)
+
+
+def _keep_logging(**_: object) -> None:
+    """Connected to Celery's `setup_logging`: where something is connected, Celery leaves logging alone."""

@@ -1,0 +1,98 @@
+"""Reading what an endpoint calls a success, believing none of it."""
+
+import base64
+import binascii
+import json
+from typing import Any
+
+import httpx
+
+from jobs.catalogue import ModelSpec
+from jobs.errors import BadResult, Filtered
+from workers.dialects.calls import Answer
+from workers.http import Reply
+
+_DONE = frozenset({"", "success", "succeeded", "stop"})
+_FILTERED = frozenset({"content_filtered", "content_filter"})
+
+
+def trace_id_of(headers: httpx.Headers) -> str | None:
+    """The endpoint's own name for a call: StepFun's `X-Trace-Id`, OpenAI's `x-request-id`."""
+    name = headers.get("x-trace-id") or headers.get("x-request-id")
+    return name[:128] if name else None
+
+
+def read_answer(reply: Reply, model: ModelSpec) -> Answer:
+    """The answer in a reply with a status of success.
+
+    Raises:
+        Filtered: the endpoint stopped by its content filter.
+        BadResult: it is not what the contract says.
+    """
+    trace_id = trace_id_of(reply.headers)
+
+    def bad(what: str) -> BadResult:
+        return BadResult(
+            f"model {model.name} answered {reply.status} with {what}",
+            provider_status=reply.status,
+            trace_id=trace_id,
+            maybe_billed=True,
+        )
+
+    try:
+        body: Any = json.loads(reply.body)
+    except (ValueError, RecursionError) as error:
+        raise bad("what is no JSON") from error
+    results = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(results, list) or not results or not isinstance(results[0], dict):
+        raise bad("no result in `data`")
+    result: dict[str, Any] = results[0]
+    reason = result.get("finish_reason")
+    if reason in _FILTERED:
+        raise Filtered(
+            f"the content filter of model {model.name} stopped the edit ({reason})",
+            provider_status=reply.status,
+            trace_id=trace_id,
+            maybe_billed=True,
+        )
+    if reason is not None and reason not in _DONE:
+        raise bad(f"the finish reason {str(reason)[:60]!r}")
+    encoded, url = result.get("b64_json"), result.get("url")
+    data = address = None
+    if isinstance(encoded, str) and encoded:
+        try:
+            data = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise bad("a `b64_json` that cannot be decoded") from error
+        if len(data) > model.max_result_bytes:
+            raise bad(f"a result of {len(data):,} bytes, at most {model.max_result_bytes:,} are taken")
+    elif isinstance(url, str) and url:
+        address = _absolute(url, model)
+        if address is None:
+            raise bad("a `url` that is none")
+    else:
+        raise bad("neither `url` nor `b64_json`")
+    identity = body.get("id")
+    return Answer(
+        url=address,
+        data=data,
+        seed=_whole(result.get("seed")),
+        finish_reason=reason,
+        trace_id=trace_id,
+        provider_id=str(identity)[:128] if identity else None,
+    )
+
+
+def _absolute(url: str, model: ModelSpec) -> str | None:
+    """A result's address, resolved against the endpoint where it is relative; None if that makes no web address."""
+    try:
+        joined = httpx.URL(model.base_url.rstrip("/") + "/").join(url)
+    except (httpx.InvalidURL, ValueError):
+        return None
+    return str(joined) if joined.scheme in {"http", "https"} and joined.host else None
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

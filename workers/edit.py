@@ -1,0 +1,324 @@
+"""One attempt of a job: claim, fetch, call, checkpoint, download, verify, keep, settle.
+
+The decision after a failure is `jobs.backoff`'s; every write is fenced by the attempt's number.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import structlog
+from redis.exceptions import RedisError
+
+from jobs.backoff import History, decide
+from jobs.catalogue import ModelSpec
+from jobs.domain import Domain
+from jobs.encoding import MICRO
+from jobs.errors import BadResult, DeadlineExceeded, EditFailure, Interrupted, ResultGone, StorageFailed, Transient
+from jobs.models import Checkpoint, Input, Output
+from jobs.object_names import output_location
+from jobs.pictures import Picture
+from jobs.planner import Claim
+from jobs.settlement import OK, Settlement
+from workers.dialects import Answer, EditCall, dialect_of
+from workers.fetch import InputFetcher
+from workers.held import Held
+from workers.verify import verify
+
+STORE_PAUSE_S = 0.5
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of an attempt: its settlement, and whether the fence let it be written."""
+
+    settlement: Settlement
+    failure: EditFailure | None
+    written: bool
+
+
+class Editor:
+    """Runs attempts; one object serves all threads of a worker.
+
+    Args:
+        domain: what the process works with.
+        held: the attempts the worker holds.
+        worker: the worker's name.
+    """
+
+    def __init__(self, domain: Domain, held: Held, worker: str) -> None:
+        self._domain = domain
+        self._held = held
+        self._worker = worker
+        self._fetcher = InputFetcher(domain.bucket, domain.settings)
+
+    def edit(self, job_id: str, attempt: int) -> Ended | None:
+        """Run one attempt to its settlement; None where the message was to be dropped."""
+        claim = self._insist(lambda: self._domain.planner.claim(job_id, attempt, self._worker))
+        if claim is None:
+            return None
+        self._held.take(claim)
+        try:
+            return _Attempt(self._domain, self._held, self._fetcher, claim).run()
+        finally:
+            self._held.let_go(claim)
+
+    def _insist(self, step: Callable[[], T]) -> T:
+        return insist(self._held, step)
+
+
+def insist(held: Held, step: Callable[[], T]) -> T:
+    """Do a step that needs the store; while the store is away, wait for it rather than lose what is at hand.
+
+    Raises:
+        RedisError: the store is away and the worker must stop.
+    """
+    while True:
+        try:
+            return step()
+        except RedisError as error:
+            if held.interrupted:
+                raise
+            log.warning("edit.store_unreachable", error=str(error))
+            held.pause(STORE_PAUSE_S)
+
+
+class _Attempt:
+    """The steps of one attempt, in their order."""
+
+    def __init__(self, domain: Domain, held: Held, fetcher: InputFetcher, claim: Claim) -> None:
+        self._domain = domain
+        self._held = held
+        self._fetcher = fetcher
+        self._claim = claim
+        self._model: ModelSpec = domain.catalogue.get(claim.spec.model)
+        self._called = False
+        self._trace_id: str | None = None
+        self._begun = time.monotonic()
+
+    def run(self) -> Ended:
+        failure: EditFailure | None = None
+        try:
+            settlement = self._succeed()
+        except EditFailure as error:
+            failure = error
+        except RedisError:
+            raise
+        except Exception as error:
+            log.exception("edit.unexpected", job_id=self._claim.job_id, attempt=self._claim.attempt)
+            failure = Transient(f"unexpected {type(error).__name__} in the worker", code="internal_error")
+        if failure is not None:
+            settlement = self._decide(failure)
+        written = insist(
+            self._held,
+            lambda: self._domain.planner.settle(self._claim, settlement, finished_at=self._now()),
+        )
+        self._tell_log(settlement, written)
+        return Ended(settlement, failure, written)
+
+    def _succeed(self) -> Settlement:
+        claim = self._claim
+        if claim.deadline is not None and self._now() >= claim.deadline:
+            raise DeadlineExceeded("its deadline passed before it could be edited")
+        checkpoint = claim.checkpoint
+        if checkpoint is not None:
+            output = self._resume(checkpoint)
+            self._trace_id = checkpoint.trace_id
+        else:
+            output = self._buy()
+        return Settlement.succeeded(output, signal=OK if self._called else None, trace_id=self._trace_id)
+
+    def _buy(self) -> Output:
+        """Fetch, call, checkpoint, and keep."""
+        data, picture, digest = self._fetcher.fetch(self._claim.input.image, self._model, self._claim.tenant)
+        known = Input(
+            image=self._claim.input.image,
+            sha256=digest,
+            bytes=len(data),
+            media_type=picture.media_type,
+            width=picture.width,
+            height=picture.height,
+        )
+        self._claim = replace(self._claim, input=known)
+        self._held.check(self._claim)
+        self._called = True
+        answer = dialect_of(self._model).edit(
+            EditCall(
+                model=self._model,
+                key=self._model.api_key(),
+                picture=data,
+                media_type=picture.media_type,
+                parameters=self._claim.spec,
+                traceparent=self._claim.spec.traceparent,
+            )
+        )
+        self._trace_id = answer.trace_id
+        if answer.url is not None:
+            checkpoint = self._checkpoint_url(answer)
+            return self._keep(self._download(checkpoint), checkpoint.seed, picture)
+        if answer.data is None:
+            raise BadResult("the answer has neither a URL nor a picture", maybe_billed=True)
+        return self._keep(answer.data, answer.seed, picture, answer=answer)
+
+    def _resume(self, checkpoint: Checkpoint) -> Output:
+        """Go on where an earlier attempt had the provider's answer: nothing is bought."""
+        if checkpoint.kind == "url":
+            return self._keep(self._download(checkpoint), checkpoint.seed, self._known_picture())
+        return self._find_kept(checkpoint)
+
+    def _checkpoint_url(self, answer: Answer) -> Checkpoint:
+        checkpoint = Checkpoint(
+            kind="url",
+            url=answer.url,
+            seed=answer.seed,
+            at=self._now(),
+            attempt=self._claim.attempt,
+            trace_id=answer.trace_id,
+        )
+        self._record(checkpoint)
+        return checkpoint
+
+    def _record(self, checkpoint: Checkpoint) -> None:
+        cost = round(self._model.price_usd * MICRO)
+        ours = insist(
+            self._held,
+            lambda: self._domain.planner.checkpoint(self._claim, checkpoint, cost_micro_usd=cost),
+        )
+        if not ours:
+            raise Interrupted("the job was canceled, or its lease was lost", code="lease_lost")
+
+    def _download(self, checkpoint: Checkpoint) -> bytes:
+        self._held.check(self._claim)
+        url = checkpoint.url or ""
+        age_s = (self._now() - checkpoint.at).total_seconds()
+        if age_s > self._model.result_ttl_s:
+            raise ResultGone(
+                f"the provider's result is {age_s:.0f} s old and was kept for {self._model.result_ttl_s:g} s"
+            )
+        return dialect_of(self._model).download(url, self._model)
+
+    def _keep(self, data: bytes, seed: int | None, source: Picture | None, *, answer: Answer | None = None) -> Output:
+        """Verify a result and put it into the bucket; where its bytes came with the answer, the checkpoint first."""
+        made = verify(data, source, self._model)
+        digest = hashlib.sha256(data).hexdigest()
+        claim = self._claim
+        bucket, key = output_location(claim.spec, claim.job_id, made.media_type, self._domain.settings.s3_bucket)
+        seed = seed if seed is not None else claim.spec.seed
+        if answer is not None:
+            self._record(
+                Checkpoint(
+                    kind="kept",
+                    bucket=bucket,
+                    key=key,
+                    sha256=digest,
+                    seed=seed,
+                    at=self._now(),
+                    attempt=claim.attempt,
+                    trace_id=answer.trace_id,
+                )
+            )
+        self._held.check(claim)
+        output = Output(
+            bucket=bucket,
+            key=key,
+            sha256=digest,
+            bytes=len(data),
+            media_type=made.media_type,
+            width=made.width,
+            height=made.height,
+            seed=seed,
+        )
+        self._put(output, data, hold=answer is not None)
+        return output
+
+    def _put(self, output: Output, data: bytes, *, hold: bool) -> None:
+        """Put the result into the bucket.
+
+        Args:
+            output: where, and what is said of it.
+            data: its bytes.
+            hold: nobody else has them: they are held until the bucket takes them or the worker must stop.
+        """
+        claim = self._claim
+        metadata = {"model": self._model.name, "sha256": output.sha256}
+        if output.seed is not None:
+            metadata["seed"] = str(output.seed)
+        while True:
+            try:
+                kept = self._domain.bucket.put_fenced(
+                    output.bucket,
+                    output.key,
+                    data,
+                    media_type=output.media_type,
+                    metadata=metadata,
+                    job_id=claim.job_id,
+                    attempt=claim.attempt,
+                )
+            except StorageFailed as error:
+                if not hold or self._held.interrupted:
+                    raise
+                log.warning("edit.bucket_unreachable", job_id=claim.job_id, error=error.message)
+                self._held.pause(STORE_PAUSE_S)
+                self._held.check(claim)
+            else:
+                break
+        if not kept:
+            raise Interrupted("a later attempt has kept its result", code="lease_lost")
+
+    def _find_kept(self, checkpoint: Checkpoint) -> Output:
+        """The output an earlier attempt put into the bucket, if the put came through."""
+        bucket, key = checkpoint.bucket or "", checkpoint.key or ""
+        found = self._domain.bucket.head(bucket, key)
+        if found is None or found.metadata.get("sha256") != checkpoint.sha256:
+            raise ResultGone("the worker that held the provider's answer was lost before the bucket had it")
+        data = self._domain.bucket.get(bucket, key, max_bytes=self._model.max_result_bytes)
+        made = verify(data, None, self._model)
+        return Output(
+            bucket=bucket,
+            key=key,
+            sha256=checkpoint.sha256 or "",
+            bytes=len(data),
+            media_type=made.media_type,
+            width=made.width,
+            height=made.height,
+            seed=checkpoint.seed,
+        )
+
+    def _known_picture(self) -> Picture | None:
+        """The input's size, where an earlier attempt or the submit has read it."""
+        known = self._claim.input
+        if known.media_type is None or known.width is None or known.height is None:
+            return None
+        return Picture(known.media_type, known.width, known.height, exif_rotated=True)
+
+    def _decide(self, failure: EditFailure) -> Settlement:
+        claim = self._claim
+        history = History(claim.attempt, claim.tries, self._model.max_attempts, claim.deadline)
+        settlement = decide(failure, history, self._now(), random.random())  # noqa: S311 - jitter
+        return settlement if self._called else replace(settlement, signal=None)
+
+    def _now(self) -> datetime:
+        """By the server's clock: that of the claim, and what has passed here since."""
+        passed = time.monotonic() - self._begun
+        return datetime.fromtimestamp(self._claim.claimed_at.timestamp() + passed, UTC)
+
+    def _tell_log(self, settlement: Settlement, written: bool) -> None:
+        log.info(
+            "edit.settled",
+            job_id=self._claim.job_id,
+            attempt=self._claim.attempt,
+            tenant=self._claim.tenant,
+            model=self._model.name,
+            outcome=settlement.outcome,
+            written=written,
+            message=settlement.message,
+            trace_id=self._trace_id,
+            seconds=round(time.monotonic() - self._begun, 3),
+        )

@@ -1,0 +1,125 @@
+"""A worker's pulse: it renews the leases of what the worker holds, registers its threads, and keeps the plan going.
+
+Daemon threads, not Celery's timer: timer callbacks stop for seconds while the broker is away, and steps stop before
+running tasks have drained.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+
+import structlog
+from celery import bootsteps
+from redis.exceptions import RedisError
+
+from jobs.domain import Domain
+from jobs.planner import Dispatch
+from workers.held import Held
+
+RENEW_S = 3.0
+"""Between two renewals: a lease of 30 s outlives many that fail."""
+PLAN_S = 1.0
+"""Longest between two plans, also where nothing seems to be due."""
+SHORTEST_S = 0.002
+
+log = structlog.get_logger(__name__)
+
+
+class Pulse:
+    """The two threads of a worker that serves edits.
+
+    Args:
+        domain: what the process works with.
+        held: the attempts the worker holds.
+        name: the worker's, one of a kind.
+        slots: its threads for edits.
+        queues: what it serves.
+    """
+
+    def __init__(self, domain: Domain, held: Held, *, name: str, slots: int, queues: list[str]) -> None:
+        self._domain = domain
+        self._held = held
+        self._name = name
+        self._slots = slots
+        self._draining = threading.Event()
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._words = {"host": socket.gethostname(), "pid": os.getpid(), "queues": queues, "slots": slots}
+
+    def start(self) -> None:
+        """Register the worker, then beat until `end`."""
+        if self._threads:
+            return
+        loops = (self._renewing, self._planning) if self._slots else (self._renewing,)
+        for loop in loops:
+            thread = threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def drain(self) -> None:
+        """No new claims: the threads no longer count; what is held is still renewed."""
+        if not self._draining.is_set():
+            self._draining.set()
+            self._depart(gone=False)
+
+    def end(self) -> None:
+        """The worker has let go of everything: it is forgotten."""
+        self._ended.set()
+        self._held.changed.set()
+        for thread in self._threads:
+            thread.join(timeout=2)
+        self._depart(gone=True)
+
+    def _depart(self, *, gone: bool) -> None:
+        try:
+            self._domain.planner.depart(self._name, gone=gone)
+        except RedisError as error:
+            log.warning("pulse.depart_failed", error=str(error))
+
+    def _renewing(self) -> None:
+        while not self._ended.is_set():
+            self.renew()
+            self._ended.wait(RENEW_S)
+
+    def renew(self) -> None:
+        """One beat. A store that does not answer is tried again at the next."""
+        held = [Dispatch(claim.job_id, claim.attempt) for claim in self._held.claims()]
+        words = json.dumps({**self._words, "seen_at": time.time(), "draining": self._draining.is_set()})
+        slots = 0 if self._draining.is_set() else self._slots
+        try:
+            lost = self._domain.planner.renew(self._name, slots=slots, words=words, held=held)
+        except RedisError as error:
+            log.warning("pulse.unheard", error=str(error))
+            return
+        if lost:
+            log.info("pulse.lost", jobs=[one.job_id for one in lost])
+            self._held.mark_lost(lost)
+
+    def _planning(self) -> None:
+        while not self._ended.is_set():
+            self._held.changed.clear()
+            wait_s = PLAN_S
+            if not self._draining.is_set():
+                try:
+                    soon = self._domain.broker.dispatch()
+                except RedisError as error:
+                    log.warning("pulse.plan_failed", error=str(error))
+                except Exception:
+                    log.exception("pulse.plan_failed")
+                else:
+                    wait_s = PLAN_S if soon is None else min(PLAN_S, max(SHORTEST_S, soon))
+            self._held.changed.wait(wait_s)
+
+
+def step_of(pulse: Pulse) -> type[bootsteps.StartStopStep]:
+    """The bootstep that starts a pulse with its worker. What ends it is the worker's shutdown, after the last task."""
+
+    class PulseStep(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - Celery's own way to say it
+
+        def start(self, worker: object) -> None:  # noqa: ARG002
+            pulse.start()
+
+    return PulseStep
