@@ -75,4 +75,4 @@ def _check(name: str, ask: Callable[[], object]) -> Check:
 
 
 def _edit_workers(domain: Domain) -> int:
-    return sum(EDITS in worker.queues for worker in domain.planner.workers())
+    return sum(EDITS in worker.queues for worker in domain.status.workers())

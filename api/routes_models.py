@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from api import schema
 from api.auth import authenticate
 from api.context import DomainOf
-from jobs.planner import ModelStatus
+from jobs.status import ModelStatus
 
 router = APIRouter(
     prefix="/v1/models", tags=["models"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)
@@ -23,4 +23,4 @@ class ModelList(BaseModel):
 @router.get("", summary="List the models with their limits and state")
 def list_models(domain: DomainOf) -> ModelList:
     """Each model with its limits, window, pace, in flight, waiting, parked and why."""
-    return ModelList(data=domain.planner.models())
+    return ModelList(data=domain.status.models())

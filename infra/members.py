@@ -1,6 +1,8 @@
 """The processes of `retouch up`: which there are, what each is told, and when each is ready."""
 
 import os
+import secrets
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,11 +10,15 @@ from functools import cached_property
 from pathlib import Path
 
 import httpx
+import redis
 
 from infra.credentials import Credentials, load_credentials
 from infra.embedded import REGION, SeaweedFS, Valkey
 from infra.ports import Ports
 from infra.program import Program, StackError, write_private
+from jobs.errors import ConfigurationError
+from jobs.keys import Keys
+from jobs.settings import load_settings
 
 BASE, WORKERS, DOORS = "base", "workers", "doors"
 STAGES = (BASE, WORKERS, DOORS)
@@ -121,6 +127,7 @@ class Members:
         self.options = options
         self.directory = options.data_dir.absolute()
         self._environment = environment
+        self._run = secrets.token_hex(3)
         self.credentials: Credentials = load_credentials(self.directory / "secrets.json")
         ports = Ports(self.directory / "ports.json")
         self.port = ports.choose("api", options.port, flag="--port")
@@ -136,6 +143,11 @@ class Members:
             secret_key=self.credentials.s3_secret_key,
             ports=ports,
         )
+        self.redis = redis.Redis.from_url(self.valkey.url, decode_responses=True, socket_timeout=5)
+        try:
+            self.keys = Keys(load_settings().key_prefix)
+        except ConfigurationError as error:
+            raise StackError(str(error), status=2) from error
         self._http = httpx.Client(trust_env=False, timeout=2)  # a proxy has no business on loopback
         self.all: tuple[Member, ...] = tuple(self._members())
         ports.save()
@@ -181,6 +193,11 @@ class Members:
         """Flower's user and password, as basic auth wants them."""
         return f"{self.credentials.flower_user}:{self.credentials.flower_password}"
 
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._http.close()
+        self.redis.close()
+
     def write_files(self) -> None:
         """Write what the processes read: the servers' configuration, and the simulated catalogue if it is used."""
         self.valkey.prepare()
@@ -215,6 +232,15 @@ class Members:
 
         return ask
 
+    def _pulses(self, worker: str) -> Callable[[], bool]:
+        def ask() -> bool:
+            try:
+                return bool(self.redis.exists(self.keys.worker(worker)))
+            except redis.RedisError:
+                return False
+
+        return ask
+
     def _members(self) -> list[Member]:
         members = [
             Member(self.valkey.program, BASE, self.valkey.is_ready),
@@ -232,16 +258,17 @@ class Members:
             members.append(Member(program, BASE, self._answers(f"{self.simulator_url}/livez")))
 
         key = {"STEP_API_KEY": SIMULATOR_KEY} if self.simulates else {}
-        ready = self._answers(f"{self.url}/readyz")
         queues = {f"worker-{number}": EDIT_QUEUES for number in range(1, self.options.workers + 1)} | OTHER_WORKERS
         for name, queue in queues.items():
             limit = ("--concurrency", str(self.options.concurrency)) if queue == EDIT_QUEUES else ()
-            program = self._retouch(name, ("worker", "--queues", queue, *limit), DRAIN_S + _MARGIN_S, key)
-            # A worker has no door to knock at: the API's readiness tells that workers live.
-            members.append(Member(program, WORKERS, ready))
+            # New in each run: what a killed run's worker said of itself outlives it for a while.
+            known_as = f"{name}-{self._run}@{socket.gethostname()}"
+            command = ("worker", "--queues", queue, "--name", known_as, "--grace", str(DRAIN_S), *limit)
+            program = self._retouch(name, command, DRAIN_S + _MARGIN_S, key)
+            members.append(Member(program, WORKERS, self._pulses(known_as)))
 
         program = self._retouch("api", ("api", *address, str(self.port)), _API_GRACE_S)
-        members.append(Member(program, DOORS, ready))
+        members.append(Member(program, DOORS, self._answers(f"{self.url}/readyz")))
         if self.options.flower:
             environment = {
                 "FLOWER_BASIC_AUTH": self.flower_auth,

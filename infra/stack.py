@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -22,8 +22,6 @@ from infra.members import DRAIN_S, STAGES, Member, Members, UpOptions
 from infra.program import StackError, write_private
 from infra.supervision import ProcessState, Supervisor, SupervisorLostError, all_ended, only_one
 from jobs.errors import Unauthorized
-from jobs.keys import Keys
-from jobs.settings import Settings
 from jobs.tenants import Tenants
 
 __all__ = ["UpOptions", "up"]
@@ -101,7 +99,7 @@ def _run(options: UpOptions, signals: _Signals) -> None:
     stages = {stage: [member.program for member in members.all if member.stage == stage] for stage in STAGES}
     supervisor = Supervisor(members.directory, socket_directory(members.directory), stages)
     members.write_files()
-    with _stopped_at_the_end(supervisor, members, signals):
+    with closing(members), _stopped_at_the_end(supervisor, members, signals):
         supervisor.start()
         _say(f"starting on {options.data_dir}: edits go to {members.endpoint}")
         base, rest = ([m for m in members.all if (m.stage == STAGES[0]) is first] for first in (True, False))
@@ -213,14 +211,12 @@ def _stop(supervisor: Supervisor, signals: _Signals) -> None:
 
 def _api_key(members: Members) -> str:
     """The key of the tenant `local`: the one kept from an earlier run while it is known, else a new one."""
-    keys = Keys(Settings().key_prefix)
+    tenants = Tenants(members.redis, members.keys)
     try:
-        with redis.Redis.from_url(members.valkey.url, decode_responses=True) as connection:
-            tenants = Tenants(connection, keys)
-            with suppress(Unauthorized):
-                tenants.authenticate(members.credentials.api_key)
-                return members.credentials.api_key
-            made = tenants.create_key(TENANT, name="retouch up", admin=True)
+        with suppress(Unauthorized):
+            tenants.authenticate(members.credentials.api_key)
+            return members.credentials.api_key
+        made = tenants.create_key(TENANT, name="retouch up", admin=True)
     except redis.RedisError as error:
         raise StackError(f"no API key can be made: {error}") from error
     members.credentials.with_api_key(made).save(members.directory / "secrets.json")

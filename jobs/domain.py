@@ -15,6 +15,7 @@ from jobs.catalogue import Catalogue, load_catalogue
 from jobs.keys import Keys
 from jobs.planner import Planner
 from jobs.settings import Settings
+from jobs.status import Status
 from jobs.store import Store
 from jobs.tenants import Tenants
 
@@ -31,6 +32,7 @@ class Domain:
     keys: Keys
     planner: Planner
     store: Store
+    status: Status
     tenants: Tenants
     bucket: Bucket
     broker: Broker
@@ -53,6 +55,7 @@ class Domain:
             keys=keys,
             planner=planner,
             store=Store(redis, keys),
+            status=Status(redis, keys, catalogue),
             tenants=Tenants(redis, keys),
             bucket=Bucket(settings),
             broker=Broker(make_celery(settings), planner),

@@ -4,12 +4,12 @@ import os
 import signal
 import socket
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from types import FrameType
 
 import structlog
-from celery import Celery, Task
+from celery import Celery
 from celery.exceptions import Retry
 from celery.signals import setup_logging, worker_shutting_down
 from redis.exceptions import RedisError
@@ -76,8 +76,8 @@ def run_worker(
 def register_edit(app: Celery, editor: Editor) -> None:
     """Make the task `edit` known to a worker's app."""
 
-    @app.task(name=EDIT, bind=True)  # type: ignore[untyped-decorator]
-    def edit(task: Task, job_id: str, attempt: int) -> str:  # noqa: ARG001
+    @app.task(name=EDIT)
+    def edit(job_id: str, attempt: int) -> str:
         """One attempt of a job. It raises where the edit failed, so that Flower shows what was."""
         return told_to_celery(editor.edit(job_id, attempt))
 
@@ -96,7 +96,9 @@ def told_to_celery(ended: Ended | None) -> str:
         return settlement.outcome
     if ended.failure is not None and settlement.to in {State.FAILED, State.FILTERED}:
         raise ended.failure
-    raise Retry(settlement.message, exc=ended.failure, when=settlement.delay_ms / 1000)
+    raise Retry(
+        settlement.message, exc=ended.failure, when=datetime.now(UTC) + timedelta(milliseconds=settlement.delay_ms)
+    )
 
 
 class Drain:

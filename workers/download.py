@@ -1,16 +1,16 @@
-"""Fetching a result that a provider holds. The edit is paid for: what fails here is never edited again if it can be helped."""
+"""Fetching a result that a provider holds. The edit is paid for: only what is gone for good is edited again."""
 
 from collections.abc import Callable
 
 import httpx
 
 from jobs.catalogue import ModelSpec
-from jobs.errors import BadResult, DownloadFailed, Interrupted, ResultGone
+from jobs.errors import BadResult, DownloadFailed, Interrupted, ModelTrouble, ResultGone
 from workers.guard import AddressRefused
 from workers.http import BadRedirect, BodyLost, Http, Reach, Stopped, TooLong, retry_after_s
 
 MAX_REDIRECTS = 4
-_GONE = frozenset({401, 403, 404, 410})
+_GONE = frozenset({403, 404, 410})
 
 
 def download(
@@ -37,7 +37,8 @@ def download(
     Raises:
         ResultGone: it can no longer be fetched, ever.
         DownloadFailed: not this time.
-        BadResult: it is larger than the model's results may be, or lies where no request may go.
+        BadResult: it is larger than the model's results may be, or its address is none.
+        ModelTrouble: it lies where no request may go; another edit would lie there too.
         Interrupted: `stop` said so.
     """
     try:
@@ -52,7 +53,13 @@ def download(
             hops=MAX_REDIRECTS,
             stop=stop,
         )
-    except (AddressRefused, BadRedirect, httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+    except AddressRefused as error:
+        raise ModelTrouble(
+            f"model {model.name} keeps its results at an address that may not be reached ({error}): if that is right, "
+            "name the network in RETOUCH_ALLOW_PRIVATE_ADDRESSES",
+            maybe_billed=True,
+        ) from error
+    except (BadRedirect, httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
         raise BadResult(
             f"model {model.name} delivered an address that may not be fetched: {error}", maybe_billed=True
         ) from error

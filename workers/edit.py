@@ -21,12 +21,14 @@ from jobs.encoding import MICRO
 from jobs.errors import BadResult, DeadlineExceeded, EditFailure, Interrupted, ResultGone, StorageFailed, Transient
 from jobs.models import Checkpoint, Input, Output
 from jobs.object_names import output_location
-from jobs.pictures import Picture
+from jobs.pictures import EXTENSIONS, Picture
 from jobs.planner import Claim
 from jobs.settlement import OK, Settlement
 from workers.dialects import Answer, EditCall, dialect_of
+from workers.download import download
 from workers.fetch import InputFetcher
 from workers.held import Held
+from workers.http import Http
 from workers.verify import verify
 
 STORE_PAUSE_S = 0.5
@@ -57,7 +59,8 @@ class Editor:
         self._domain = domain
         self._held = held
         self._worker = worker
-        self._fetcher = InputFetcher(domain.bucket, domain.settings)
+        self._http = Http(domain.settings.private_networks)
+        self._fetcher = InputFetcher(self._http, domain.bucket, domain.settings)
 
     def edit(self, job_id: str, attempt: int) -> Ended | None:
         """Run one attempt to its settlement; None where the message was to be dropped."""
@@ -66,7 +69,7 @@ class Editor:
             return None
         self._held.take(claim)
         try:
-            return _Attempt(self._domain, self._held, self._fetcher, claim).run()
+            return _Attempt(self._domain, self._held, self._http, self._fetcher, claim).run()
         finally:
             self._held.let_go(claim)
 
@@ -93,9 +96,10 @@ def insist(held: Held, step: Callable[[], T]) -> T:
 class _Attempt:
     """The steps of one attempt, in their order."""
 
-    def __init__(self, domain: Domain, held: Held, fetcher: InputFetcher, claim: Claim) -> None:
+    def __init__(self, domain: Domain, held: Held, http: Http, fetcher: InputFetcher, claim: Claim) -> None:
         self._domain = domain
         self._held = held
+        self._http = http
         self._fetcher = fetcher
         self._claim = claim
         self._model: ModelSpec = domain.catalogue.get(claim.spec.model)
@@ -137,11 +141,13 @@ class _Attempt:
 
     def _buy(self) -> Output:
         """Fetch, call, checkpoint, and keep."""
-        data, picture, digest = self._fetcher.fetch(self._claim.input.image, self._model, self._claim.tenant)
+        image = self._claim.input.image
+        fetched = self._fetcher.fetch(image, self._model, self._claim.tenant, stop=self._stopped)
+        picture = fetched.picture
         known = Input(
-            image=self._claim.input.image,
-            sha256=digest,
-            bytes=len(data),
+            image=image,
+            sha256=fetched.sha256,
+            bytes=len(fetched.data),
             media_type=picture.media_type,
             width=picture.width,
             height=picture.height,
@@ -149,14 +155,16 @@ class _Attempt:
         self._claim = replace(self._claim, input=known)
         self._held.check(self._claim)
         self._called = True
-        answer = dialect_of(self._model).edit(
+        answer = dialect_of(self._model, self._http).edit(
             EditCall(
                 model=self._model,
                 key=self._model.api_key(),
-                picture=data,
+                picture=fetched.data,
                 media_type=picture.media_type,
+                filename=f"input.{EXTENSIONS[picture.media_type]}",
                 parameters=self._claim.spec,
                 traceparent=self._claim.spec.traceparent,
+                stop=self._stopped,
             )
         )
         self._trace_id = answer.trace_id
@@ -202,14 +210,17 @@ class _Attempt:
             raise ResultGone(
                 f"the provider's result is {age_s:.0f} s old and was kept for {self._model.result_ttl_s:g} s"
             )
-        return dialect_of(self._model).download(url, self._model)
+        return download(self._http, url, self._model, stop=self._stopped)
 
-    def _keep(self, data: bytes, seed: int | None, source: Picture | None, *, answer: Answer | None = None) -> Output:
+    def _keep(self, data: bytes, seed: int | None, source: Picture, *, answer: Answer | None = None) -> Output:
         """Verify a result and put it into the bucket; where its bytes came with the answer, the checkpoint first."""
         made = verify(data, source, self._model)
         digest = hashlib.sha256(data).hexdigest()
         claim = self._claim
-        bucket, key = output_location(claim.spec, claim.job_id, made.media_type, self._domain.settings.s3_bucket)
+        settings = self._domain.settings
+        bucket, key = output_location(
+            claim.spec, claim.job_id, made.media_type, settings.s3_bucket, settings.allowed_buckets
+        )
         seed = seed if seed is not None else claim.spec.seed
         if answer is not None:
             self._record(
@@ -260,6 +271,7 @@ class _Attempt:
                     metadata=metadata,
                     job_id=claim.job_id,
                     attempt=claim.attempt,
+                    sha256=output.sha256,
                 )
             except StorageFailed as error:
                 if not hold or self._held.interrupted:
@@ -279,7 +291,7 @@ class _Attempt:
         if found is None or found.metadata.get("sha256") != checkpoint.sha256:
             raise ResultGone("the worker that held the provider's answer was lost before the bucket had it")
         data = self._domain.bucket.get(bucket, key, max_bytes=self._model.max_result_bytes)
-        made = verify(data, None, self._model)
+        made = verify(data, self._known_picture(), self._model)
         return Output(
             bucket=bucket,
             key=key,
@@ -291,12 +303,13 @@ class _Attempt:
             seed=checkpoint.seed,
         )
 
-    def _known_picture(self) -> Picture | None:
-        """The input's size, where an earlier attempt or the submit has read it."""
+    def _known_picture(self) -> Picture:
+        """The input, as it was recorded with the checkpoint; whether it was rotated is not known any more."""
         known = self._claim.input
-        if known.media_type is None or known.width is None or known.height is None:
-            return None
-        return Picture(known.media_type, known.width, known.height, exif_rotated=True)
+        return Picture(known.media_type or "", known.width or 0, known.height or 0, exif_rotated=True)
+
+    def _stopped(self) -> bool:
+        return self._held.interrupted or self._held.is_lost(self._claim)
 
     def _decide(self, failure: EditFailure) -> Settlement:
         claim = self._claim

@@ -116,8 +116,8 @@ class Pulse:
 def step_of(pulse: Pulse) -> type[bootsteps.StartStopStep]:
     """The bootstep that starts a pulse with its worker. What ends it is the worker's shutdown, after the last task."""
 
-    class PulseStep(bootsteps.StartStopStep):  # type: ignore[misc]
-        requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - Celery's own way to say it
+    class PulseStep(bootsteps.StartStopStep):
+        requires = ("celery.worker.components:Pool",)
 
         def start(self, worker: object) -> None:  # noqa: ARG002
             pulse.start()

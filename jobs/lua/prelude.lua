@@ -74,19 +74,21 @@ local function emit(kind, tenant, subject, data)
   redis.call('XADD', OUTBOX, '*', 'type', kind, 'tenant', tenant, 'subject', subject, 'at', exact(NOW), 'data', data)
 end
 
--- The one place where a job's state changes: record, index, counts of its batch.
+-- The one place where a job's state changes: record, index, counts of its model and of its batch.
 local function move(job, lane, from, to)
   if not ALLOWED[from .. '>' .. to] then
     error(redis.error_reply('ILLEGAL transition ' .. from .. ' to ' .. to .. ' of ' .. job).err)
   end
-  local l = redis.call('HMGET', lane, 'i:' .. from, 'i:' .. to, 'batch')
+  local l = redis.call('HMGET', lane, 'i:' .. from, 'i:' .. to, 'batch', 'model')
   redis.call('HSET', job, 'state', to)
-  if l[1] then redis.call('ZREM', l[1], job) end
-  redis.call('ZADD', l[2], 0, job)
-  if l[3] ~= '' then
-    if from ~= 'new' then redis.call('HINCRBY', l[3], from, -1) end
-    redis.call('HINCRBY', l[3], to, 1)
+  if l[1] then
+    redis.call('ZREM', l[1], job)
+    redis.call('HINCRBY', l[4], 'n:' .. from, -1)
+    if l[3] ~= '' then redis.call('HINCRBY', l[3], from, -1) end
   end
+  redis.call('ZADD', l[2], 0, job)
+  redis.call('HINCRBY', l[4], 'n:' .. to, 1)
+  if l[3] ~= '' then redis.call('HINCRBY', l[3], to, 1) end
 end
 
 -- One line of the attempt log; the log keeps its newest 8 KB, whole lines.

@@ -89,8 +89,8 @@ def print_jobs(jobs: Iterable[records.Job], *, as_json: bool) -> None:
     rows = [_row(job) for job in jobs]
     console = out()
     if not console.is_terminal:
-        for row in rows:
-            console.print("\t".join(row), markup=False)
+        # Not through rich, which would turn the tabs into spaces.
+        sys.stdout.writelines("\t".join(row) + "\n" for row in rows)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("job", "state", "name", "model", "submitted", "attempts", "cost"):

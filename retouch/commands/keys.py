@@ -19,7 +19,7 @@ def keys() -> None:
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Argument(help="Whom the key belongs to.")],
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whom the key belongs to.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     admin: Annotated[bool, typer.Option("--admin", help="May act for the operator.")] = False,
     as_json: AsJson = False,

@@ -10,26 +10,24 @@ import httpx
 from jobs.catalogue import ModelSpec
 from jobs.errors import BadResult, Filtered
 from workers.dialects.calls import Answer
+from workers.dialects.vocabulary import Vocabulary
 from workers.http import Reply
 
-_DONE = frozenset({"", "success", "succeeded", "stop"})
-_FILTERED = frozenset({"content_filtered", "content_filter"})
 
-
-def trace_id_of(headers: httpx.Headers) -> str | None:
-    """The endpoint's own name for a call: StepFun's `X-Trace-Id`, OpenAI's `x-request-id`."""
-    name = headers.get("x-trace-id") or headers.get("x-request-id")
+def trace_id_of(headers: httpx.Headers, words: Vocabulary) -> str | None:
+    """The endpoint's own name for a call."""
+    name = next((headers[name] for name in words.trace_headers if headers.get(name)), None)
     return name[:128] if name else None
 
 
-def read_answer(reply: Reply, model: ModelSpec) -> Answer:
+def read_answer(reply: Reply, model: ModelSpec, words: Vocabulary) -> Answer:
     """The answer in a reply with a status of success.
 
     Raises:
         Filtered: the endpoint stopped by its content filter.
         BadResult: it is not what the contract says.
     """
-    trace_id = trace_id_of(reply.headers)
+    trace_id = trace_id_of(reply.headers, words)
 
     def bad(what: str) -> BadResult:
         return BadResult(
@@ -48,15 +46,16 @@ def read_answer(reply: Reply, model: ModelSpec) -> Answer:
         raise bad("no result in `data`")
     result: dict[str, Any] = results[0]
     reason = result.get("finish_reason")
-    if reason in _FILTERED:
+    reason = None if reason is None else str(reason)[:60]
+    if reason in words.stopped:
         raise Filtered(
             f"the content filter of model {model.name} stopped the edit ({reason})",
             provider_status=reply.status,
             trace_id=trace_id,
             maybe_billed=True,
         )
-    if reason is not None and reason not in _DONE:
-        raise bad(f"the finish reason {str(reason)[:60]!r}")
+    if reason and reason not in words.done:
+        raise bad(f"the finish reason {reason!r}")
     encoded, url = result.get("b64_json"), result.get("url")
     data = address = None
     if isinstance(encoded, str) and encoded:

@@ -19,22 +19,22 @@ class EditCall:
         key: for it; None where it needs none.
         picture: the input's bytes.
         media_type: of the input.
-        filename: what the form's file part is called.
         parameters: what the edit shall be.
         traceparent: W3C trace context that is passed on, where there is one.
         timeout_s: seconds for the whole call, where that is less than the model's `timeout_s`.
         stop: whether to give up; asked before the call is sent and not after, since then it is paid for.
+        filename: what the form's file part is called; `image` and the type's extension unless given.
     """
 
     model: ModelSpec
     key: SecretStr | None
     picture: bytes
     media_type: str
-    filename: str
     parameters: EditParameters
     traceparent: str | None = None
     timeout_s: float | None = None
     stop: Callable[[], bool] | None = None
+    filename: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,4 +66,11 @@ class Dialect(Protocol):
 
         Raises:
             EditFailure: whatever went wrong, and nothing else.
+        """
+
+    def download(self, url: str, model: ModelSpec, *, stop: Callable[[], bool] | None = None) -> bytes:
+        """Fetch a result that the endpoint holds.
+
+        Raises:
+            EditFailure: whatever went wrong, and nothing else; `ResultGone` where it never will go better.
         """

@@ -1,0 +1,37 @@
+-- An event becomes deliveries, all of them, and leaves the outbox; a second call for the same entry does nothing.
+--
+-- KEYS[8…] pairs: delivery key, key of its line
+-- ARGV[5] id of the stream's entry   ARGV[6] consumer group
+-- ARGV[7] JSON: {event: {field: text} of every delivery,
+--   lines: [{field: text}] to write where there is no such line, or false; deliveries: [{field: text}],
+--   old: {succeeded: key, exhausted: key}: what sorts before these has expired}
+-- Returns the number of deliveries written; -1 where the entry was not there any more.
+
+local entry, order = ARGV[5], cjson.decode(ARGV[7])
+if redis.call('XACK', OUTBOX, ARGV[6], entry) == 0 then return -1 end
+redis.call('XDEL', OUTBOX, entry)
+
+local written = 0
+for i = 8, #KEYS, 2 do
+  local delivery, line, n = KEYS[i], KEYS[i + 1], (i - 6) / 2
+  local card = order.lines[n]
+  if card then
+    for field, value in pairs(card) do redis.call('HSETNX', line, field, value) end
+    redis.call('PEXPIRE', line, RETENTION.exhausted * 2)
+    redis.call('ZADD', card.known, exact(NOW), line)
+    redis.call('ZREMRANGEBYSCORE', card.known, '-inf', exact(NOW - RETENTION.exhausted * 2))
+    redis.call('PEXPIRE', card.known, RETENTION.exhausted * 2)
+  end
+  if redis.call('HGET', line, 'enabled') == '1' and redis.call('EXISTS', delivery) == 0 then
+    for _, fields in ipairs({order.event, order.deliveries[n]}) do
+      for field, value in pairs(fields) do redis.call('HSET', delivery, field, value) end
+    end
+    redis.call('HSET', delivery, 'line', line)
+    move(delivery, line, 'new', 'waiting', NOW)
+    for state, key in pairs(order.old) do
+      redis.call('ZREMRANGEBYLEX', redis.call('HGET', line, 'i:' .. state), '-', '(' .. key)
+    end
+    written = written + 1
+  end
+end
+return written

@@ -1,0 +1,68 @@
+-- A try ends: its lease, what it taught about the receiver, and, if it still is the delivery's try, the delivery.
+--
+-- KEYS[8] delivery
+-- ARGV[5] number of the try
+-- ARGV[6] JSON: {ok: whether it was a success, log: the try's line for the log, took_ms,
+--   delay_ms: until the next try, absent where there is none, rest_ms: how long the receiver asked to be left alone,
+--   why: it is exhausted, gone: the receiver wants nothing any more}
+-- Returns the delivery's state; '' where the fence refused it.
+
+local delivery, number, order = KEYS[8], ARGV[5], cjson.decode(ARGV[6])
+local r = redis.call('HMGET', delivery, 'state', 'number', 'line')
+if not r[1] then return '' end
+local line = r[3]
+
+local function succeed(l)
+  local took = l.took and tonumber(l.took) * 0.7 + order.took_ms * 0.3 or order.took_ms
+  redis.call('HDEL', line, 'open_until', 'failing_since')
+  redis.call('HSET', line, 'fails', 0, 'took', exact(took), 'quick', took < QUICK_MS and '1' or '0',
+    'window', exact(math.min(LARGEST_WINDOW, l.window + 1)), 'succeeded_at', exact(NOW))
+end
+
+local function fail(l)
+  local fails = redis.call('HINCRBY', line, 'fails', 1)
+  redis.call('HSETNX', line, 'failing_since', exact(NOW))
+  redis.call('HSET', line, 'window', exact(math.max(1, math.floor(l.window / 2))))
+  local rest = order.rest_ms or 0
+  if fails >= BREAKS_AT then
+    redis.call('HSET', line, 'quick', '0')
+    rest = math.max(rest, SHORTEST_PAUSE, order.took_ms * PAUSE_FACTOR)
+  end
+  if rest > 0 then redis.call('HSET', line, 'open_until', exact(math.max(l.open_until, NOW + rest))) end
+  local why
+  if order.gone then
+    why = 'gone'
+  elseif NOW - tonumber(l.failing_since or NOW) >= PATIENCE then
+    why = 'failing'
+  end
+  if why and l.endpoint and l.enabled == '1' then
+    disable(line, why)
+    redis.call('XADD', OUTBOX, '*', 'type', 'endpoint.disabled', 'tenant', l.owner, 'subject', line, 'at', exact(NOW),
+      'data', cjson.encode({why = why}))
+  end
+end
+
+if drop_lease(delivery, number, line) then
+  local f = redis.call('HMGET', line, 'took', 'window', 'open_until', 'failing_since', 'endpoint', 'enabled', 'owner')
+  local l = {took = f[1], window = tonumber(f[2] or FIRST_WINDOW), open_until = tonumber(f[3] or 0),
+    failing_since = f[4], endpoint = f[5], enabled = f[6], owner = f[7]}
+  if order.ok then succeed(l) else fail(l) end
+end
+
+if r[2] ~= number then return '' end
+-- A try whose lease was lost has told all the same if it did.
+if r[1] ~= 'sending' and not (order.ok and r[1] == 'waiting') then return '' end
+
+redis.call('HDEL', delivery, 'claimed', 'holder')
+log_try(delivery, order.log)
+redis.call('HINCRBY', delivery, 'tries', 1)
+if order.ok then
+  move(delivery, line, r[1], 'succeeded')
+  return 'succeeded'
+end
+if order.delay_ms then
+  move(delivery, line, 'sending', 'waiting', NOW + order.delay_ms)
+  return 'waiting'
+end
+exhaust(delivery, line, 'sending', order.why)
+return 'exhausted'

@@ -1,0 +1,238 @@
+"""`retouch up` as a user runs it: one command, the whole stack, and nothing left behind."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import boto3
+import httpx
+import pytest
+import redis
+from botocore.config import Config
+
+from infra.ports import Ports, is_free
+
+READY_S = 100
+STOP_S = 90
+
+
+def eventually(holds: Callable[[], bool], what: str, within_s: float = 30) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
+        time.sleep(0.05)
+
+
+def processes_under(pid: int) -> set[int]:
+    """All descendants of a process that live now."""
+    children: dict[int, set[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children.setdefault(parent, set()).add(int(entry.name))
+    found, left = set(), {pid}
+    while left:
+        left = set().union(*(children.get(each, set()) for each in left))
+        found |= left
+    return found
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+def user_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("RETOUCH_", "STEP_", "AWS_"))}
+
+
+class Up:
+    """A running `retouch up`.
+
+    Attributes:
+        said: what it has printed so far, both streams.
+    """
+
+    def __init__(self, data_dir: Path, *options: str, port: int = 0) -> None:
+        self.data_dir = data_dir
+        self.port = port or Ports().choose("api")
+        self.said: list[str] = []
+        self._ready = threading.Event()
+        command = [sys.executable, "-m", "retouch", "up", "--data-dir", str(data_dir), "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*command, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=user_environment(),
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line.rstrip("\n"))
+            if self.said[-1] == "ready":
+                self._ready.set()
+        self._ready.set()
+
+    def __enter__(self) -> Self:
+        self._ready.wait(READY_S)
+        if "ready" not in self.said:
+            self.end(signal.SIGTERM)
+            pytest.fail("\n".join(["not ready:", *self.said]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.end(signal.SIGTERM)
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal, and return the exit status."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        status = self.process.wait(STOP_S)
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    @property
+    def local_env(self) -> dict[str, str]:
+        text = (self.data_dir / "local.env").read_text(encoding="utf-8")
+        return dict(line.split("=", 1) for line in text.splitlines())
+
+    @property
+    def redis(self) -> redis.Redis:
+        return redis.Redis.from_url(self.local_env["RETOUCH_REDIS_URL"], decode_responses=True)
+
+    def get(self, path: str) -> httpx.Response:
+        local = self.local_env
+        headers = {"Authorization": f"Bearer {local['RETOUCH_API_KEY']}"}
+        return httpx.get(local["RETOUCH_URL"] + path, headers=headers, trust_env=False, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with Up(tmp_path_factory.mktemp("up") / "data") as running:
+        yield running
+
+
+def test_ready_means_that_everything_answers_to_what_local_env_says(up: Up) -> None:
+    local = up.local_env
+    assert up.redis.ping()
+    store = boto3.client(
+        "s3",
+        endpoint_url=local["RETOUCH_S3_ENDPOINT_URL"],
+        region_name="us-east-1",
+        aws_access_key_id=local["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=local["AWS_SECRET_ACCESS_KEY"],
+        config=Config(s3={"addressing_style": "path"}, proxies={}),
+    )
+    store.head_bucket(Bucket=local["RETOUCH_S3_BUCKET"])
+    assert httpx.get(f"{local['RETOUCH_SIMULATOR_URL']}/livez", trust_env=False).status_code == 200
+    assert up.get("/readyz").json()["edit_workers"] == 1
+    assert up.get("/v1/models").status_code == 200
+    user, password = local["FLOWER_BASIC_AUTH"].split(":")
+    assert httpx.get(f"{local['FLOWER_URL']}/api/workers", trust_env=False).status_code == 401
+    workers = httpx.get(f"{local['FLOWER_URL']}/api/workers", auth=(user, password), trust_env=False)
+    assert workers.status_code == 200
+
+
+def test_secrets_are_readable_by_their_owner_alone(up: Up) -> None:
+    assert stat.S_IMODE(up.data_dir.stat().st_mode) == 0o700
+    for name in ("local.env", "secrets.json"):
+        assert stat.S_IMODE((up.data_dir / name).stat().st_mode) == 0o600
+
+
+def test_a_killed_server_is_started_again_with_its_data(up: Up) -> None:
+    up.redis.set("kept", "value")
+    before = up.redis.info("server")["process_id"]
+    os.kill(before, signal.SIGKILL)
+
+    def again() -> bool:
+        try:
+            return bool(up.redis.info("server")["process_id"] != before)
+        except redis.RedisError:
+            return False
+
+    eventually(again, "another Valkey")
+    assert up.redis.get("kept") == "value"
+    eventually(lambda: up.get("/readyz").status_code == 200, "an API that is ready again")
+    eventually(lambda: any("valkey ended and was started again" in line for line in up.said), "word of it")
+
+
+def test_a_second_stack_on_the_same_directory_is_refused(up: Up) -> None:
+    other = Up(up.data_dir)
+    assert other.wait() == 1
+    assert other.said == [f"retouch up: another `retouch up` (pid {up.process.pid}) runs on {up.data_dir}"]
+    assert up.get("/livez").status_code == 200
+
+
+def test_a_taken_port_is_one_line_that_names_it_and_the_flag(up: Up, tmp_path: Path) -> None:
+    other = Up(tmp_path, port=up.port)
+    assert other.wait() == 1
+    assert other.said == [f"retouch up: port {up.port} is taken: choose another with --port"]
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    other = Up(tmp_path / "file" / "data")
+    assert other.wait() == 1
+    assert len(other.said) == 1
+    assert other.said[0].startswith(f"retouch up: cannot write to the data directory {tmp_path / 'file' / 'data'}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_and_a_new_start_finds_what_was(number: signal.Signals, tmp_path: Path) -> None:
+    with Up(tmp_path / "data", "--no-flower") as first:
+        said = first.local_env
+        first.redis.set("kept", "value")
+        running = processes_under(first.process.pid)
+        assert len(running) >= 6
+        assert first.end(number) == 0
+        assert [pid for pid in running if not gone(pid)] == []
+        assert is_free(first.port)
+        assert not (tmp_path / "data" / "local.env").exists()
+    with Up(tmp_path / "data", "--no-flower", port=first.port) as second:
+        assert second.local_env == said
+        assert second.redis.get("kept") == "value"
+        assert second.get("/v1/models").status_code == 200
+
+
+def test_processes_of_a_killed_stack_end_and_a_new_start_waits_for_them(tmp_path: Path) -> None:
+    with Up(tmp_path / "data", "--no-flower") as first:
+        running = processes_under(first.process.pid)
+        said = first.local_env
+        first.end(signal.SIGKILL)
+        with Up(tmp_path / "data", "--no-flower", port=first.port) as second:
+            assert [pid for pid in running if not gone(pid)] == []
+            assert second.local_env == said
+
+
+def test_a_process_that_cannot_start_is_named_with_its_log(tmp_path: Path) -> None:
+    broken = tmp_path / "retouch.toml"
+    broken.write_text("default_model = 'none'\n")
+    up = Up(tmp_path / "data", "--config", str(broken))
+    assert up.wait() == 1
+    complaint = next(line for line in up.said if line.startswith("retouch up: "))
+    assert "cannot start" in complaint
+    assert any(line.startswith("  | ") for line in up.said)
+    assert "Traceback" not in "".join(up.said)

@@ -1,0 +1,105 @@
+"""The call itself, which both dialects share: prepare, send once, read the answer."""
+
+from collections.abc import Callable
+
+import httpx
+
+from jobs.catalogue import ModelSpec
+from jobs.errors import BadResult, Interrupted, ModelTrouble
+from jobs.pictures import EXTENSIONS
+from workers.dialects.answers import read_answer
+from workers.dialects.calls import Answer, EditCall
+from workers.dialects.form import fields
+from workers.dialects.refusals import refusal, transport_failure
+from workers.dialects.vocabulary import Vocabulary
+from workers.download import download
+from workers.http import BodyLost, Http, Reach, Reply, Stopped, TooLong
+
+_SLACK = 1 << 16
+
+
+class Endpoint:
+    """A `Dialect` of endpoints that take a multipart form at `{base_url}/images/edits`.
+
+    Dialects differ in their fields, which the catalogue names, and in their words.
+
+    Args:
+        http: the clients.
+        words: of the dialect.
+    """
+
+    def __init__(self, http: Http, words: Vocabulary) -> None:
+        self._http = http
+        self._words = words
+
+    def edit(self, call: EditCall) -> Answer:
+        """Ask for an edit once; nothing is tried again here.
+
+        Raises:
+            EditFailure: whatever went wrong, and nothing else.
+        """
+        model = call.model
+        headers = _headers(call)
+        try:
+            reply = self._send(call, headers)
+        except TooLong as error:
+            raise BadResult(f"the answer of model {model.name} is too large: {error}", maybe_billed=True) from error
+        except Stopped as error:
+            raise Interrupted("the worker stopped before the edit was asked for") from error
+        except BodyLost as error:
+            if not 200 <= error.status < 300:  # the status alone says enough
+                raise refusal(error.status, error.headers, b"", model=model, words=self._words, key=call.key) from error
+            raise transport_failure(error, model, self._words) from error
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError) as error:
+            raise transport_failure(error, model, self._words) from error
+        if 200 <= reply.status < 300:
+            return read_answer(reply, model, self._words)
+        raise refusal(reply.status, reply.headers, reply.body, model=model, words=self._words, key=call.key)
+
+    def download(self, url: str, model: ModelSpec, *, stop: Callable[[], bool] | None = None) -> bytes:
+        """Fetch a result that the endpoint holds; see `workers.download`."""
+        return download(self._http, url, model, stop=stop)
+
+    def _send(self, call: EditCall, headers: dict[str, str]) -> Reply:
+        model = call.model
+        return self._http.exchange(
+            "POST",
+            model.endpoint,
+            reach=Reach.OPERATOR,
+            deadline_s=min(model.timeout_s, call.timeout_s or model.timeout_s),
+            connect_timeout_s=model.connect_timeout_s,
+            max_bytes=model.max_result_bytes * 4 // 3 + _SLACK,
+            headers=headers,
+            data=fields(model, call.parameters),
+            files={model.image_field: (call.filename or _filename(call.media_type), call.picture, call.media_type)},
+            stop=call.stop,
+        )
+
+
+def _filename(media_type: str) -> str:
+    return f"image.{EXTENSIONS.get(media_type, 'bin')}"
+
+
+def _headers(call: EditCall) -> dict[str, str]:
+    headers = {"accept": "application/json"}
+    if call.traceparent:
+        headers["traceparent"] = call.traceparent
+    key = _key(call)
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _key(call: EditCall) -> str:
+    """The key to send; "" where the endpoint needs none.
+
+    Raises:
+        ModelTrouble: it needs one and there is none, or what is there can be none.
+    """
+    model = call.model
+    key = call.key.get_secret_value() if call.key else ""
+    if model.api_key_env and not key:
+        raise ModelTrouble(f"model {model.name}: no key: set {model.api_key_env} where the workers run")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ModelTrouble(f"model {model.name}: {model.api_key_env} holds white space or what no key has: set it anew")
+    return key
