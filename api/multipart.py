@@ -18,6 +18,16 @@ MAX_FILES = 4
 """More than a request may use, so that a second picture is refused by name and not by the parser."""
 
 
+class _Parser(MultiPartParser):
+    """Starlette's parser, which takes a form that is cut short for a whole one, and remembers here whether it was."""
+
+    whole = False
+
+    def on_end(self) -> None:
+        """The last boundary was read."""
+        self.whole = True
+
+
 @dataclass(frozen=True)
 class Form:
     """A form's parts in the order they came, names not yet looked at."""
@@ -54,7 +64,7 @@ async def read_form(request: Request, max_file_bytes: int) -> AsyncIterator[Form
         TooLarge: the body, or a text part, is over its limit.
         InvalidInput: it is no multipart form, or has too many parts.
     """
-    parser = MultiPartParser(
+    parser = _Parser(
         request.headers,
         bounded(request, max_file_bytes + FORM_BYTES),
         max_files=MAX_FILES,
@@ -68,6 +78,8 @@ async def read_form(request: Request, max_file_bytes: int) -> AsyncIterator[Form
             raise TooLarge(f"a text part has over {FORM_BYTES:,} bytes") from error
         raise InvalidInput.of("", f"the multipart form cannot be read: {error.message}", "multipart") from error
     try:
+        if not parser.whole:
+            raise InvalidInput.of("", "the multipart form is cut short: its last boundary is missing", "multipart")
         parts = data.multi_items()
         yield Form(
             [(name, part) for name, part in parts if isinstance(part, str)],

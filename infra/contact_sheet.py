@@ -128,7 +128,7 @@ _COLUMNS = 2
 _FRAME = (400, 300)
 _GAP = 28
 _PAD = 22
-_TEXT_HEIGHT = 138
+_TEXT_HEIGHT = 146
 _HEAD = 150
 _CARD_WIDTH = 2 * _FRAME[0] + 3 * _PAD
 _CARD_HEIGHT = _FRAME[1] + 2 * _PAD + _TEXT_HEIGHT
@@ -162,15 +162,15 @@ def _paint(sheet: Image.Image, row: Row, x: int, y: int) -> None:
         picture.thumbnail(_FRAME, Image.Resampling.LANCZOS)
         at = (left + (_FRAME[0] - picture.width) // 2, top + (_FRAME[1] - picture.height) // 2)
         sheet.paste(picture, at, picture if picture.mode == "RGBA" else None)
-        _label(draw, (left + 10, top + _FRAME[1] - 38), caption, (255, 255, 255), (40, 44, 50))
+        _label(draw, (left + 10, top + 10), caption, (255, 255, 255), (40, 44, 50))
     left, top, room = x + _PAD, y + 2 * _PAD + _FRAME[1], _CARD_WIDTH - 2 * _PAD
     draw.text((left, top - 6), row.name, font=ImageFont.load_default(32), fill=_INK)
     ink, ground = _STATES.get(row.state, _OTHER_STATE)
     name_width = draw.textlength(row.name, font=ImageFont.load_default(32))
     _label(draw, (left + round(name_width) + 16, top - 2), row.state, ink, ground)
     draw.text((left, top + 40), _fitted(row.prompt, 24, room), font=ImageFont.load_default(24), fill=_INK)
-    facts = f"{row.facts} · {row.note}" if row.note else row.facts
-    draw.text((left, top + 78), _fitted(facts, 21, room), font=ImageFont.load_default(21), fill=_FAINT)
+    for offset, line in ((78, row.facts), (106, row.note)):
+        draw.text((left, top + offset), _fitted(line, 21, room), font=ImageFont.load_default(21), fill=_FAINT)
 
 
 def _label(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: Colour, ground: Colour) -> None:

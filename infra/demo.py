@@ -1,10 +1,10 @@
 """`retouch demo`: the main job on real pictures, on a stack of its own that is stopped at the end."""
 
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -12,18 +12,22 @@ from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 
 from infra.contact_sheet import Row, write_html, write_png
 from infra.demo_display import Display
 from infra.demo_pictures import DemoPicture, PicturesMissing, demo_pictures
 from infra.demo_stack import DemoStack
 from infra.program import StackError
-from retouch import Client, Job
+from retouch import Client, Job, ProblemError
 from retouch.commands.following import poll
 
 _AT_ONCE = 4
 _SIMULATOR = "--latency-ms 1200 --latency-jitter-ms 600"
 """As long as the real endpoint takes, so that there is something to watch."""
+_LONGEST_S = 300
+"""What has not ended by then is canceled and counts as a fault."""
+_LOOK_S = 5
 _EXTENSIONS: Mapping[str, str] = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
@@ -72,8 +76,7 @@ def demo(options: DemoOptions) -> int:
     except (StackError, PicturesMissing) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"retouch demo: {error}", markup=False)
         return error.status if isinstance(error, StackError) else 1
-    console.print(f"The stack is stopped; all of it took {time.monotonic() - began:.0f} s.")
-    console.print("`make up` (or `retouch up`) starts it again with these jobs in it.")
+    console.print(f"\nThe stack is stopped; all of it took {time.monotonic() - began:.0f} s.")
     return status
 
 
@@ -111,7 +114,9 @@ def _edit_all(
             for data, job in pool.map(submit, pictures):
                 seen[job.id], inputs[job.id] = job, data
                 display.show(job)
-        poll(client, seen, display.show)
+        parked = _follow(client, seen, display)
+    if parked:
+        console.print(f"[red]Stopped early:[/red] {escape(parked)}")
     keeps_size = {model.name for model in client.models() if simulated or model.dialect == "stepfun"}
     edits = []
     for picture, job in zip(pictures, seen.values(), strict=True):
@@ -122,6 +127,25 @@ def _edit_all(
         fault = _fault(picture, job, inputs[job.id], result, same_size=job.model in keeps_size)
         edits.append(Edit(picture, inputs[job.id], job, result, fault))
     return edits
+
+
+def _follow(client: Client, seen: dict[str, Job], display: Display) -> str:
+    """Follow the jobs to their ends; where their model is parked, cancel them and say why it is."""
+    end = time.monotonic() + _LONGEST_S
+    parked = ""
+    while not parked and time.monotonic() < end:
+        poll(client, seen, display.show, timeout_s=_LOOK_S)
+        wanted = {job.model for job in seen.values() if not job.final}
+        if not wanted:
+            return ""
+        models = [model for model in client.models() if model.name in wanted and model.parked]
+        parked = "; ".join(f"model {model.name} is parked: {model.parked_reason}" for model in models)
+    for job in [job for job in seen.values() if not job.final]:
+        # Left alone, they would be edited, and billed, when the stack runs again.
+        with suppress(ProblemError):
+            seen[job.id] = client.cancel(job.id)
+            display.show(seen[job.id])
+    return parked
 
 
 def _about(picture: DemoPicture) -> str:
@@ -169,7 +193,7 @@ def _row(edit: Edit) -> Row:
     with Image.open(BytesIO(edit.data)) as picture:
         about = f"{form} {picture.width}x{picture.height}"
     if job.error:
-        note = f"{job.error.code}: {job.error.message}"
+        note = job.error.message
     else:
         earlier = [attempt.message or attempt.outcome for attempt in job.attempts[:-1]]
         note = f"before that: {earlier[-1]}" if earlier else ""
@@ -192,17 +216,27 @@ def _tell(console: Console, edits: Sequence[Edit], stack: DemoStack, folder: Pat
     price = "nothing was billed by the simulator" if stack.simulates else f"about ${cost:.3f}"
     console.print(f"\n{len(edits) - len(faults)} of {len(edits)} edits ended as they should; {price}.")
     for edit in faults:
-        console.print(f"  [red]{edit.picture.name}[/red] {edit.fault}", markup=True)
+        console.print(f"  [red]{edit.picture.name}[/red] {escape(edit.fault)}")
     console.print()
-    places = {
-        "contact sheet": f"{sheet.as_uri()} (and {sheet.with_suffix('.png').name} beside it)",
-        "results": str(folder / "results"),
-        "bucket": f"s3://{stack.environment['RETOUCH_S3_BUCKET']} at {stack.environment['RETOUCH_S3_ENDPOINT_URL']}",
-        "API docs": f"{stack.url}/docs",
-        "Flower": f"{stack.environment.get('FLOWER_URL', 'not running')} "
-        f"(user and password: FLOWER_BASIC_AUTH in {os.path.relpath(stack.data_dir)}/local.env while it runs)",
-    }
-    for name, place in places.items():
-        console.print(f"  {name:14}{place}", markup=False)
-    console.print()
+    _tell_places(
+        console, {"contact sheet": f"{sheet.as_uri()}, and .png beside it", "results": str(folder / "results")}
+    )
+    again = f"`retouch up --data-dir {stack.data_dir}`"
+    if stack.data_dir == Path(".retouch").absolute():
+        again = "`make up` (or `retouch up`)"
+    console.print(f"\nThe rest stops now; {again} starts it again with these jobs in it:")
+    known = stack.environment
+    _tell_places(
+        console,
+        {
+            "bucket": f"s3://{known['RETOUCH_S3_BUCKET']} at {known['RETOUCH_S3_ENDPOINT_URL']}",
+            "Flower": f"{known['FLOWER_URL']} (user and password: {stack.data_dir / 'local.env'})",
+            "API docs": f"{stack.url}/docs; the next time http://127.0.0.1:8000/docs",
+        },
+    )
     return 1 if faults else 0
+
+
+def _tell_places(console: Console, places: Mapping[str, str]) -> None:
+    for name, place in places.items():
+        console.print(f"  {name:15}{place}", markup=False)

@@ -14,9 +14,18 @@ from urllib.parse import quote
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
 from jobs.bucket_errors import Fault, border
-from jobs.errors import InputRejected, InputUnavailable, NotFound, RetouchError, StorageFailed, Unavailable
+from jobs.errors import (
+    ConfigurationError,
+    InputRejected,
+    InputUnavailable,
+    NotFound,
+    RetouchError,
+    StorageFailed,
+    Unavailable,
+)
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,6 +67,9 @@ class Bucket:
         public_endpoint_url: the store's address as users reach it, for presigned URLs; the same unless given.
         connect_timeout_s: of one connection, in seconds.
         read_timeout_s: most seconds without a byte from the store.
+
+    Raises:
+        ConfigurationError: endpoint, region or an AWS variable cannot be used.
     """
 
     def __init__(
@@ -88,11 +100,18 @@ class Bucket:
             tcp_keepalive=True,
         )
         # A session of our own: boto3's default one is not made for threads.
-        session = boto3.Session(region_name=settings.s3_region)
-        self._s3: S3Client = session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
-        self._public_s3: S3Client = (
-            session.client("s3", endpoint_url=public_endpoint_url, config=config) if public_endpoint_url else self._s3
-        )
+        try:
+            session = boto3.Session(region_name=settings.s3_region)
+            self._s3: S3Client = session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
+            self._public_s3: S3Client = (
+                session.client("s3", endpoint_url=public_endpoint_url, config=config)
+                if public_endpoint_url
+                else self._s3
+            )
+        except (ValueError, BotoCoreError) as error:
+            raise ConfigurationError(
+                f"the store: {error}; see RETOUCH_S3_ENDPOINT_URL, RETOUCH_S3_REGION and the AWS variables"
+            ) from error
 
     def put(
         self,

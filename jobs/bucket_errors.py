@@ -7,11 +7,19 @@ from typing import Any, Literal
 
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProxySchemeUnsupported
 
 Kind = Literal["missing", "forbidden", "conflict", "unsupported", "unknown_bucket", "credentials", "trouble"]
 
-FOREIGN: tuple[type[Exception], ...] = (boto.BotoCoreError, boto.ClientError, Boto3Error, HTTPError, OSError)
+FOREIGN: tuple[type[Exception], ...] = (
+    boto.BotoCoreError,
+    boto.ClientError,
+    boto.UndefinedModelAttributeError,
+    Boto3Error,
+    HTTPError,
+    ProxySchemeUnsupported,
+    OSError,
+)
 """Everything that a call on the store may raise."""
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; a HEAD has no body, so its code is the status.

@@ -12,8 +12,11 @@ from redis.retry import Retry
 from jobs.broker import Broker, make_celery
 from jobs.bucket import Bucket
 from jobs.catalogue import Catalogue, load_catalogue
+from jobs.deliveries import Deliveries
+from jobs.event_bodies import Bodies
 from jobs.keys import Keys
 from jobs.planner import Planner
+from jobs.sealing import Seal
 from jobs.settings import Settings
 from jobs.status import Status
 from jobs.store import Store
@@ -36,6 +39,9 @@ class Domain:
     tenants: Tenants
     bucket: Bucket
     broker: Broker
+    seal: Seal
+    deliveries: Deliveries
+    bodies: Bodies
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -47,7 +53,9 @@ class Domain:
         catalogue = load_catalogue(settings.config)
         redis = connect(settings)
         keys = Keys(settings.key_prefix)
-        planner = Planner(redis, keys, catalogue, retention_s=settings.retention_days * DAY_S)
+        retention_s = settings.retention_days * DAY_S
+        planner = Planner(redis, keys, catalogue, retention_s=retention_s, lease_s=settings.lease_s)
+        seal, bucket = Seal(settings.secret_key), Bucket(settings)
         return cls(
             settings=settings,
             catalogue=catalogue,
@@ -56,9 +64,12 @@ class Domain:
             planner=planner,
             store=Store(redis, keys),
             status=Status(redis, keys, catalogue),
-            tenants=Tenants(redis, keys),
-            bucket=Bucket(settings),
+            tenants=Tenants(redis, keys, seal),
+            bucket=bucket,
             broker=Broker(make_celery(settings), planner),
+            seal=seal,
+            deliveries=Deliveries(redis, keys, retention_s=retention_s, lease_s=settings.lease_s),
+            bodies=Bodies(redis, keys, bucket),
         )
 
     def close(self) -> None:

@@ -37,10 +37,12 @@ def pairs(flat: Iterable[str]) -> dict[str, str]:
     return dict(zip(items, items, strict=True))
 
 
-def decode_spec(record: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> JobSpec:
-    """A job's spec; a batch's shared defaults stand where its own says nothing."""
+def decode_spec(
+    record: Mapping[str, str], defaults: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None
+) -> JobSpec:
+    """A job's spec; a batch's shared defaults stand where its own says nothing, its approval's changes over all."""
     own = json.loads(record["spec"])
-    return JobSpec.model_validate({**defaults, **own} if defaults else own)
+    return JobSpec.model_validate({**(defaults or {}), **own, **(changes or {})})
 
 
 def decode_input(record: Mapping[str, str], spec: JobSpec) -> Input:
@@ -67,9 +69,15 @@ def decode_attempts(log: str) -> list[Attempt]:
     return attempts
 
 
-def decode_job(job_id: str, tenant: str, record: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> Job:
-    """A job as the API shows it, its output's URL still missing."""
-    spec = decode_spec(record, defaults)
+def decode_job(
+    job_id: str,
+    tenant: str,
+    record: Mapping[str, str],
+    defaults: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Job:
+    """A job as the API shows it, its output's URL still missing; `defaults` and `changes` are its batch's."""
+    spec = decode_spec(record, defaults, changes)
     output, error = record.get("output"), record.get("error")
     return Job(
         **spec.model_dump(exclude={"image", "traceparent", "model"}),

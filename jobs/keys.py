@@ -76,6 +76,27 @@ class Keys:
         """Hash: the batch's record and counts."""
         return f"{self.prefix}{batch_id}"
 
+    def batches(self, tenant: str) -> str:
+        """Sorted set, all scores 0: keys of a tenant's batches, in the order of their ids."""
+        return f"{self.prefix}batches:{tenant}"
+
+    def batch_lanes(self, batch_id: str) -> str:
+        """Set: keys of a batch's lanes."""
+        return f"{self.prefix}lanes-of:{batch_id}"
+
+    def batch_rejects(self, batch_id: str) -> str:
+        """List: a batch's refused rows in manifest order, JSON."""
+        return f"{self.prefix}rejects:{batch_id}"
+
+    def batch_outputs(self, batch_id: str) -> str:
+        """Set: digests of the places of a batch's results, while its manifest is read."""
+        return f"{self.prefix}places:{batch_id}"
+
+    @property
+    def chores(self) -> str:
+        """Sorted set: `kind batch key` of work on whole batches, by the moment it is due or its lease ends, in ms."""
+        return f"{self.prefix}chores"
+
     def model(self, name: str) -> str:
         """Hash: a model's window, pace and park."""
         return f"{self.prefix}model:{name}"
@@ -92,13 +113,13 @@ class Keys:
         """Sorted set: a share's lanes with something queued, by virtual time."""
         return f"{self.prefix}lanes:{model}:{tenant}"
 
-    def lane(self, model: str, tenant: str, batch_id: str | None, priority: str) -> str:
-        """Hash: a waiting line's card, with the keys of all it belongs to."""
-        return f"{self.prefix}lane:{model}:{tenant}:{batch_id or '-'}:{priority}"
+    def lane(self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False) -> str:
+        """Hash: a waiting line's card, with the keys of all it belongs to. A batch's trial has lanes of its own."""
+        return f"{self.prefix}lane:{model}:{tenant}:{batch_id or '-'}:{priority}{':trial' * trial}"
 
-    def lane_list(self, model: str, tenant: str, batch_id: str | None, priority: str) -> str:
+    def lane_list(self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False) -> str:
         """List: a lane's job keys, the next one first."""
-        return f"{self.prefix}line:{model}:{tenant}:{batch_id or '-'}:{priority}"
+        return f"{self.prefix}line:{model}:{tenant}:{batch_id or '-'}:{priority}{':trial' * trial}"
 
     def tenant(self, tenant: str) -> str:
         """Hash: a tenant's quotas, counters and secret."""
@@ -129,9 +150,40 @@ class Keys:
         """Hash: whom an API key belongs to; `digest` is the key's SHA-256."""
         return f"{self.prefix}apikey:{digest}"
 
-    def deliveries(self, kind: str) -> str:
-        """Sorted sets of delivery keys: `due` by the next try in ms, `leased` by the lease's end in ms."""
-        return f"{self.prefix}deliveries:{kind}"
+    def deliveries(self, name: str) -> str:
+        """What all deliveries share; deliver_prelude.lua says what each name is."""
+        return f"{self.prefix}deliveries:{name}"
+
+    @property
+    def telling(self) -> list[str]:
+        """The first KEYS of every script about deliveries, in their order."""
+        kinds = ("quick", "new", "slow")
+        lists, leases = ([self.deliveries(f"{what}:{kind}") for kind in kinds] for what in ("lines", "leases"))
+        return [self.outbox, self.deliveries("lines"), *lists, *leases, self.deliveries("tellers")]
+
+    def line(self, line_id: str) -> str:
+        """Hash: an endpoint's record, or that of the addresses of one origin that jobs and batches name."""
+        return f"{self.prefix}{line_id}"
+
+    def line_due(self, line_id: str) -> str:
+        """Sorted set: a line's waiting delivery keys, by the next try in ms."""
+        return f"{self.prefix}due:{line_id}"
+
+    def told(self, line_id: str, state: str) -> str:
+        """Sorted set, all scores 0: a line's delivery keys in one state, in the order of their events."""
+        return f"{self.prefix}told:{line_id}:{state}"
+
+    def endpoints(self, tenant: str) -> str:
+        """Set: keys of a tenant's endpoints."""
+        return f"{self.prefix}endpoints:{tenant}"
+
+    def origins(self, tenant: str) -> str:
+        """Sorted set: keys of the lines of a tenant's `webhook_url`s, by the moment of their last event in ms."""
+        return f"{self.prefix}origins:{tenant}"
+
+    def listeners(self, tenant: str) -> str:
+        """Set: keys of a tenant's endpoints that want to hear of single jobs."""
+        return f"{self.prefix}listeners:{tenant}"
 
     def delivery(self, delivery_id: str) -> str:
         """Hash: one telling of one event to one address."""

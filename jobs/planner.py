@@ -19,8 +19,6 @@ from jobs.models import WEIGHTS, Attempt, Checkpoint, Input, JobSpec
 from jobs.settlement import Settlement
 from jobs.states import FINAL, State
 
-LEASE_S = 30.0
-"""How long a claim lives without a heartbeat."""
 IDEMPOTENCY_S = 24 * 3600
 BURST_MS = 100
 """How far starts may run ahead of the pace's even beat."""
@@ -104,6 +102,7 @@ class Planner:
         keys: names of the keys.
         catalogue: the models; `register_models` makes their limits known to the scripts.
         retention_s: how long a finished job's record is kept, in seconds.
+        lease_s: how long a claim lives without a heartbeat, in seconds.
         clock_ms: milliseconds since 1970 for tests; by default the server's own clock, the only one of the fleet.
     """
 
@@ -114,19 +113,21 @@ class Planner:
         catalogue: Catalogue,
         *,
         retention_s: float,
+        lease_s: float = 30,
         clock_ms: Callable[[], int] | None = None,
     ) -> None:
         self._redis = redis
         self._keys = keys
         self._catalogue = catalogue
         self._retention_ms = int(retention_s * 1000)
+        self._lease_ms = int(lease_s * 1000)
         self._clock_ms = clock_ms
         names = ("submit", "plan", "claim", "checkpoint", "settle", "renew", "depart", "cancel", "retry")
         self._scripts = {name: scripts.load(redis, name) for name in names}
 
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Any = None) -> Any:
         now = self._clock_ms() if self._clock_ms else 0
-        header = (now, self._retention_ms, int(LEASE_S * 1000))
+        header = (now, self._retention_ms, self._lease_ms)
         return self._scripts[name](keys=[*self._keys.spine, *keys], args=[*header, *args], client=client)
 
     def register_models(self) -> None:
@@ -252,8 +253,8 @@ class Planner:
         answer = self._run("claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
         if not answer:
             return None
-        record = pairs(answer[2:])
-        spec = decode_spec(record, self._batch_defaults(job_id))
+        record = pairs(answer[4:])
+        spec = decode_spec(record, *(json.loads(text) if text else None for text in answer[2:4]))
         return Claim(
             job_id=job_id,
             attempt=attempt,
@@ -276,8 +277,14 @@ class Planner:
         keys = [self._keys.job(claim.job_id)]
         return bool(self._run("checkpoint", keys, [claim.attempt, text, cost_micro_usd, to_json(claim.input)]))
 
-    def settle(self, claim: Claim, end: Settlement, *, finished_at: datetime) -> bool:
+    def settle(self, claim: Claim, end: Settlement, *, finished_at: datetime, cost_micro_usd: int = 0) -> bool:
         """End an attempt: state, output or error, log, counts, window, pace and event, in one step.
+
+        Args:
+            claim: the attempt.
+            end: how it ends.
+            finished_at: when it did.
+            cost_micro_usd: what its call cost or may have cost, where no checkpoint has said it.
 
         Returns:
             False where the fence refused it: another attempt, or the user, was faster.
@@ -304,6 +311,8 @@ class Planner:
             "drop": ["checkpoint"] if end.drop_checkpoint or end.to is State.SUCCEEDED else [],
             "log": to_json(log),
             "delay_ms": end.delay_ms,
+            "cost": cost_micro_usd,
+            "reused": end.output is not None and end.output.reused,
             "count": end.counts,
             "signal": {k: v for k, v in vars(signal).items() if v is not None} if signal else None,
         }
@@ -357,13 +366,6 @@ class Planner:
         if answer[1] != "1":
             raise Conflict(f"job {job_id} is {answer[0]}: {refusal}")
         return State(answer[0])
-
-    def _batch_defaults(self, job_id: str) -> dict[str, Any] | None:
-        batch_id = batch_of(job_id)
-        if batch_id is None:
-            return None
-        text = self._redis.hget(self._keys.batch(batch_id), "defaults")
-        return json.loads(str(text)) if text else None
 
 
 def _fields_of(draft: Draft, now_ms: int) -> dict[str, str]:

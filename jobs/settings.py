@@ -41,9 +41,13 @@ class Settings(BaseSettings):
     """`true`, `false`, or a comma-separated list of networks that requests on a user's behalf may reach."""
     retention_days: float = Field(default=30, gt=0)
     """How long a job's record outlives its end."""
+    lease_s: float = Field(default=30, ge=3)
+    """How long a running job's claim lives without a heartbeat; a killed worker costs its jobs at most that."""
     max_upload_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     secret_key: SecretStr | None = None
     """When set, webhook secrets and header values are encrypted at rest with it."""
+    webhook_ports: str = "80,443,8000-9999"
+    """Ports that webhooks may be sent to, comma-separated, and ranges such as `8000-9999`; any in allowed private networks."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] = "json"
 
@@ -57,6 +61,17 @@ class Settings(BaseSettings):
     def _networks_parse(cls, value: str) -> str:
         parse_networks(value)
         return value
+
+    @field_validator("webhook_ports")
+    @classmethod
+    def _ports_parse(cls, value: str) -> str:
+        parse_ports(value)
+        return value
+
+    @cached_property
+    def port_ranges(self) -> tuple[range, ...]:
+        """Ports that webhooks may be sent to."""
+        return parse_ports(self.webhook_ports)
 
     @cached_property
     def private_networks(self) -> tuple[Network, ...]:
@@ -86,6 +101,22 @@ def parse_networks(text: str) -> tuple[Network, ...]:
     if word in {"true", "1", "yes"}:
         return (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
     return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in word.split(",") if part.strip())
+
+
+def parse_ports(text: str) -> tuple[range, ...]:
+    """Read `WEBHOOK_PORTS`: ports and ranges such as `8000-9999`, separated by commas.
+
+    Raises:
+        ValueError: for a part that is neither.
+    """
+    ranges = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, _, last = part.partition("-")
+        ports = range(int(first), int(last or first) + 1)
+        if not ports or ports[0] < 1 or ports[-1] > 65535:
+            raise ValueError(f"{part!r} is no port and no range of ports")
+        ranges.append(ports)
+    return tuple(ranges)
 
 
 def load_settings() -> Settings:

@@ -27,6 +27,7 @@ from jobs.object_names import check_readable, check_writable, input_key, output_
 from jobs.pictures import probe
 from jobs.planner import Draft, Idempotency
 from jobs.settings import Settings
+from jobs.webhook_urls import check_webhook_url
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -189,7 +190,7 @@ def _checked(
     faults += _timing_faults(request)
     faults += _output_key_faults(request, settings, tenant, job_id)
     if request.webhook_url is not None:
-        faults += _url_faults("webhook_url", request.webhook_url, settings)
+        faults += _webhook_faults(request.webhook_url, settings)
     kept: _Kept | None = None
     try:
         data = _bytes_at_hand(request, upload, settings)
@@ -303,6 +304,14 @@ def _url_faults(field: str, url: str, settings: Settings) -> list[FieldError]:
         check_url(url, networks=settings.private_networks)
     except ValueError as error:
         return [FieldError(field, str(error), "url")]
+    return []
+
+
+def _webhook_faults(url: str, settings: Settings) -> list[FieldError]:
+    try:
+        check_webhook_url(url, settings)
+    except ValueError as error:
+        return [FieldError("webhook_url", str(error), "url")]
     return []
 
 

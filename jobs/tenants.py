@@ -3,7 +3,7 @@
 import hashlib
 import re
 import secrets
-from base64 import b64encode
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,8 @@ from redis import Redis
 
 from jobs.errors import InvalidInput, Unauthorized
 from jobs.keys import TENANT_LABEL, Keys
+from jobs.sealing import Seal
+from jobs.signing import new_secret, rotate, secrets_of
 
 KEY_PREFIX = "rtk_"
 
@@ -37,11 +39,13 @@ class Tenants:
     Args:
         redis: a client that decodes answers.
         keys: names of the keys.
+        seal: for secrets at rest; without one they stay as they are.
     """
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, seal: Seal | None = None) -> None:
         self._redis = redis
         self._keys = keys
+        self._seal = seal or Seal(None)
 
     def ensure(self, tenant: str) -> None:
         """Make the tenant known, with a secret of its own; nothing changes where it is known.
@@ -53,11 +57,10 @@ class Tenants:
             raise InvalidInput.of(
                 "tenant", "lower-case letters, digits, '-' and '_', at most 63, a letter or digit first"
             )
-        secret = "whsec_" + b64encode(secrets.token_bytes(32)).decode()
         key = self._keys.tenant(tenant)
         pipe = self._redis.pipeline()
         pipe.hsetnx(key, "name", tenant)
-        pipe.hsetnx(key, "secret", secret)
+        pipe.hsetnx(key, "secret", self._seal.seal(new_secret()))
         pipe.hsetnx(key, "stalled", self._keys.stalled(tenant))
         pipe.sadd(self._keys.tenants, tenant)
         pipe.execute()
@@ -89,8 +92,18 @@ class Tenants:
 
     def webhook_secret(self, tenant: str) -> str:
         """The tenant's secret for Standard Webhooks, `whsec_` and base 64."""
+        return self.webhook_secrets(tenant)[0]
+
+    def webhook_secrets(self, tenant: str) -> list[str]:
+        """The secrets that sign what the tenant's jobs and batches tell, the newest first."""
         self.ensure(tenant)
-        return str(self._redis.hget(self._keys.tenant(tenant), "secret"))
+        record: Any = self._redis.hgetall(self._keys.tenant(tenant))
+        return secrets_of(record, self._seal, time.time() * 1000)
+
+    def rotate_webhook_secret(self, tenant: str) -> str:
+        """A new secret, returned; the one before it signs for another day."""
+        self.ensure(tenant)
+        return rotate(self._redis, self._keys.tenant(tenant), self._seal, time.time() * 1000)
 
 
 def _digest(key: str) -> str:

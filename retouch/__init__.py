@@ -12,7 +12,7 @@ from retouch.errors import (
     Unreachable,
     WaitTimeout,
 )
-from retouch.records import FINAL, Attempt, Input, Job, JobError, Model, Output
+from retouch.records import FINAL, Attempt, Input, Job, JobError, Model, ModelLimits, Output
 from retouch.transport import Patience
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Job",
     "JobError",
     "Model",
+    "ModelLimits",
     "NoOutput",
     "NotConfigured",
     "Output",

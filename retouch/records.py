@@ -112,14 +112,19 @@ class Upload(Record):
     image: str
 
 
+class ModelLimits(Record):
+    """What a model's catalogue entry allows; `rpm` is starts a minute, 0 = no limit."""
+
+    concurrency: int
+    rpm: float
+
+
 class Model(Record):
     """A named edit model, its limits, and how it fares now.
 
     Attributes:
-        concurrency: most in flight, as configured.
-        rpm: most starts a minute, as configured; 0 = no limit.
         window: most in flight at this moment.
-        pace_rpm: starts a minute at this moment.
+        pace_rpm: starts a minute that are allowed at this moment; 0 = no limit.
         in_flight, queued, waiting: jobs of it.
         parked: whether it is set aside because its account or endpoint is at fault; `parked_reason` says why.
         price_usd: of one image.
@@ -127,16 +132,14 @@ class Model(Record):
 
     name: str
     dialect: str
-    concurrency: int
-    rpm: float
-    window: int | None = None
-    pace_rpm: float | None = None
-    in_flight: int = 0
-    queued: int = 0
-    waiting: int = 0
-    parked: bool = False
+    limits: ModelLimits
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    price_usd: float = 0.0
+    window: int
+    pace_rpm: float
+    in_flight: int
+    queued: int
+    waiting: int
+    parked: bool
     parked_reason: str | None = None
     parked_until: datetime | None = None
-    price_usd: float = 0.0
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    limits: dict[str, Any] = Field(default_factory=dict)

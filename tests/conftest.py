@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from infra.embedded import SeaweedFS, Valkey
 from jobs.domain import Domain
 from jobs.settings import Settings
+from tests.fleet import Fleet, catalogue_toml, simulator_process
 
 _prefixes = count(1)
 
@@ -62,6 +63,7 @@ def make_settings(
             "s3_bucket": seaweedfs.bucket,
             "allow_private_addresses": "127.0.0.0/8,::1/128",
             "log_format": "console",
+            "lease_s": 6,
         }
         return Settings.model_validate({**values, **changes})
 
@@ -82,3 +84,41 @@ def domain(settings: Settings) -> Iterator[Domain]:
         opened.tenants.ensure(tenant)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[str]:
+    """The session's simulator, for tests that ask for what they want in their prompts; its origin."""
+    with simulator_process() as origin:
+        yield origin
+
+
+@pytest.fixture
+def make_fleet(
+    make_settings: Callable[..., Settings], simulator: str, tmp_path: Path
+) -> Iterator[Callable[..., Fleet]]:
+    """Fleets on the session's simulator, or on one of the test's own; limits are given by name."""
+    made: list[Fleet] = []
+
+    def make(origin: str = simulator, settings: Settings | None = None, **limits: object) -> Fleet:
+        directory = tmp_path / f"fleet{len(made)}"
+        directory.mkdir()
+        config = directory / "retouch.toml"
+        config.write_text(catalogue_toml(origin, **limits))
+        base = settings or make_settings()
+        opened = Domain.open(base.model_copy(update={"config": config}))
+        opened.planner.register_models()
+        for tenant in ("acme", "globex"):
+            opened.tenants.ensure(tenant)
+        made.append(Fleet(opened, origin, directory))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.close()
+        fleet.domain.close()
+
+
+@pytest.fixture
+def fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
+    return make_fleet()

@@ -14,7 +14,7 @@ from celery.exceptions import Retry
 from celery.signals import setup_logging, worker_shutting_down
 from redis.exceptions import RedisError
 
-from jobs.broker import EDIT, EDITS
+from jobs.broker import EDIT, EDITS, WEBHOOKS
 from jobs.domain import Domain
 from jobs.errors import Interrupted
 from jobs.logs import configure_logging
@@ -24,6 +24,7 @@ from jobs.states import State
 from workers.edit import Editor, Ended
 from workers.held import Held
 from workers.pulse import Pulse, step_of
+from workers.telling import start_telling
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +57,8 @@ def run_worker(
     drain = Drain(domain, held, pulse, grace_s)
     setup_logging.connect(_keep_logging, weak=False)
     worker_shutting_down.connect(drain.begin, weak=False)
+    if WEBHOOKS in queues:
+        worker_shutting_down.connect(start_telling(app, domain, threads=concurrency, name=name), weak=False)
     worker = app.Worker(
         hostname=name,
         pool="threads",
@@ -64,6 +67,7 @@ def run_worker(
         without_gossip=True,
         without_mingle=True,
         task_events=True,
+        quiet=True,
         loglevel=settings.log_level,
     )
     log.info("worker.started", name=name, queues=queues, concurrency=concurrency)

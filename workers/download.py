@@ -7,7 +7,7 @@ import httpx
 from jobs.catalogue import ModelSpec
 from jobs.errors import BadResult, DownloadFailed, Interrupted, ModelTrouble, ResultGone
 from workers.guard import AddressRefused
-from workers.http import BadRedirect, BodyLost, Http, Reach, Stopped, TooLong, retry_after_s
+from workers.http import FOREIGN, BadRedirect, BodyLost, Http, Reach, Stopped, TooLong, retry_after_s
 
 MAX_REDIRECTS = 4
 _GONE = frozenset({403, 404, 410})
@@ -67,7 +67,7 @@ def download(
         raise BadResult(f"the result of model {model.name} is too large: {error}", maybe_billed=True) from error
     except Stopped as error:
         raise Interrupted("the worker stopped before the result was fetched") from error
-    except (BodyLost, httpx.HTTPError) as error:
+    except (BodyLost, *FOREIGN) as error:
         raise DownloadFailed(f"the result did not come: {error or type(error).__name__}") from error
     if reply.status == 200:
         return reply.body

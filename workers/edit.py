@@ -103,6 +103,7 @@ class _Attempt:
         self._fetcher = fetcher
         self._claim = claim
         self._model: ModelSpec = domain.catalogue.get(claim.spec.model)
+        self._price = round(self._model.price_usd * MICRO)
         self._called = False
         self._trace_id: str | None = None
         self._begun = time.monotonic()
@@ -118,11 +119,13 @@ class _Attempt:
         except Exception as error:
             log.exception("edit.unexpected", job_id=self._claim.job_id, attempt=self._claim.attempt)
             failure = Transient(f"unexpected {type(error).__name__} in the worker", code="internal_error")
+        cost = 0
         if failure is not None:
             settlement = self._decide(failure)
+            cost = self._price if self._called and failure.maybe_billed else 0
         written = insist(
             self._held,
-            lambda: self._domain.planner.settle(self._claim, settlement, finished_at=self._now()),
+            lambda: self._domain.planner.settle(self._claim, settlement, finished_at=self._now(), cost_micro_usd=cost),
         )
         self._tell_log(settlement, written)
         return Ended(settlement, failure, written)
@@ -194,10 +197,9 @@ class _Attempt:
         return checkpoint
 
     def _record(self, checkpoint: Checkpoint) -> None:
-        cost = round(self._model.price_usd * MICRO)
         ours = insist(
             self._held,
-            lambda: self._domain.planner.checkpoint(self._claim, checkpoint, cost_micro_usd=cost),
+            lambda: self._domain.planner.checkpoint(self._claim, checkpoint, cost_micro_usd=self._price),
         )
         if not ours:
             raise Interrupted("the job was canceled, or its lease was lost", code="lease_lost")

@@ -13,7 +13,7 @@ from jobs.object_names import check_readable, parse_s3_url
 from jobs.pictures import Picture, probe
 from jobs.settings import Settings
 from workers.guard import AddressRefused
-from workers.http import BadRedirect, BodyLost, Http, Reach, Reply, Stopped, TooLong, retry_after_s
+from workers.http import FOREIGN, BadRedirect, BodyLost, Http, Reach, Reply, Stopped, TooLong, retry_after_s
 
 MAX_REDIRECTS = 4
 DEADLINE_S = 60.0
@@ -108,7 +108,7 @@ class InputFetcher:
             raise Interrupted("the worker stopped before the picture was fetched") from error
         except BodyLost as error:
             raise InputUnavailable(f"the picture did not come whole: {error}") from error
-        except httpx.HTTPError as error:
+        except FOREIGN as error:
             raise InputUnavailable(f"the picture's server: {error or type(error).__name__}") from error
         _check_status(reply)
         return reply.body

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
@@ -19,6 +20,10 @@ from jobs.addresses import Network, check_url, lies_in, may_reach
 from workers.guard import AddressRefused, Clock, GuardedBackend, GuardedTransport, Resolve, resolve
 
 USER_AGENT = "retouch"
+
+
+FOREIGN = (httpx.HTTPError, httpx.StreamError, httpx.CookieConflict)
+"""What httpx raises beside `httpx.InvalidURL`."""
 
 
 class Reach(Enum):
@@ -131,6 +136,7 @@ class Http:
         hops: int = 0,
         trusted_host: str | None = None,
         stop: Callable[[], bool] | None = None,
+        cut: bool = False,
     ) -> Reply:
         """Send one request and read its answer, whatever its status.
 
@@ -148,6 +154,7 @@ class Http:
             hops: redirects that are followed; without any, a redirect is an answer like another.
             trusted_host: a host that may be reached wherever it is.
             stop: asked before each request is sent and, where redirects may be followed, as the body comes.
+            cut: a longer body is not refused but read so far, as it came, and its rest left unread.
 
         Raises:
             AddressRefused: the guard's no.
@@ -170,7 +177,9 @@ class Http:
             response = client.send(request, stream=True)
             try:
                 if not hops or not response.has_redirect_location:
-                    body = _read(response, max_bytes, stop if hops else None)
+                    body = (
+                        _read_head(response, max_bytes) if cut else _read(response, max_bytes, stop if hops else None)
+                    )
                     return Reply(response.status_code, response.headers, body, target)
                 if hop == hops:
                     raise BadRedirect(f"more than {hops} redirects")
@@ -234,6 +243,18 @@ def _read(response: httpx.Response, max_bytes: int, stop: Callable[[], bool] | N
     return _decoded(response, b"".join(parts), max_bytes)
 
 
+def _read_head(response: httpx.Response, max_bytes: int) -> bytes:
+    head = b""
+    try:
+        for part in response.iter_raw():
+            head += part
+            if len(head) >= max_bytes:
+                break
+    except httpx.HTTPError as error:
+        raise BodyLost(response.status_code, response.headers, error) from error
+    return head[:max_bytes]
+
+
 def _decoded(response: httpx.Response, body: bytes, max_bytes: int) -> bytes:
     """The body, unpacked where a server compressed it unasked; never more than `max_bytes`."""
     if response.headers.get("content-encoding", "identity").lower() in {"identity", ""}:
@@ -281,6 +302,8 @@ class _ThreadClients:
             transport=transport(plain=False),
             mounts={"http://": transport(plain=True)},
             trust_env=False,
+            # One user's picture server must not be told what another one's has set.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             # The streams hold to the clock; httpx's own timeouts would only start anew with every read.
             timeout=None,  # noqa: S113
             headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},

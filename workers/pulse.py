@@ -18,8 +18,8 @@ from jobs.domain import Domain
 from jobs.planner import Dispatch
 from workers.held import Held
 
-RENEW_S = 3.0
-"""Between two renewals: a lease of 30 s outlives many that fail."""
+BEATS_A_LEASE = 10
+"""So many renewals may fail before a lease ends."""
 PLAN_S = 1.0
 """Longest between two plans, also where nothing seems to be due."""
 SHORTEST_S = 0.002
@@ -81,7 +81,7 @@ class Pulse:
     def _renewing(self) -> None:
         while not self._ended.is_set():
             self.renew()
-            self._ended.wait(RENEW_S)
+            self._ended.wait(self._domain.settings.lease_s / BEATS_A_LEASE)
 
     def renew(self) -> None:
         """One beat. A store that does not answer is tried again at the next."""

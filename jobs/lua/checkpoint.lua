@@ -7,16 +7,10 @@
 -- either way, once an attempt: it was paid.
 
 local job = KEYS[6]
-local r = redis.call('HMGET', job, 'state', 'attempt', 'lane', 'paid')
+local r = redis.call('HMGET', job, 'state', 'attempt', 'lane')
 if not r[1] then return 0 end
-local cost = tonumber(ARGV[6])
-if cost > 0 and r[4] ~= ARGV[4] then
-  redis.call('HSET', job, 'paid', ARGV[4])
-  redis.call('HINCRBY', job, 'cost', cost)
-  local batch = redis.call('HGET', r[3], 'batch')
-  if batch ~= '' then redis.call('HINCRBY', batch, 'cost', cost) end
-end
-if r[1] ~= 'running' or r[2] ~= ARGV[4] then return 0 end
+charge(job, ARGV[4], r[3], tonumber(ARGV[6]))
+if r[1] ~= 'running' or r[2] ~= ARGV[4] or redis.call('HGET', r[3], 'stopped') == '1' then return 0 end
 if ARGV[5] == '' then
   redis.call('HDEL', job, 'checkpoint')
 else

@@ -1,15 +1,15 @@
 -- A worker takes up a try that the plan started, if it is still the delivery's and nobody did before.
 --
--- KEYS[8] delivery
+-- KEYS[10] delivery
 -- ARGV[5] number of the try   ARGV[6] a token of this claim, so that the same call sent again succeeds
 -- Returns {} if the message is to be dropped, else {now in ms, fields of the delivery, flat, fields of its line, flat}.
 
-local delivery, number, token = KEYS[8], ARGV[5], ARGV[6]
+local delivery, number, token = KEYS[10], ARGV[5], ARGV[6]
 local r = redis.call('HMGET', delivery, 'state', 'number', 'claimed', 'holder', 'line')
 if r[1] ~= 'sending' or r[2] ~= number or (r[3] and r[4] ~= token) then return {} end
 local member, line = member_of(delivery, number), r[5]
-local leases = redis.call('ZSCORE', LEASES.quick, member) and LEASES.quick or LEASES.slow
-if not redis.call('ZSCORE', leases, member) then return {} end
+local leases = lease_of(member)
+if not leases then return {} end
 local l = redis.call('HMGET', line, 'enabled', 'disabled_why')
 if l[1] ~= '1' then
   drop_lease(delivery, number, line)

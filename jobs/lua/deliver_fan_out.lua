@@ -1,6 +1,6 @@
 -- An event becomes deliveries, all of them, and leaves the outbox; a second call for the same entry does nothing.
 --
--- KEYS[8…] pairs: delivery key, key of its line
+-- KEYS[10…] pairs: delivery key, key of its line
 -- ARGV[5] id of the stream's entry   ARGV[6] consumer group
 -- ARGV[7] JSON: {event: {field: text} of every delivery,
 --   lines: [{field: text}] to write where there is no such line, or false; deliveries: [{field: text}],
@@ -12,8 +12,8 @@ if redis.call('XACK', OUTBOX, ARGV[6], entry) == 0 then return -1 end
 redis.call('XDEL', OUTBOX, entry)
 
 local written = 0
-for i = 8, #KEYS, 2 do
-  local delivery, line, n = KEYS[i], KEYS[i + 1], (i - 6) / 2
+for i = 10, #KEYS, 2 do
+  local delivery, line, n = KEYS[i], KEYS[i + 1], (i - 8) / 2
   local card = order.lines[n]
   if card then
     for field, value in pairs(card) do redis.call('HSETNX', line, field, value) end

@@ -1,6 +1,7 @@
 -- What may be told now, is: lost tries are taken back, lines with something due line up, and while there are threads,
--- the lines take turns, a delivery each, as far as their window, rate and breaker allow. Slow receivers, and those that
--- fail or are not known yet, have a quarter of the threads between them, and nobody waits for it.
+-- the lines take turns, a delivery each, as far as their window, rate and breaker allow. Slow or failing receivers have
+-- a quarter of the threads between them, and those that are not known yet another one, a thread each: whoever answers
+-- well and soon waits for neither.
 -- Any number of callers may run this at once: there is no leader.
 --
 -- ARGV[5] most deliveries to start in this call
@@ -62,7 +63,8 @@ local function start(line, kind)
   if not l[1] then return nil end
   if l[2] ~= '1' then return clear(line, 'the endpoint was ' .. (l[3] or 'disabled')) end
   local in_flight, open_until = tonumber(l[4] or 0), tonumber(l[7] or 0)
-  if in_flight >= math.min(tonumber(l[5] or FIRST_WINDOW), math.max(1, math.floor(threads / 2))) then return nil end
+  local window = kind == 'new' and 1 or tonumber(l[5] or FIRST_WINDOW)
+  if in_flight >= math.min(window, math.max(1, math.floor(threads / 2))) then return nil end
   if tonumber(l[6] or 0) >= BREAKS_AT and in_flight > 0 then return nil end
   if NOW < open_until then return wake(line, open_until) end
   local rate, tat = tonumber(l[8] or 0), tonumber(l[9] or 0)
@@ -85,13 +87,12 @@ local function start(line, kind)
   return delivery, number
 end
 
--- Quick ones wait in the broker's queue for the next free thread; slow ones only go where a thread may be held for long.
-local room = {
-  slow = math.min(threads, math.max(1, math.floor(threads / 4))) - redis.call('ZCARD', LEASES.slow),
-  quick = threads * 2 - redis.call('ZCARD', LEASES.quick),
-}
+-- Quick ones wait in the broker's queue for the next free thread; others only go where a thread may be held for long.
+local quarter = math.min(threads, math.max(1, math.floor(threads / 4)))
+local room = {quick = threads * 2, new = quarter, slow = quarter}
 local answer = {-1}
-for _, kind in ipairs({'slow', 'quick'}) do
+for _, kind in ipairs(KINDS) do
+  room[kind] = room[kind] - redis.call('ZCARD', LEASES[kind])
   while room[kind] > 0 and #answer <= most * 2 do
     local line = redis.call('LPOP', LISTS[kind])
     if not line then break end

@@ -1,12 +1,11 @@
--- Prepended to every script about deliveries, instead of prelude.lua.
+-- Prepended to every script about deliveries, instead of prelude.lua, after the table ALLOWED that deliveries.py makes from
+-- delivery_records.TRANSITIONS.
 --
 --   KEYS[1] outbox       STREAM
 --   KEYS[2] lines        ZSET  line key -> when to look at it again, ms
---   KEYS[3] quick lines  LIST  lines with something due, of receivers that answer well and soon
---   KEYS[4] slow lines   LIST  the same of all others: slow, failing, or not known yet
---   KEYS[5] quick leases ZSET  delivery key#number -> end of the lease, ms
---   KEYS[6] slow leases  ZSET
---   KEYS[7] tellers      ZSET  name#threads of each live webhook worker -> when it counts as gone, ms
+--   KEYS[3] KEYS[4] KEYS[5] LISTs of lines with something due: of quick receivers, of new ones, of slow ones
+--   KEYS[6] KEYS[7] KEYS[8] ZSETs  delivery key#number -> end of the lease, ms: the same, tries under way
+--   KEYS[9] tellers ZSET  name#threads of each live webhook worker -> when it counts as gone, ms
 --   ARGV[1] now, ms since 1970; 0 takes the server's clock (the only clock of the fleet; tests give their own)
 --   ARGV[2] length of a lease, ms
 --   ARGV[3] retention of a delivery that succeeded, ms   ARGV[4] of one that was exhausted, ms
@@ -14,9 +13,10 @@
 -- it belongs with (due, tenant, listeners, i:STATE), and a delivery names its line, so no key is put together here.
 
 local OUTBOX, LINES = KEYS[1], KEYS[2]
-local LISTS = {quick = KEYS[3], slow = KEYS[4]}
-local LEASES = {quick = KEYS[5], slow = KEYS[6]}
-local TELLERS = KEYS[7]
+local KINDS = {'quick', 'new', 'slow'}
+local LISTS = {quick = KEYS[3], new = KEYS[4], slow = KEYS[5]}
+local LEASES = {quick = KEYS[6], new = KEYS[7], slow = KEYS[8]}
+local TELLERS = KEYS[9]
 
 local function clock()
   if ARGV[1] ~= '0' then return tonumber(ARGV[1]) end
@@ -32,17 +32,11 @@ local RETENTION = {succeeded = tonumber(ARGV[3]), exhausted = tonumber(ARGV[4])}
 local FIRST_WINDOW, LARGEST_WINDOW = 4, 32
 -- So many failures in a row open the breaker: one try at a time, and a tenth of one thread's time.
 local BREAKS_AT, PAUSE_FACTOR, SHORTEST_PAUSE = 5, 10, 50
--- A receiver whose answers take longer on average is a slow one.
+-- A receiver whose answers take longer on average is a slow one; so is one that fails after so long.
 local QUICK_MS = 1000
 -- Nothing but failures for so long disables an endpoint.
 local PATIENCE = 5 * 86400000
 local LOG_BYTES = 24576
-
-local ALLOWED = {
-  ['new>waiting'] = true, ['waiting>sending'] = true, ['waiting>succeeded'] = true, ['waiting>exhausted'] = true,
-  ['sending>waiting'] = true, ['sending>succeeded'] = true, ['sending>exhausted'] = true,
-  ['succeeded>waiting'] = true, ['exhausted>waiting'] = true,
-}
 
 local function exact(number) return string.format('%.17g', number) end
 
@@ -61,10 +55,29 @@ local function wake(line, at) redis.call('ZADD', LINES, 'LT', exact(at), line) e
 
 -- A line takes its place at the end of its list, once.
 local function line_up(line)
-  local l = redis.call('HMGET', line, 'listed', 'quick')
-  if l[1] == '1' then return end
-  redis.call('HSET', line, 'listed', '1')
-  redis.call('RPUSH', LISTS[l[2] == '1' and 'quick' or 'slow'], line)
+  local l = redis.call('HMGET', line, 'listed', 'kind')
+  if l[1] then return end
+  local kind = l[2] or 'new'
+  redis.call('HSET', line, 'listed', kind)
+  redis.call('RPUSH', LISTS[kind], line)
+end
+
+-- What is known of a line's receiver decides whom it shares threads with.
+local function become(line, kind)
+  local l = redis.call('HMGET', line, 'listed', 'kind')
+  if l[2] == kind then return end
+  redis.call('HSET', line, 'kind', kind)
+  if l[1] then
+    redis.call('LREM', LISTS[l[1]], 1, line)
+    redis.call('HDEL', line, 'listed')
+    line_up(line)
+  end
+end
+
+local function lease_of(member)
+  for _, kind in ipairs(KINDS) do
+    if redis.call('ZSCORE', LEASES[kind], member) then return LEASES[kind] end
+  end
 end
 
 -- The one place where a delivery's state changes: record, index, line.
@@ -94,7 +107,9 @@ end
 -- A try is no longer under way, whatever became of it. True if it was until now.
 local function drop_lease(delivery, number, line)
   local member = member_of(delivery, number)
-  if redis.call('ZREM', LEASES.quick, member) + redis.call('ZREM', LEASES.slow, member) == 0 then return false end
+  local leases = lease_of(member)
+  if not leases then return false end
+  redis.call('ZREM', leases, member)
   redis.call('HINCRBY', line, 'in_flight', -1)
   wake(line, NOW)
   return true

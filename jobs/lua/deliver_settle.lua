@@ -1,13 +1,13 @@
 -- A try ends: its lease, what it taught about the receiver, and, if it still is the delivery's try, the delivery.
 --
--- KEYS[8] delivery
+-- KEYS[10] delivery
 -- ARGV[5] number of the try
 -- ARGV[6] JSON: {ok: whether it was a success, log: the try's line for the log, took_ms,
 --   delay_ms: until the next try, absent where there is none, rest_ms: how long the receiver asked to be left alone,
 --   why: it is exhausted, gone: the receiver wants nothing any more}
 -- Returns the delivery's state; '' where the fence refused it.
 
-local delivery, number, order = KEYS[8], ARGV[5], cjson.decode(ARGV[6])
+local delivery, number, order = KEYS[10], ARGV[5], cjson.decode(ARGV[6])
 local r = redis.call('HMGET', delivery, 'state', 'number', 'line')
 if not r[1] then return '' end
 local line = r[3]
@@ -15,8 +15,9 @@ local line = r[3]
 local function succeed(l)
   local took = l.took and tonumber(l.took) * 0.7 + order.took_ms * 0.3 or order.took_ms
   redis.call('HDEL', line, 'open_until', 'failing_since')
-  redis.call('HSET', line, 'fails', 0, 'took', exact(took), 'quick', took < QUICK_MS and '1' or '0',
-    'window', exact(math.min(LARGEST_WINDOW, l.window + 1)), 'succeeded_at', exact(NOW))
+  redis.call('HSET', line, 'fails', 0, 'took', exact(took), 'window', exact(math.min(LARGEST_WINDOW, l.window + 1)),
+    'succeeded_at', exact(NOW))
+  become(line, took < QUICK_MS and 'quick' or 'slow')
 end
 
 local function fail(l)
@@ -24,8 +25,8 @@ local function fail(l)
   redis.call('HSETNX', line, 'failing_since', exact(NOW))
   redis.call('HSET', line, 'window', exact(math.max(1, math.floor(l.window / 2))))
   local rest = order.rest_ms or 0
+  if fails >= BREAKS_AT or order.took_ms >= QUICK_MS then become(line, 'slow') end
   if fails >= BREAKS_AT then
-    redis.call('HSET', line, 'quick', '0')
     rest = math.max(rest, SHORTEST_PAUSE, order.took_ms * PAUSE_FACTOR)
   end
   if rest > 0 then redis.call('HSET', line, 'open_until', exact(math.max(l.open_until, NOW + rest))) end

@@ -25,8 +25,9 @@ local function take_back(member)
     return
   end
   forget_probe(redis.call('HGET', lane, 'model'), member)
-  drop_lease(job, attempt, lane)
-  if r[2] ~= 'running' or r[3] ~= attempt then return end
+  local leased = drop_lease(job, attempt, lane)
+  if leased and r[4] then suspect(job, attempt, lane) end
+  if r[2] ~= 'running' or r[3] ~= attempt or turned(job, lane, 'running') then return end
   if r[4] then
     local lost = redis.call('HINCRBY', job, 'lost', 1)
     redis.call('HDEL', job, 'claimed', 'worker', 'holder')
@@ -50,7 +51,7 @@ local over = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', exact(NOW), 'LIMIT',
 for _, job in ipairs(over) do
   local r = redis.call('HMGET', job, 'state', 'lane')
   redis.call('ZREM', DEADLINES, job)
-  if r[1] == 'queued' or r[1] == 'waiting' then
+  if (r[1] == 'queued' or r[1] == 'waiting') and not turned(job, r[2], r[1]) then
     redis.call('ZREM', WAITING, job)
     fail(job, r[2], r[1], 'deadline_exceeded', 'its deadline passed before it could be edited', true)
   end
@@ -60,7 +61,7 @@ local due = redis.call('ZRANGEBYSCORE', WAITING, '-inf', exact(NOW), 'LIMIT', 0,
 for _, job in ipairs(due) do
   redis.call('ZREM', WAITING, job)
   local r = redis.call('HMGET', job, 'state', 'lane', 'attempt')
-  if r[1] == 'waiting' then
+  if r[1] == 'waiting' and not turned(job, r[2], 'waiting') then
     move(job, r[2], 'waiting', 'queued')
     -- One that was tried before goes ahead of those that were not, so that the oldest end first.
     enqueue(job, r[2], r[3] and true or false)
@@ -101,7 +102,31 @@ local function wait_of(m)
   return math.max(0, m.tat - burst - NOW)
 end
 
-local cards, shares, stale = {}, {}, 0
+local cards, shares, budgets, stale = {}, {}, {}, 0
+
+-- Whether a batch can pay for one more edit besides all that are under way. One that goes on from a recorded answer is
+-- paid for.
+local function affords(card, job)
+  if card.batch == '' then return true end
+  local b = budgets[card.batch]
+  if not b then
+    local f = redis.call('HMGET', card.batch, 'budget', 'cost', 'unknown', 'reserved')
+    b = {most = tonumber(f[1]), used = tonumber(f[2] or 0) + tonumber(f[3] or 0) + tonumber(f[4] or 0)}
+    budgets[card.batch] = b
+  end
+  if not b.most or redis.call('HEXISTS', job, 'checkpoint') == 1 then return true end
+  if b.used + card.price > b.most then return false end
+  b.used = b.used + card.price
+  redis.call('HINCRBY', card.batch, 'reserved', card.price)
+  redis.call('HSET', job, 'reserved', card.price)
+  return true
+end
+
+local function stop_for_budget(batch)
+  hold_batch(batch)
+  redis.call('HSET', batch, 'state', 'paused', 'reason', 'budget')
+  emit_batch('paused', batch)
+end
 
 local function leave_ring(m, share, tag)
   redis.call('ZREM', m.ring, share)
@@ -136,8 +161,8 @@ local function take(m)
       local lane_tag = tonumber(first[2])
       local c = cards[lane]
       if not c then
-        local f = redis.call('HMGET', lane, 'list', 'weight')
-        c = {list = f[1], weight = tonumber(f[2])}
+        local f = redis.call('HMGET', lane, 'list', 'weight', 'batch', 'price')
+        c = {list = f[1], weight = tonumber(f[2]), batch = f[3], price = tonumber(f[4] or 0)}
         cards[lane] = c
       end
       local job = redis.call('LPOP', c.list)
@@ -147,12 +172,16 @@ local function take(m)
         redis.call('HSET', share, 'v', exact(lane_tag))
       else
         local state = redis.call('HGET', job, 'state')
-        if state == 'queued' then
+        if state == 'queued' and not affords(c, job) then
+          redis.call('LPUSH', c.list, job)
+          stop_for_budget(c.batch)
+        elseif state == 'queued' then
           redis.call('ZADD', s.lanes, exact(lane_tag + 1 / c.weight), lane)
           redis.call('ZADD', m.ring, exact(share_tag + 1 / s.weight), share)
           return job, lane, s
+        else
+          stale = stale + 1
         end
-        stale = stale + 1
       end
     end
   end

@@ -10,7 +10,7 @@
 --   ARGV[2] retention of a finished job's record, ms
 --   ARGV[3] length of a lease, ms
 -- Records name the keys they belong with (job.lane; lane.list, .share, .model, .tenant, .batch, .i:STATE;
--- share.lanes, .ring), so no key is ever put together here.
+-- share.lanes, .ring; batch.lanes, .chores), so no key is ever put together here.
 
 local LEASES, WAITING, DEADLINES, OUTBOX, FLEET = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
@@ -24,7 +24,7 @@ local NOW = clock()
 local RETENTION = tonumber(ARGV[2])
 local LEASE = tonumber(ARGV[3])
 local MOST_LOST = 3
-local SILENCE = 10000
+local SILENCE = LEASE / 3
 
 local function exact(number) return string.format('%.17g', number) end
 
@@ -69,13 +69,78 @@ local function enqueue(job, lane, front)
   activate(lane)
 end
 
+-- A held lane stands outside its share: the plan does not see it, however long it is.
+local function hold(lane)
+  local lanes = redis.call('HGET', redis.call('HGET', lane, 'share'), 'lanes')
+  local tag = redis.call('ZSCORE', lanes, lane)
+  redis.call('HSET', lane, 'held', '1')
+  if tag then
+    redis.call('HSET', lane, 'tag', tag)
+    redis.call('ZREM', lanes, lane)
+  end
+end
+
+local function release(lane)
+  redis.call('HDEL', lane, 'held')
+  if redis.call('LLEN', redis.call('HGET', lane, 'list')) > 0 then activate(lane) end
+end
+
+local function hold_batch(batch)
+  for _, lane in ipairs(redis.call('SMEMBERS', redis.call('HGET', batch, 'lanes'))) do hold(lane) end
+end
+
 -- An event goes into the outbox in the same step as the change it tells of.
 local function emit(kind, tenant, subject, data)
   redis.call('XADD', OUTBOX, '*', 'type', kind, 'tenant', tenant, 'subject', subject, 'at', exact(NOW), 'data', data)
 end
 
--- The one place where a job's state changes: record, index, counts of its model and of its batch.
-local function move(job, lane, from, to)
+local function emit_batch(kind, batch)
+  emit('batch.' .. kind, redis.call('HGET', batch, 'tenant'), batch, cjson.encode(fields_of(batch)))
+end
+
+-- A batch whose last job has ended is completed; one whose trial has ended waits for a word. Each is told once, in the
+-- step that brings it about.
+local function advance(batch)
+  local b = redis.call('HMGET', batch, 'state', 'ingested', 'queued', 'waiting', 'running', 'gate', 'trial_open',
+    'chores', 'sweep')
+  if b[2] ~= '1' or b[9] then return end
+  if b[1] == 'completed' or b[1] == 'canceled' or b[1] == 'failed' then return end
+  if tonumber(b[3] or 0) + tonumber(b[4] or 0) + tonumber(b[5] or 0) == 0 then
+    redis.call('HSET', batch, 'state', 'completed', 'finished', exact(NOW))
+    redis.call('HDEL', batch, 'reason')
+    redis.call('ZADD', b[8], exact(NOW), 'results ' .. batch)
+    emit_batch('completed', batch)
+  elseif b[6] == 'trial' and tonumber(b[7] or 0) == 0 and b[1] ~= 'awaiting_approval' and b[1] ~= 'paused' then
+    redis.call('HSET', batch, 'state', 'awaiting_approval', 'trial_ended', exact(NOW))
+    emit_batch('awaiting_approval', batch)
+  end
+end
+
+-- How many ended in this beat of ten seconds and in the one before: the batch's real rate.
+local function count_end(batch)
+  local tick = exact(math.floor(NOW / 10000))
+  local b = redis.call('HMGET', batch, 'tick', 'ended')
+  if b[1] == tick then
+    redis.call('HINCRBY', batch, 'ended', 1)
+  else
+    local just_before = b[1] and tonumber(b[1]) == tonumber(tick) - 1
+    redis.call('HSET', batch, 'tick', tick, 'ended', 1, 'ended_before', just_before and b[2] or '0')
+  end
+end
+
+-- A batch that had ended goes on: one of its jobs is tried again.
+local function reopen(batch)
+  local b = redis.call('HMGET', batch, 'state', 'lanes')
+  if b[1] ~= 'completed' and b[1] ~= 'canceled' then return end
+  redis.call('HSET', batch, 'state', 'running')
+  redis.call('HDEL', batch, 'finished', 'reason', 'results_at')
+  redis.call('PERSIST', batch)
+  for _, lane in ipairs(redis.call('SMEMBERS', b[2])) do redis.call('PERSIST', lane) end
+end
+
+-- The one place where a job's state changes: record, index, counts of its model and of its batch. The jobs of a
+-- canceled batch were counted when it was canceled, all at once, before their records are turned.
+local function move(job, lane, from, to, counted)
   if not ALLOWED[from .. '>' .. to] then
     error(redis.error_reply('ILLEGAL transition ' .. from .. ' to ' .. to .. ' of ' .. job).err)
   end
@@ -84,11 +149,38 @@ local function move(job, lane, from, to)
   if l[1] then
     redis.call('ZREM', l[1], job)
     redis.call('HINCRBY', l[4], 'n:' .. from, -1)
-    if l[3] ~= '' then redis.call('HINCRBY', l[3], from, -1) end
+    if l[3] ~= '' and not counted then redis.call('HINCRBY', l[3], from, -1) end
   end
   redis.call('ZADD', l[2], 0, job)
   redis.call('HINCRBY', l[4], 'n:' .. to, 1)
-  if l[3] ~= '' then redis.call('HINCRBY', l[3], to, 1) end
+  if l[3] ~= '' and not counted then redis.call('HINCRBY', l[3], to, 1) end
+end
+
+-- The part of its batch's budget that an attempt held until its price was known, or until it ended.
+local function unreserve(job, batch)
+  local price = redis.call('HGET', job, 'reserved')
+  if not price then return end
+  redis.call('HDEL', job, 'reserved')
+  redis.call('HINCRBY', batch, 'reserved', -tonumber(price))
+end
+
+-- What an attempt cost, or may have cost, counts once however often it is said, and whatever became of the job.
+local function charge(job, attempt, lane, cost)
+  if cost <= 0 or redis.call('HGET', job, 'paid') == attempt then return end
+  redis.call('HSET', job, 'paid', attempt)
+  redis.call('HINCRBY', job, 'cost', cost)
+  local batch = redis.call('HGET', lane, 'batch')
+  if batch ~= '' then
+    redis.call('HINCRBY', batch, 'cost', cost)
+    if redis.call('HGET', job, 'attempt') == attempt then unreserve(job, batch) end
+  end
+end
+
+-- A call that was under way when its worker was lost may have been billed: its batch's budget counts it as spent.
+local function suspect(job, attempt, lane)
+  local l = redis.call('HMGET', lane, 'batch', 'price')
+  if l[1] == '' or tonumber(l[2] or 0) == 0 or redis.call('HGET', job, 'paid') == attempt then return end
+  redis.call('HINCRBY', l[1], 'unknown', l[2])
 end
 
 -- One line of the attempt log; the log keeps its newest 8 KB, whole lines.
@@ -99,21 +191,51 @@ local function log_attempt(job, line)
 end
 
 -- A job comes to its end: state, time, expiry, event, and whoever waits for it is woken.
-local function finish(job, lane, from, to)
-  move(job, lane, from, to)
+local function finish(job, lane, from, to, counted)
+  move(job, lane, from, to, counted)
   redis.call('HSET', job, 'finished', exact(NOW))
   redis.call('ZREM', DEADLINES, job)
   redis.call('PEXPIRE', job, RETENTION)
   redis.call('PUBLISH', job, to)
-  local l = redis.call('HMGET', lane, 'tenant', 'batch', 'owner')
-  if redis.call('HGET', job, 'tell') == '1' or (l[2] == '' and redis.call('HGET', l[1], 'listening') == '1') then
+  local l = redis.call('HMGET', lane, 'tenant', 'batch', 'owner', 'trial')
+  local single = l[2] == ''
+  local asked = redis.call('HGET', single and l[1] or l[2], single and 'listening' or 'tell')
+  if asked == '1' or redis.call('HGET', job, 'tell') == '1' then
     emit('job.' .. to, l[3], job, cjson.encode(fields_of(job)))
   end
+  if single or counted then return end
+  count_end(l[2])
+  if l[4] == '1' then redis.call('HINCRBY', l[2], 'trial_open', -1) end
+  advance(l[2])
+end
+
+-- A job of a canceled batch: its record follows what the batch has said already. True where that is so.
+local function turned(job, lane, from)
+  if redis.call('HGET', lane, 'stopped') ~= '1' then return false end
+  redis.call('ZREM', WAITING, job)
+  finish(job, lane, from, 'canceled', true)
+  return true
 end
 
 local function fail(job, lane, from, code, message, retryable)
   redis.call('HSET', job, 'error', cjson.encode({code = code, message = message, retryable = retryable}))
   finish(job, lane, from, 'failed')
+end
+
+-- An ended job is tried again, its tries counted anew, within `deadline` ms if given.
+local function again(job, lane, from, batch, trial, deadline)
+  redis.call('PERSIST', job)
+  redis.call('HDEL', job, 'finished', 'error', 'tries', 'lost', 'claimed', 'worker', 'holder', 'deadline')
+  if deadline then
+    redis.call('HSET', job, 'deadline', exact(NOW + deadline))
+    redis.call('ZADD', DEADLINES, exact(NOW + deadline), job)
+  end
+  move(job, lane, from, 'queued')
+  enqueue(job, lane, true)
+  if trial == '1' then
+    redis.call('HINCRBY', batch, 'trial_open', 1)
+    if redis.call('HGET', batch, 'state') == 'awaiting_approval' then redis.call('HSET', batch, 'state', 'running') end
+  end
 end
 
 -- A tenant below its most in flight again: its stalled shares return to their rings.
@@ -136,9 +258,10 @@ end
 local function drop_lease(job, attempt, lane)
   local member = member_of(job, attempt)
   if redis.call('ZREM', LEASES, member) == 0 then return false end
-  local l = redis.call('HMGET', lane, 'model', 'tenant')
+  local l = redis.call('HMGET', lane, 'model', 'tenant', 'batch')
   redis.call('HINCRBY', l[1], 'in_flight', -1)
   redis.call('HINCRBY', l[2], 'in_flight', -1)
+  if l[3] ~= '' then unreserve(job, l[3]) end
   unstall(l[2])
   return true
 end

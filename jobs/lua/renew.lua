@@ -16,16 +16,23 @@ if before ~= tonumber(slots) then
   redis.call('HINCRBY', FLEET, 'slots', tonumber(slots) - before)
 end
 
+-- What a canceled batch's lane says of its jobs holds before their records do.
+local stopped = {}
+local function is_stopped(lane)
+  if stopped[lane] == nil then stopped[lane] = redis.call('HGET', lane, 'stopped') == '1' end
+  return stopped[lane]
+end
+
 local lost = {}
 for i = 7, #ARGV do
   local member = ARGV[i]
   local job, attempt = parts_of(member)
-  local r = redis.call('HMGET', job, 'state', 'attempt')
+  local r = redis.call('HMGET', job, 'state', 'attempt', 'lane')
   if not redis.call('ZSCORE', LEASES, member) then
     lost[#lost + 1] = member
   else
     redis.call('ZADD', LEASES, exact(NOW + LEASE), member)
-    if r[1] ~= 'running' or r[2] ~= attempt then lost[#lost + 1] = member end
+    if r[1] ~= 'running' or r[2] ~= attempt or is_stopped(r[3]) then lost[#lost + 1] = member end
   end
 end
 return lost

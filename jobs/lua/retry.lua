@@ -7,14 +7,9 @@
 local job = KEYS[6]
 local r = redis.call('HMGET', job, 'state', 'lane')
 if not r[1] then return {} end
+local l = redis.call('HMGET', r[2], 'stopped', 'batch', 'trial')
+if l[1] == '1' then return {'being canceled with its batch', '0'} end
 if not ALLOWED[r[1] .. '>queued'] or r[1] == 'waiting' or r[1] == 'running' then return {r[1], '0'} end
-redis.call('PERSIST', job)
-redis.call('HDEL', job, 'finished', 'error', 'tries', 'lost', 'claimed', 'worker', 'holder', 'deadline')
-if ARGV[4] ~= '' then
-  local deadline = NOW + tonumber(ARGV[4])
-  redis.call('HSET', job, 'deadline', exact(deadline))
-  redis.call('ZADD', DEADLINES, exact(deadline), job)
-end
-move(job, r[2], r[1], 'queued')
-enqueue(job, r[2], true)
+if l[2] ~= '' then reopen(l[2]) end
+again(job, r[2], r[1], l[2], l[3], ARGV[4] ~= '' and tonumber(ARGV[4]) or nil)
 return {'queued', '1'}

@@ -5,7 +5,8 @@
 -- ARGV[5] JSON: {
 --   to: succeeded | filtered | failed | waiting | queued,
 --   fields: {field: text} to set, drop: [field] to remove, log: the attempt's line for the log,
---   delay_ms: for waiting, count: whether the attempt uses up a try,
+--   delay_ms: for waiting, cost: millionths of a dollar that it cost or may have cost, count: whether the attempt uses up a try,
+--   reused: whether the output is an equal edit's,
 --   signal: null | {kind: ok | rate | concurrency | trouble | park, limit, retry_after_ms, code, reason} }
 -- Returns 1, or 0 where the fence refused the job's part (the lease is given up all the same).
 
@@ -112,7 +113,8 @@ local held = redis.call('ZSCORE', LEASES, probing)
 if held and order.signal ~= cjson.null then learn(order.signal) end
 forget_probe(model, probing)
 if held then drop_lease(job, attempt, lane) end
-if r[1] ~= 'running' or r[2] ~= attempt then return 0 end
+charge(job, attempt, lane, order.cost)
+if r[1] ~= 'running' or r[2] ~= attempt or turned(job, lane, 'running') then return 0 end
 
 for field, value in pairs(order.fields) do redis.call('HSET', job, field, value) end
 for _, field in ipairs(order.drop) do redis.call('HDEL', job, field) end
@@ -127,6 +129,12 @@ elseif order.to == 'queued' then
   move(job, lane, 'running', 'queued')
   enqueue(job, lane, true)
 else
+  local batch = redis.call('HGET', lane, 'batch')
+  if batch ~= '' then
+    if r[4] then redis.call('HINCRBY', batch, 'busy_ms', NOW - tonumber(r[4])) end
+    redis.call('HINCRBY', batch, 'edits', 1)
+    if order.reused then redis.call('HINCRBY', batch, 'reused', 1) end
+  end
   finish(job, lane, 'running', order.to)
 end
 return 1

@@ -118,12 +118,15 @@ def print_job(job: records.Job, *, as_json: bool) -> None:
         print_json(job.model_dump(mode="json"))
         return
     console = out()
+    if not console.is_terminal:
+        sys.stdout.writelines(f"{name:15} {plain(value)}\n" for name, value in _facts(job))
+        return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     for name, value in _facts(job):
         grid.add_row(name, styled(value) if name == "state" else Text(plain(value)))
-    console.print(grid, soft_wrap=False, width=None if console.is_terminal else 10_000)
+    console.print(grid, soft_wrap=False)
 
 
 def _facts(job: records.Job) -> list[tuple[str, str]]:

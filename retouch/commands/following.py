@@ -1,5 +1,6 @@
 """Following jobs to their end: a progress bar on a terminal, a line for each change elsewhere."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -99,14 +100,20 @@ def poll(
     seen: dict[str, Job],
     changed: Callable[[Job], None],
     on_final: Callable[[Job], None] | None = None,
+    *,
+    timeout_s: float = math.inf,
 ) -> None:
-    """Ask after those that have not ended: often at first and after a change, seldom when nothing happens."""
+    """Ask after those that have not ended: often at first and after a change, seldom when nothing happens.
+
+    Returns when all have ended, or the time is over.
+    """
+    end = time.monotonic() + timeout_s
     if on_final:
         for job in seen.values():
             if job.final:
                 on_final(job)
     pause = _QUICK_S
-    while live := [job for job in seen.values() if not job.final]:
+    while (live := [job for job in seen.values() if not job.final]) and time.monotonic() < end:
         time.sleep(max(pause, len(live) / _MOST_READS_A_SECOND))
         pause = min(_SLOW_S, pause * 1.5)
         for before in live:

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +43,13 @@ def encoded(width: int, height: int, kind: str = "PNG") -> bytes:
     held = io.BytesIO()
     Image.new("RGB", (width, height), "grey").save(held, kind)
     return held.getvalue()
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
 
 
 def until(holds: Callable[[], Any], deadline_s: float = 15) -> Any:
@@ -101,7 +110,8 @@ class Api:
 
     def work(self) -> None:
         """Register a live worker, so that the plan starts jobs."""
-        self.domain.planner.renew(WORKER, slots=8, words='{"queues": ["edits"]}', held=[])
+        words = {"host": "here", "pid": 1, "queues": ["edits"], "slots": 8, "draining": False, "seen_at": time.time()}
+        self.domain.planner.renew(WORKER, slots=8, words=json.dumps(words), held=[])
 
     def claim(self, job_id: str) -> Claim:
         """Take up the attempt that the plan has started."""

@@ -181,6 +181,8 @@ BODIES: list[tuple[str, dict[str, str], bytes, int]] = [
     ("no type", {}, b"{}", 415),
     ("multipart without a boundary", {"content-type": "multipart/form-data"}, b"--x\r\n", 422),
     ("broken multipart", {"content-type": "multipart/form-data; boundary=x"}, b"hello", 422),
+    ("multipart without an end", {"content-type": "multipart/form-data; boundary=x"},
+     b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nwhite', 422),
     ("part without a name", {"content-type": "multipart/form-data; boundary=x"},
      b"--x\r\nContent-Disposition: form-data\r\n\r\ny\r\n--x--\r\n", 422),
     ("too many parts", {"content-type": "multipart/form-data; boundary=x"},

@@ -147,7 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
             more = begin + size < len(found)
             self._answer(200, {"data": found[begin : begin + size], "next_cursor": str(begin + size) if more else None})
         elif parts.path == "/v1/models":
-            model = {"name": "m", "dialect": "stepfun", "concurrency": 5, "rpm": 100.0, "parked": True, "later": 1}
+            model = {"name": "m", "dialect": "stepfun", "limits": {"concurrency": 5, "rpm": 100.0}, "price_usd": 0.003}
+            model |= {"window": 5, "pace_rpm": 90.5, "in_flight": 0, "queued": 2, "waiting": 0, "parked": True}
+            model["later"] = 1
             self._answer(200, {"data": [model], "next_cursor": None})
         else:
             job = self.service.jobs.get(parts.path.rpartition("/")[2])

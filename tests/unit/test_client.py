@@ -225,5 +225,5 @@ def test_an_upload_gives_the_address_to_submit(service: ContractService, client:
 
 def test_models_keep_what_a_newer_service_adds(client: Client) -> None:
     (model,) = client.models()
-    assert model.parked
+    assert (model.parked, model.pace_rpm, model.limits.concurrency) == (True, 90.5, 5)
     assert model.model_dump()["later"] == 1

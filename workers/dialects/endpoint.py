@@ -1,21 +1,23 @@
 """The call itself, which both dialects share: prepare, send once, read the answer."""
 
+import re
 from collections.abc import Callable
 
 import httpx
 
 from jobs.catalogue import ModelSpec
-from jobs.errors import BadResult, Interrupted, ModelTrouble
+from jobs.errors import BadResult, Interrupted, ModelTrouble, RequestRefused
 from jobs.pictures import EXTENSIONS
 from workers.dialects.answers import read_answer
 from workers.dialects.calls import Answer, EditCall
 from workers.dialects.form import fields
-from workers.dialects.refusals import refusal, transport_failure
+from workers.dialects.refusals import body_lost, refusal, transport_failure
 from workers.dialects.vocabulary import Vocabulary
 from workers.download import download
-from workers.http import BodyLost, Http, Reach, Reply, Stopped, TooLong
+from workers.http import FOREIGN, BodyLost, Http, Reach, Reply, Stopped, TooLong
 
 _SLACK = 1 << 16
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Endpoint:
@@ -49,9 +51,11 @@ class Endpoint:
         except BodyLost as error:
             if not 200 <= error.status < 300:  # the status alone says enough
                 raise refusal(error.status, error.headers, b"", model=model, words=self._words, key=call.key) from error
-            raise transport_failure(error, model, self._words) from error
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError) as error:
-            raise transport_failure(error, model, self._words) from error
+            raise body_lost(error, model, self._words) from error
+        except (httpx.InvalidURL, *FOREIGN) as error:
+            raise transport_failure(error, model) from error
+        except UnicodeError as error:
+            raise RequestRefused("a parameter holds what is no text") from error
         if 200 <= reply.status < 300:
             return read_answer(reply, model, self._words)
         raise refusal(reply.status, reply.headers, reply.body, model=model, words=self._words, key=call.key)
@@ -82,7 +86,8 @@ def _filename(media_type: str) -> str:
 
 def _headers(call: EditCall) -> dict[str, str]:
     headers = {"accept": "application/json"}
-    if call.traceparent:
+    # What came with a submit must not be able to make the call itself impossible.
+    if call.traceparent and _TRACEPARENT.fullmatch(call.traceparent):
         headers["traceparent"] = call.traceparent
     key = _key(call)
     if key:

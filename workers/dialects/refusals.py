@@ -2,7 +2,8 @@
 
 | endpoint says | failure | then |
 |---|---|---|
-| 401, 402, 403, 404, 405, 407, 410; an unknown model or a used-up quota, whatever the status; a redirect | ModelTrouble | the model is parked |
+| 401, 402, 403, 404, 405, 407, 410; a redirect | ModelTrouble | the model is parked |
+| an unknown model or a used-up quota, whatever the status | ModelTrouble | the model is parked |
 | 451; a moderation refusal, whatever the status | Filtered | filtered |
 | 429 | RateLimited | waits, costs no attempt |
 | 408, 409, 423, 425, 5xx; no connection, or not all of the request sent | Transient | retried |
@@ -40,11 +41,17 @@ from workers.http import BodyLost, retry_after_s
 _MESSAGE_MAX = 400
 _AGAIN = frozenset({408, 409, 423, 425})
 _UNKNOWN_MODEL = re.compile(
-    r"model\b.{0,120}?\b(not found|does(n't| not) exist|not exist|not supported|unknown)", re.IGNORECASE | re.DOTALL
+    r"\b(unknown|no such) model\b|\bmodel:?\s+\S{1,120}\s+(is |was )?(not found|(does not|doesn't|not) exist)",
+    re.IGNORECASE,
 )
 _CONCURRENCY = re.compile(r"concurren|in flight|parallel", re.IGNORECASE)
-_RATE = re.compile(r"\brpm\b|\btpm\b|\bipm\b|per[ -]?min|per[ -]?day|/ ?\d* ?min|rate", re.IGNORECASE)
+_RATE = re.compile(r"\b[rti]p[md]\b|per[ -]?(min|day)|/ ?\d* ?min|\brate\b", re.IGNORECASE)
 _LIMIT = re.compile(r"\blimit\b\D{0,4}(\d{1,9})", re.IGNORECASE)
+
+_UNSENDABLE = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)
+_UNCONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+# A part of a form is no request: the endpoint cannot have worked on it.
+_HALF_SENT = (httpx.WriteError, httpx.WriteTimeout)
 
 
 @dataclass(frozen=True)
@@ -78,85 +85,75 @@ def refusal(
     trace_id = trace_id_of(headers, words)
     reason = f": {said.message}" if said.message else ""
     if status == 451 or said.words & words.filtered:
-        return Filtered(
-            f"model {model.name} refuses this content ({status}){reason}", provider_status=status, trace_id=trace_id
-        )
-    trouble = _trouble(status, said, headers, model, words)
+        message = f"model {model.name} refuses this content ({status}){reason}"
+        return Filtered(message, provider_status=status, trace_id=trace_id)
+    trouble = _trouble(status, said, headers, model=model, words=words)
     if trouble is not None:
-        return ModelTrouble(f"model {model.name}: {trouble}{reason}", provider_status=status, trace_id=trace_id)
+        return ModelTrouble(f"{_where(model)}: {trouble}{reason}", provider_status=status, trace_id=trace_id)
     wait = retry_after_s(headers)
     if status == 429:
         scope, limit = _scope(said.message, headers)
-        if wait is None:
-            wait = _reset_s(headers)
         return RateLimited(
             f"model {model.name} says it is too much (429){reason}",
             scope=scope,
             limit=limit,
-            retry_after_s=wait,
+            retry_after_s=_reset_s(headers) if wait is None else wait,
             trace_id=trace_id,
         )
     if status >= 500 or status in _AGAIN:
-        return Transient(
-            f"model {model.name} answered {status}{reason}",
-            retry_after_s=wait,
-            provider_status=status,
-            trace_id=trace_id,
-        )
-    return RequestRefused(
-        f"model {model.name} calls the request wrong ({status}){reason}", provider_status=status, trace_id=trace_id
-    )
+        message = f"model {model.name} answered {status}{reason}"
+        return Transient(message, retry_after_s=wait, provider_status=status, trace_id=trace_id)
+    message = f"model {model.name} calls the request wrong ({status}){reason}"
+    return RequestRefused(message, provider_status=status, trace_id=trace_id)
 
 
-def _trouble(status: int, said: _Said, headers: httpx.Headers, model: ModelSpec, words: Vocabulary) -> str | None:
-    """What an operator must know and do, where the account or the endpoint is at fault; None where it is not."""
-    path = httpx.URL(model.endpoint).path
-    key = f"the key in {model.api_key_env}" if model.api_key_env else "no key (api_key_env is not set in retouch.toml)"
-    table = f"[models.{model.name}] in retouch.toml"
-    if said.words & words.quota or status == 402:
-        return f"the account's quota is used up ({status}): top it up, or change {model.api_key_env or 'the account'}"
-    if status in {400, 404, 422} and (said.words & words.unknown_model or _UNKNOWN_MODEL.search(said.message)):
-        return (
-            f"the endpoint knows no model {model.provider_model!r} ({status} at {path}): configure another in {table}"
-        )
+def body_lost(error: BodyLost, model: ModelSpec, words: Vocabulary) -> EditFailure:
+    """The failure that a success means whose body did not come whole."""
+    trace_id = trace_id_of(error.headers, words)
+    failure = OutcomeUnknown if isinstance(error.cause, httpx.TimeoutException) else BadResult
+    return failure(f"model {model.name}: {error}", provider_status=error.status, trace_id=trace_id, maybe_billed=True)
+
+
+def transport_failure(error: Exception, model: ModelSpec) -> EditFailure:
+    """The failure that an error of httpx means: what matters is whether the whole request had been sent."""
+    what = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+    if isinstance(error, _UNSENDABLE):
+        return ModelTrouble(f"{_where(model)}: cannot be called ({what}): set the model's base_url")
+    if isinstance(error, _UNCONNECTED):
+        return Transient(f"model {model.name} cannot be reached ({what})")
+    if isinstance(error, _HALF_SENT):
+        return Transient(f"model {model.name} did not take the whole request ({what})")
+    return OutcomeUnknown(f"model {model.name} was asked and did not answer ({what})", maybe_billed=True)
+
+
+def _where(model: ModelSpec) -> str:
+    """The model, its endpoint and the variable of its key: what an operator needs to find the fault."""
+    url = model.endpoint.partition("://")[2].rpartition("@")[2]
+    key = f"key from {model.api_key_env}" if model.api_key_env else "no key"
+    return f"model {model.name} ({url}, {key})"
+
+
+def _trouble(
+    status: int, said: _Said, headers: Mapping[str, str], *, model: ModelSpec, words: Vocabulary
+) -> str | None:
+    """What is wrong and what to do, where the account or the endpoint is at fault; None where it is not."""
+    variable = model.api_key_env or "api_key_env in retouch.toml"
+    if status == 402 or said.words & words.quota:
+        return f"the account's quota is used up ({status}): top it up"
+    unknown = said.words & words.unknown_model or _UNKNOWN_MODEL.search(said.message)
+    if status in {400, 404, 422} and unknown:
+        return f"the endpoint knows no {model.provider_model!r} ({status}): configure another model in retouch.toml"
     if 300 <= status < 400:
         target = headers.get("location", "nowhere")[:200]
-        return f"the endpoint redirects {path} to {target} ({status}): set base_url of {table} to where it is"
-    sentences = {
-        401: f"{key} was refused (401): renew it",
-        403: f"{key} may not use this model (403 at {path}): check the account's rights, or configure another in {table}",
-        404: f"the endpoint answers 404 at {path}: it seems retired; configure another model in retouch.toml",
-        405: f"the endpoint does not edit at {path} (405): check base_url of {table}",
+        return f"the endpoint redirects to {target} ({status}): set the model's base_url to where it is"
+    return {
+        401: f"the key was refused (401): renew {variable}",
+        403: f"the key may not use this model (403): see to the account's rights, or renew {variable}",
+        404: "the endpoint answers 404: the model seems retired; configure another model in retouch.toml",
+        405: "the endpoint does no edits at this path (405): set the model's base_url",
         407: "a proxy in between asks for credentials (407)",
-        410: f"the endpoint is retired (410 at {path}): configure another model in retouch.toml",
-    }
-    return sentences.get(status)
-
-
-def transport_failure(error: Exception, model: ModelSpec, words: Vocabulary) -> EditFailure:
-    """The failure that an error of httpx means: what matters is whether the whole request had been sent."""
-    name = f"model {model.name}"
-    what = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
-    if isinstance(error, BodyLost):
-        if isinstance(error.cause, httpx.TimeoutException):
-            return OutcomeUnknown(f"{name} did not finish its answer in time", maybe_billed=True)
-        return BadResult(
-            f"{name}: {error}",
-            provider_status=error.status,
-            trace_id=trace_id_of(error.headers, words),
-            maybe_billed=True,
-        )
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | httpx.LocalProtocolError):
-        return ModelTrouble(f"{name} cannot be called ({what}): check base_url and {model.api_key_env or 'the key'}")
-    unsent = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError
-    if isinstance(error, unsent):
-        return Transient(f"{name} cannot be reached ({what})")
-    # A part of a form is no request: the endpoint cannot have worked on it.
-    if isinstance(error, httpx.WriteError | httpx.WriteTimeout):
-        return Transient(f"{name} did not take the whole request ({what})")
-    if isinstance(error, httpx.DecodingError):
-        return BadResult(f"{name}: {what}", maybe_billed=True)
-    return OutcomeUnknown(f"{name} was asked and did not answer ({what})", maybe_billed=True)
+        410: "the endpoint is retired (410): configure another model in retouch.toml",
+    }.get(status)
 
 
 def _read(body: bytes, key: SecretStr | None) -> _Said:
@@ -187,20 +184,17 @@ def _scope(message: str, headers: Mapping[str, str]) -> tuple[Literal["rate", "c
     if _CONCURRENCY.search(message):
         return "concurrency", limit
     named = headers.get("x-ratelimit-limit-requests", "")
-    if _RATE.search(message) or named:
-        return "rate", limit if limit is not None else (int(named) if re.fullmatch(r"[0-9]{1,9}", named) else None)
-    return "unknown", limit
+    if limit is None and re.fullmatch(r"[0-9]{1,9}", named):
+        limit = int(named)
+    return ("rate" if named or _RATE.search(message) else "unknown"), limit
 
 
 def _reset_s(headers: Mapping[str, str]) -> float | None:
     """Seconds from OpenAI's `x-ratelimit-reset-requests`, written like `1s`, `6m0s` or `20ms`, where none are left."""
-    if headers.get("x-ratelimit-remaining-requests", "0") != "0":
-        return None
     text = headers.get("x-ratelimit-reset-requests", "")
-    if not re.fullmatch(r"([0-9.]{1,12}(ms|h|m|s))+", text):
+    parts = re.findall(r"(\d{1,9}(?:\.\d{1,9})?)(ms|h|m|s)", text)
+    spent = headers.get("x-ratelimit-remaining-requests", "0") == "0"
+    if not spent or not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    try:
-        return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|h|m|s)", text))
-    except ValueError:
-        return None
+    return sum(float(number) * units[unit] for number, unit in parts)

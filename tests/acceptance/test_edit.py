@@ -1,0 +1,109 @@
+"""One job from submit to bucket, through a real worker, a real bucket and the simulator."""
+
+import hashlib
+from io import BytesIO
+
+from PIL import Image
+
+from jobs.states import State
+from tests.fleet import MODEL, Fleet, eventually
+from tests.photographs import photograph
+
+
+def test_a_photograph_is_edited_and_kept_with_its_hash_and_metadata(fleet: Fleet) -> None:
+    fleet.worker()
+    data = photograph("coffee.png").read_bytes()
+    job = fleet.ended(fleet.submit(fleet.put_picture(data, "in/coffee.png"), "a calm blue morning"))
+    assert job.state is State.SUCCEEDED, job.error
+    assert job.output is not None
+    kept = fleet.domain.bucket.get(job.output.bucket, job.output.key, max_bytes=1 << 26)
+    assert hashlib.sha256(kept).hexdigest() == job.output.sha256
+    assert Image.open(BytesIO(kept)).size == Image.open(BytesIO(data)).size
+    stored = fleet.domain.bucket.head(job.output.bucket, job.output.key)
+    assert stored is not None
+    assert stored.media_type == job.output.media_type
+    assert (stored.metadata["job-id"], stored.metadata["model"], stored.metadata["seed"]) == (job.id, job.model, "1")
+    assert job.input.sha256 == hashlib.sha256(data).hexdigest()
+    assert job.cost_usd > 0
+    assert fleet.calls(prompt="a calm blue morning")["calls"] == 1
+
+
+def test_what_fails_for_a_while_is_retried_and_each_try_is_told(fleet: Fleet) -> None:
+    fleet.worker()
+    image = fleet.put_picture(photograph("chelsea.png").read_bytes(), "in/chelsea.png")
+    asked = {
+        "status": "[sim:fail=503*2] a",
+        "reset": "[sim:reset*1] b",
+        "truncated": "[sim:truncate*1] c",
+        "garbage": "[sim:garbage*1] d",
+        "undecodable": "[sim:badimage*1] e",
+        "size": "[sim:wrongsize*1] f",
+        "concurrency": "[sim:429conc*1] h",
+        "download": "[sim:download_fail*2] i",
+    }
+    jobs = {name: fleet.submit(image, prompt) for name, prompt in asked.items()}
+    outcomes = {}
+    for name, job_id in jobs.items():
+        job = fleet.ended(job_id)
+        assert job.state is State.SUCCEEDED, (name, job.error)
+        outcomes[name] = [attempt.outcome for attempt in job.attempts]
+    assert outcomes.pop("status") == ["retry", "retry", "succeeded"]
+    assert outcomes.pop("download")[-1] == "succeeded"
+    assert outcomes.pop("concurrency") == ["rate_limited", "succeeded"]
+    assert set(map(tuple, outcomes.values())) == {("retry", "succeeded")}
+    assert fleet.calls(prompt="[sim:download_fail*2] i")["calls"] == 1
+
+
+def test_a_429_lowers_the_pace_to_what_the_endpoint_says_and_costs_no_try(fleet: Fleet) -> None:
+    fleet.worker()
+    image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
+    job = fleet.ended(fleet.submit(image, "[sim:429rpm*1] x"))
+    assert [attempt.outcome for attempt in job.attempts] == ["rate_limited", "succeeded"]
+    assert fleet.domain.redis.hget(fleet.domain.keys.job(job.id), "tries") == "1"
+    assert 9 < fleet.domain.status.models()[0].pace_rpm <= 10
+
+
+def test_a_refusal_of_the_content_is_filtered_and_never_asked_again(fleet: Fleet) -> None:
+    fleet.worker()
+    image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
+    for prompt, billed in (("[sim:censored] x", 0.0), ("[sim:filtered] y", 0.003)):
+        job = fleet.ended(fleet.submit(image, prompt))
+        assert job.state is State.FILTERED
+        assert job.error is not None
+        assert not job.error.retryable
+        assert job.error.trace_id
+        assert job.cost_usd == billed
+        assert fleet.calls(prompt=prompt)["calls"] == 1
+
+
+def test_a_request_that_the_endpoint_calls_wrong_fails_at_once(fleet: Fleet) -> None:
+    fleet.worker()
+    image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
+    job = fleet.ended(fleet.submit(image, "[sim:fail=400] x"))
+    assert job.state is State.FAILED
+    assert job.error is not None
+    assert (job.error.code, job.error.provider_status, job.error.retryable) == ("request_refused", 400, False)
+
+
+def test_a_picture_that_is_not_there_fails_with_its_address(fleet: Fleet) -> None:
+    fleet.worker()
+    job = fleet.ended(fleet.submit(f"s3://{fleet.domain.settings.s3_bucket}/in/nothing.png"))
+    assert job.state is State.FAILED
+    assert job.error is not None
+    assert "in/nothing.png" in job.error.message
+
+
+def test_a_job_canceled_while_it_runs_stays_canceled_and_keeps_no_output(fleet: Fleet) -> None:
+    fleet.worker()
+    image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
+    prompt = "[sim:latency=1500] slowly"
+    job_id = fleet.submit(image, prompt)
+    eventually(lambda: fleet.calls(prompt=prompt)["calls"])
+    fleet.domain.planner.cancel(job_id)
+    eventually(
+        lambda: fleet.domain.redis.hget(fleet.domain.keys.model(MODEL), "in_flight") == "0", what="the window is free"
+    )
+    job = fleet.job(job_id)
+    assert job.state is State.CANCELED
+    assert job.output is None
+    assert job.cost_usd == 0.003
