@@ -56,6 +56,11 @@ def make_celery(settings: Settings) -> Celery:
             "socket_timeout": 30,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            # Whoever publishes finds out at once that the broker is away: the plan keeps the job, and tries again.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0,
+            "interval_max": 0,
         },
         event_queue_prefix="celeryev",
         result_backend=None,

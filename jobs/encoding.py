@@ -60,7 +60,8 @@ def decode_checkpoint(record: Mapping[str, str]) -> Checkpoint | None:
 def decode_attempts(log: str) -> list[Attempt]:
     """The attempt log; scripts write moments as milliseconds (`started_ms`), workers as RFC 3339."""
     attempts = []
-    for line in log.splitlines():
+    # Not splitlines: it would split at U+2028 and the like, which a provider's message may have.
+    for line in filter(None, log.split("\n")):
         entry = json.loads(line)
         for name in ("started", "finished"):
             if f"{name}_ms" in entry:

@@ -22,7 +22,12 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if settings.log_format == "json":
-        last: list[Processor] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        # Local variables of a traceback would show prompts, pictures and keys.
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last: list[Processor] = [
+            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.JSONRenderer(),
+        ]
     else:
         last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     structlog.configure(

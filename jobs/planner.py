@@ -11,7 +11,7 @@ from redis import Redis
 
 from jobs import scripts
 from jobs.catalogue import Catalogue
-from jobs.encoding import decode_checkpoint, decode_input, decode_spec, moment, pairs, to_json, to_ms
+from jobs.encoding import MICRO, decode_checkpoint, decode_input, decode_spec, moment, pairs, to_json, to_ms
 from jobs.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
 from jobs.ids import batch_of
 from jobs.keys import Keys
@@ -125,6 +125,12 @@ class Planner:
         names = ("submit", "plan", "claim", "checkpoint", "settle", "renew", "depart", "cancel", "retry")
         self._scripts = {name: scripts.load(redis, name) for name in names}
 
+    def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """A script of another module, under the same clock: `name` of its file, its KEYS from 6 and ARGV from 4 on."""
+        if name not in self._scripts:
+            self._scripts[name] = scripts.load(self._redis, name)
+        return self._run(name, keys, args)
+
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Any = None) -> Any:
         now = self._clock_ms() if self._clock_ms else 0
         header = (now, self._retention_ms, self._lease_ms)
@@ -174,7 +180,7 @@ class Planner:
         jobs = []
         for draft in drafts:
             spec = draft.spec
-            lane = self._lane_card(spec.model or "", tenant, batch_id, spec.priority)
+            lane = self.lane_card(spec.model or "", tenant, batch_id, spec.priority)
             if lane["key"] not in lanes:
                 lanes[lane["key"]] = lane
                 numbers[lane["key"]] = len(lanes)
@@ -215,18 +221,24 @@ class Planner:
                 return Submitted(ids, replayed=ids != [draft.job_id for draft in drafts])
         return Submitted([draft.job_id for draft in drafts])
 
-    def _lane_card(self, model: str, tenant: str, batch_id: str | None, priority: str) -> dict[str, Any]:
+    def lane_card(
+        self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False
+    ) -> dict[str, Any]:
+        """A lane as the scripts write it where there is none: its key and fields, and those of its share."""
         share = self._keys.share(model, tenant)
         return {
-            "key": self._keys.lane(model, tenant, batch_id, priority),
+            "key": self._keys.lane(model, tenant, batch_id, priority, trial=trial),
+            "trial": trial,
             "fields": {
-                "list": self._keys.lane_list(model, tenant, batch_id, priority),
+                "list": self._keys.lane_list(model, tenant, batch_id, priority, trial=trial),
                 "share": share,
                 "model": self._keys.model(model),
                 "tenant": self._keys.tenant(tenant),
                 "owner": tenant,
                 "batch": self._keys.batch(batch_id) if batch_id else "",
                 "weight": str(WEIGHTS[priority]),
+                "price": str(round(self._catalogue.get(model).price_usd * MICRO)),
+                **({"trial": "1"} if trial else {}),
                 **{f"i:{state}": self._keys.index(tenant, state) for state in State},
             },
             "share": share,

@@ -15,7 +15,7 @@ from jobs.errors import InvalidInput, NotFound
 from jobs.ids import batch_job_prefix, batch_of
 from jobs.keys import Keys
 from jobs.models import Job
-from jobs.states import State
+from jobs.states import LIVE, State
 
 MOST_A_PAGE = 500
 AFTER_ALL = "\xff"
@@ -60,13 +60,18 @@ class Store:
         for job_id in ids:
             pipe.hgetall(self._keys.job(job_id))
         records = pipe.execute()
-        owners = self._owners({record["lane"] for record in records if record})
-        defaults = self._defaults({batch for i in ids if (batch := batch_of(i))})
-        return [
-            decode_job(job_id, tenant, record, defaults.get(batch_of(job_id) or ""))
-            for job_id, record in zip(ids, records, strict=True)
-            if record and owners[record["lane"]] == tenant
-        ]
+        lanes = self._lanes({record["lane"] for record in records if record})
+        shared = self._shared({batch for i in ids if (batch := batch_of(i))})
+        jobs = []
+        for job_id, record in zip(ids, records, strict=True):
+            lane = lanes[record["lane"]] if record else None
+            if lane is None or lane.owner != tenant:
+                continue
+            batch = shared.get(batch_of(job_id) or "", _ALONE)
+            if lane.stopped and record["state"] in LIVE:
+                record |= {"state": State.CANCELED, "finished": batch.finished or "0"}
+            jobs.append(decode_job(job_id, tenant, record, batch.defaults, None if lane.trial else batch.changes))
+        return jobs
 
     def page(
         self,
@@ -97,7 +102,7 @@ class Store:
         candidates = (
             self._ids_with_custom_id(tenant, custom_id, batch_id, below)
             if custom_id is not None
-            else self._ids_by_state(tenant, [state] if state else list(State), batch_id, below)
+            else self._ids_by_state(tenant, self._indexes_of(state, batch_id), batch_id, below)
         )
         found: list[Job] = []
         while chunk := list(islice(candidates, limit)):
@@ -140,19 +145,56 @@ class Store:
         for member in self._falling(self._keys.customs(tenant), high, low):
             yield self._keys.id_of(member.rpartition("\0")[2])
 
-    def _owners(self, lanes: set[str]) -> dict[str, str]:
+    def _indexes_of(self, state: State | None, batch_id: str | None) -> list[State]:
+        """Where the ids of jobs in a state may be. Records of a canceled batch follow what the batch says."""
+        if state is None:
+            return list(State)
+        if state is State.CANCELED and batch_id and self._redis.hexists(self._keys.batch(batch_id), "sweep"):
+            return [state, *sorted(LIVE)]
+        return [state]
+
+    def _lanes(self, lanes: set[str]) -> dict[str, "_Lane"]:
         names = list(lanes)
         pipe = self._redis.pipeline(transaction=False)
         for lane in names:
-            pipe.hget(lane, "owner")
-        return dict(zip(names, pipe.execute(), strict=True))
+            pipe.hmget(lane, ["owner", "trial", "stopped"])
+        return {
+            name: _Lane(owner, trial == "1", stopped == "1")
+            for name, (owner, trial, stopped) in zip(names, pipe.execute(), strict=True)
+        }
 
-    def _defaults(self, batch_ids: set[str]) -> dict[str, dict[str, Any]]:
+    def _shared(self, batch_ids: set[str]) -> dict[str, "_Shared"]:
         names = list(batch_ids)
         pipe = self._redis.pipeline(transaction=False)
         for name in names:
-            pipe.hget(self._keys.batch(name), "defaults")
-        return {name: json.loads(text) for name, text in zip(names, pipe.execute(), strict=True) if text}
+            pipe.hmget(self._keys.batch(name), ["defaults", "changes", "finished"])
+        return {
+            name: _Shared(
+                json.loads(defaults) if defaults else None, json.loads(changes) if changes else None, finished
+            )
+            for name, (defaults, changes, finished) in zip(names, pipe.execute(), strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What a lane says of all its jobs: whose they are, of a trial or not, stopped with their batch or not."""
+
+    owner: str | None
+    trial: bool
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What a batch says of all its jobs."""
+
+    defaults: dict[str, Any] | None = None
+    changes: dict[str, Any] | None = None
+    finished: str | None = None
+
+
+_ALONE = _Shared()
 
 
 def _write_cursor(job_id: str) -> str:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from jobs.broker import EDIT, EDITS, WEBHOOKS
 from jobs.domain import Domain
-from jobs.errors import Interrupted
+from jobs.errors import EditFailure, Interrupted
 from jobs.logs import configure_logging
 from jobs.settings import Settings
 from jobs.settlement import Settlement
@@ -80,7 +80,7 @@ def run_worker(
 def register_edit(app: Celery, editor: Editor) -> None:
     """Make the task `edit` known to a worker's app."""
 
-    @app.task(name=EDIT)
+    @app.task(name=EDIT, throws=(EditFailure,))
     def edit(job_id: str, attempt: int) -> str:
         """One attempt of a job. It raises where the edit failed, so that Flower shows what was."""
         return told_to_celery(editor.edit(job_id, attempt))

@@ -130,8 +130,10 @@ end
 
 -- A batch that had ended goes on: one of its jobs is tried again.
 local function reopen(batch)
-  local b = redis.call('HMGET', batch, 'state', 'lanes')
+  local b = redis.call('HMGET', batch, 'state', 'lanes', 'chores')
   if b[1] ~= 'completed' and b[1] ~= 'canceled' then return end
+  redis.call('ZREM', b[3], 'results ' .. batch)
+  redis.call('PERSIST', b[2])
   redis.call('HSET', batch, 'state', 'running')
   redis.call('HDEL', batch, 'finished', 'reason', 'results_at')
   redis.call('PERSIST', batch)

@@ -64,7 +64,7 @@ def test_an_answered_edit_whose_download_fails_and_whose_worker_dies_is_bought_o
     fleet = make_fleet()
     victim = fleet.worker()
     image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
-    prompt = "[sim:download_fail*6] bought once"
+    prompt = "[sim:download_fail*3] bought once"
     job_id = fleet.submit(image, prompt)
     eventually(lambda: fleet.job(job_id).attempts, what="a download has failed")
     victim.kill()

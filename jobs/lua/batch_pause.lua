@@ -1,0 +1,12 @@
+-- The user holds a batch: nothing more of it starts. What runs goes on.
+--
+-- KEYS[6] batch
+-- Returns {state it is in now, '1' if this call changed it}
+
+local batch = KEYS[6]
+local state = redis.call('HGET', batch, 'state')
+if state ~= 'ingesting' and state ~= 'running' then return {state, '0'} end
+hold_batch(batch)
+redis.call('HSET', batch, 'state', 'paused', 'reason', 'user')
+emit_batch('paused', batch)
+return {'paused', '1'}
