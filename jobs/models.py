@@ -14,14 +14,6 @@ from pydantic import (
     StringConstraints,
     field_validator,
 )
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-)
 
 from jobs.states import State
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -49,7 +50,11 @@ def reset(connection: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def serve(script: Script | bytes, family: socket.AddressFamily = socket.AF_INET) -> Iterator[Loopback]:
+def serve(
+    script: Script | bytes,
+    family: socket.AddressFamily = socket.AF_INET,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Loopback]:
     """Serve on a free port: `script` is the answer to every request, or what is done with each."""
     listener = socket.create_server(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0), family=family)
     server = Loopback(listener.getsockname()[1])
@@ -67,6 +72,9 @@ def serve(script: Script | bytes, family: socket.AddressFamily = socket.AF_INET)
 
     def talk(connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError):
+            if tls is not None:
+                connection = tls.wrap_socket(connection, server_side=True)
+                open_connections.append(connection)
             while (request := _read(connection)) is not None:
                 server.requests.append(request)
                 if isinstance(script, bytes):

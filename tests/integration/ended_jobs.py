@@ -11,16 +11,19 @@ from jobs.planner import Draft
 from jobs.settlement import OK, Settlement
 
 IMAGE = "s3://b/k.png"
+MODEL = "step-image-edit-2"
 
 
 def draft(job_id: str | None = None, **fields: object) -> Draft:
     """A job that is ready to be written."""
-    spec = JobSpec.model_validate({"model": "step-image-edit-2", "prompt": "p", "image": IMAGE, "seed": 1, **fields})
+    spec = JobSpec.model_validate({"model": MODEL, "prompt": "p", "image": IMAGE, "seed": 1, **fields})
     return Draft(job_id or new_job_id(), spec, Input(image=IMAGE))
 
 
 def end_jobs(domain: Domain, drafts: Sequence[Draft], *, tenant: str = "acme", failed: bool = False) -> list[str]:
     """Submit, start and end jobs; their ids."""
+    # The pace of a real account would make every test of telling wait for the edits.
+    domain.redis.hset(domain.keys.model(MODEL), mapping={"rpm": 0, "concurrency": 1000, "limit": 1000})
     ids = domain.planner.submit(drafts, tenant=tenant).job_ids
     domain.planner.renew("hand", slots=1000, words="{}", held=[])
     output = Output(

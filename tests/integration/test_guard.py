@@ -3,11 +3,17 @@
 import contextlib
 import gzip
 import socket
+import ssl
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from jobs.settings import parse_networks
 from tests.loopback import Request, answer, reset, serve
@@ -280,3 +286,44 @@ def test_what_a_server_sets_is_not_told_to_anyone() -> None:
         for _ in range(2):
             get(http, server.url, Reach.OPERATOR)
         assert all("cookie" not in request.headers for request in server.requests)
+
+
+def test_tls_is_spoken_to_the_name_at_the_address_that_was_checked(tmp_path: Path) -> None:
+    server_context, authority = certified("pictures.example", tmp_path)
+    names: list[str | None] = []
+    server_context.sni_callback = lambda _socket, name, _context: names.append(name)  # type: ignore[assignment]
+    client_context = ssl.create_default_context(cafile=str(authority))
+    http = Http(LOOPBACK, resolve=always("127.0.0.1"), context=client_context)
+    with serve(OK, tls=server_context) as server:
+        assert get(http, f"https://pictures.example:{server.port}/a.png").body == b"hello"
+        assert names == ["pictures.example"]
+        assert server.requests[0].headers["host"] == f"pictures.example:{server.port}"
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            get(http, f"https://other.example:{server.port}/a.png")
+
+
+def certified(name: str, directory: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's TLS context for one name, and the file of the certificate that vouches for it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    public, private = directory / "certificate.pem", directory / "key.pem"
+    public.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, private)
+    return context, public

@@ -25,10 +25,10 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
         )
         domain = Domain.open(settings)
         domain.planner.register_models()
+        jobs = set(end_jobs(domain, [draft(webhook_url=receiver.url) for _ in range(EVENTS)]))
         first = Worker(domain, tmp_path / "first.log", queues="webhooks")
         second = None
         try:
-            jobs = set(end_jobs(domain, [draft(webhook_url=receiver.url) for _ in range(EVENTS)]))
             receiver.wait_for(lambda got: len(got) >= EVENTS // 10)
             first.kill()
             assert len(told_jobs(receiver.got, domain)) < EVENTS

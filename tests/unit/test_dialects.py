@@ -502,7 +502,7 @@ def httpx_errors() -> Iterator[type[Exception]]:
             yield kind
 
 
-@pytest.mark.parametrize("kind", httpx_errors())
+@pytest.mark.parametrize("kind", list(httpx_errors()))
 def test_every_error_of_httpx_leaves_an_edit_and_a_download_as_a_failure_of_ours(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
