@@ -52,6 +52,9 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "global_keyprefix": f"{prefix}celery:",
+            # Leases protect what a message stands for. A list of the unacknowledged would cost two round trips a message,
+            # and restoring one when the broker has died makes a worker of Celery 5.7.0 exit.
+            "ack_emulation": False,
             "socket_connect_timeout": 5,
             "socket_timeout": 30,
             "socket_keepalive": True,

@@ -333,6 +333,11 @@ class Bucket:
         with border(_unavailable):
             return self._public_s3.generate_presigned_url("put_object", Params=params, ExpiresIn=expires_s)
 
+    @property
+    def client(self) -> "S3Client":
+        """boto3's own client, for `jobs.bucket_streams`: its errors are foreign."""
+        return self._s3
+
     def check(self) -> None:
         """Ask the store for our bucket: one cheap call, for readiness.
 

@@ -75,6 +75,7 @@ class Domain:
     def close(self) -> None:
         """Let go of every connection."""
         self.broker.app.close()
+        self.bucket.close()
         self.redis.close()
 
 

@@ -2,6 +2,7 @@
 
     retouch/{tenant}/inputs/{job_id}.{ext}       a picture that came with a submit
     retouch/{tenant}/uploads/{upload_id}/{name}  what a user put through a presigned URL
+    retouch/{tenant}/batches/{batch_id}/manifest the manifest of a batch
     outputs/...                                  results, unless `output_key` says otherwise
 
 Below `retouch/{tenant}/` only that tenant reads and writes; the rest of a bucket is the team's own.
@@ -36,6 +37,16 @@ def input_key(tenant: str, job_id: str, media_type: str) -> str:
 def upload_key(tenant: str, upload_id: str, name: str) -> str:
     """The key that a presigned upload is bound to; `name` is the user's file name, made safe."""
     return f"{tenant_prefix(tenant)}uploads/{upload_id}/{key_part(name)}"
+
+
+def manifest_key(tenant: str, batch_id: str) -> str:
+    """The key of a batch's manifest, as it was submitted."""
+    return f"{tenant_prefix(tenant)}batches/{batch_id}/manifest"
+
+
+def record_key(batch_id: str, name: str) -> str:
+    """The key of a file about a whole batch, beside its pictures."""
+    return f"outputs/{batch_id}/{name}"
 
 
 def key_part(text: str) -> str:
@@ -142,5 +153,5 @@ def check_writable(tenant: str, bucket: str, key: str, *, buckets: tuple[str, ..
     """
     check_readable(tenant, bucket, key, buckets=buckets, default_bucket=default_bucket, field="output_key")
     prefix = tenant_prefix(tenant)
-    if bucket == default_bucket and key.startswith((f"{prefix}inputs/", f"{prefix}uploads/")):
-        raise InvalidInput.of("output_key", "inputs and uploads are kept below this key", "forbidden_key")
+    if bucket == default_bucket and key.startswith((f"{prefix}inputs/", f"{prefix}uploads/", f"{prefix}batches/")):
+        raise InvalidInput.of("output_key", "inputs, uploads and manifests are kept below this key", "forbidden_key")

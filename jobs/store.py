@@ -67,10 +67,10 @@ class Store:
             lane = lanes[record["lane"]] if record else None
             if lane is None or lane.owner != tenant:
                 continue
-            batch = shared.get(batch_of(job_id) or "", _ALONE)
+            told = shared.get(batch_of(job_id) or "", _ALONE)
             if lane.stopped and record["state"] in LIVE:
-                record |= {"state": State.CANCELED, "finished": batch.finished or "0"}
-            jobs.append(decode_job(job_id, tenant, record, batch.defaults, None if lane.trial else batch.changes))
+                record |= {"state": State.CANCELED, "finished": told.finished or "0"}
+            jobs.append(decode_job(job_id, tenant, record, told.defaults, None if lane.trial else told.changes))
         return jobs
 
     def page(

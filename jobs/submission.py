@@ -162,6 +162,38 @@ def fingerprint(request: JobRequest, picture_sha256: str | None) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
+def item_faults(
+    request: JobRequest, model: ModelSpec, settings: Settings, tenant: str, job_id: str
+) -> list[FieldError]:
+    """Every rule that a batch's item breaks: those of a single submit, all but what only its picture's bytes tell."""
+    faults = [*model.faults(request), *_timing_faults(request)]
+    faults += _output_key_faults(request, settings, tenant, job_id)
+    if request.webhook_url is not None:
+        faults += _webhook_faults(request.webhook_url, settings)
+    image = request.image
+    if image is None:
+        faults.append(FieldError("image", "required: https://…, s3://bucket/key or data:image/png;base64,…", "missing"))
+    elif image[:5].lower() != "data:":
+        faults += _address_faults(image, settings, tenant)
+    return faults
+
+
+def keep_data_url(domain: Domain, request: JobRequest, model: ModelSpec, tenant: str, job_id: str) -> Input:
+    """Put the picture of a `data:` address into the bucket, over itself where it is there already.
+
+    Raises:
+        InvalidInput, TooLarge: as for a single submit.
+        Unavailable: the store does not take it.
+    """
+    data = _bytes_at_hand(request, None, domain.settings)
+    kept = _probed(data, model, domain.settings, tenant, job_id) if data is not None else None
+    if data is None or kept is None:
+        raise InvalidInput.of("image", "no data: address")
+    media_type = kept.input.media_type or ""
+    domain.bucket.put(domain.bucket.name, kept.key, data, media_type=media_type, sha256=kept.input.sha256)
+    return kept.input
+
+
 def warnings(request: JobRequest, model: ModelSpec) -> list[str]:
     """What `model` accepts of `request` although it has no effect."""
     found = [

@@ -8,9 +8,10 @@ import pytest
 from pydantic import SecretStr
 
 from infra.embedded import SeaweedFS, Valkey
+from infra.stand import catalogue_toml, simulator_process
 from jobs.domain import Domain
 from jobs.settings import Settings
-from tests.fleet import Fleet, catalogue_toml, simulator_process
+from tests.fleet import Fleet
 
 _prefixes = count(1)
 

@@ -1,26 +1,18 @@
 """Worker processes and the simulator for tests: started for real, awaited by what they say of themselves."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from infra.stand import MODEL, worker_process
 from jobs.domain import Domain
 from jobs.ids import new_job_id
 from jobs.models import Input, Job, JobSpec
 from jobs.planner import Draft
-from jobs.settings import Settings
 from jobs.states import FINAL
-
-MODEL = "step-image-edit-2"
-ROOT = Path(__file__).parents[1]
 
 
 def eventually(true: Callable[[], Any], *, within_s: float = 60, what: str = "") -> Any:
@@ -34,60 +26,8 @@ def eventually(true: Callable[[], Any], *, within_s: float = 60, what: str = "")
         time.sleep(0.02)
 
 
-@contextmanager
-def simulator_process(**knobs: object) -> Iterator[str]:
-    """A simulator of the test's own; its origin."""
-    flags = [part for name, value in knobs.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "infra.simulator", "--port", "0", *flags], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " on http" in line, f"the simulator did not start: {line!r}"
-        yield line.split(" on ")[1].strip()
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def catalogue_toml(origin: str, **changes: object) -> str:
-    """A retouch.toml whose default model is the simulator's."""
-    values: dict[str, object] = {
-        "dialect": "stepfun",
-        "base_url": f"{origin}/v1",
-        "api_key_env": "STEP_API_KEY",
-        "concurrency": 64,
-        "rpm": 0,
-        "timeout_s": 20,
-        **changes,
-    }
-    lines = [f"{name} = {value!r}" if isinstance(value, str) else f"{name} = {value}" for name, value in values.items()]
-    return f'default_model = "{MODEL}"\n[models.{MODEL}]\n' + "\n".join(lines) + "\n"
-
-
-def environment_of(settings: Settings, **more: str) -> dict[str, str]:
-    """The environment that gives a process these settings."""
-    variables = {
-        "RETOUCH_REDIS_URL": settings.redis_url.get_secret_value(),
-        "RETOUCH_BROKER_URL": settings.broker,
-        "RETOUCH_KEY_PREFIX": settings.key_prefix,
-        "RETOUCH_S3_ENDPOINT_URL": settings.s3_endpoint_url or "",
-        "RETOUCH_S3_BUCKET": settings.s3_bucket,
-        "RETOUCH_ALLOW_PRIVATE_ADDRESSES": settings.allow_private_addresses,
-        "RETOUCH_LEASE_S": str(settings.lease_s),
-        "RETOUCH_CONFIG": str(settings.config or ""),
-        "RETOUCH_PUBLIC_URL": settings.public_url,
-        "RETOUCH_LOG_FORMAT": "json",
-        "STEP_API_KEY": "sim-key",
-    }
-    if not variables["RETOUCH_CONFIG"]:
-        del variables["RETOUCH_CONFIG"]
-    return {**os.environ, **variables, **more}
-
-
 class Worker:
-    """One worker process."""
+    """One worker process, known to the store by its name."""
 
     def __init__(
         self, domain: Domain, log: Path, *, queues: str = "edits", concurrency: int = 8, grace_s: float = 20, **env: str
@@ -95,46 +35,27 @@ class Worker:
         self.name = f"{log.stem}@test"
         self.log = log
         self._domain = domain
-        self._file = log.open("ab")
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "retouch", "worker", "--queues", queues, "--name", self.name),
-                *("--concurrency", str(concurrency), "--grace", str(grace_s)),
-            ],
-            env=environment_of(domain.settings, **env),
-            stdout=self._file,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
+        self._started = worker_process(
+            domain.settings, log, self.name, queues=queues, concurrency=concurrency, grace_s=grace_s, **env
         )
+        self.process = self._started.popen
 
     def wait_ready(self) -> "Worker":
         """Return once its pulse is felt."""
-
-        def alive() -> bool:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            return any(worker.name == self.name for worker in self._domain.status.workers())
-
-        eventually(alive, within_s=30, what=f"{self.name} is alive")
+        self._started.wait_until(lambda: any(worker.name == self.name for worker in self._domain.status.workers()))
         return self
 
     def kill(self) -> None:
         """SIGKILL: it has no time for anything."""
-        self.process.kill()
-        self.process.wait()
+        self._started.kill()
 
     def terminate(self) -> None:
         """SIGTERM: it drains."""
-        self.process.send_signal(signal.SIGTERM)
+        self.process.terminate()
 
     def close(self) -> None:
         """End it, whatever it does."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(3)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self._file.close()
+        self._started.close(grace_s=3)
 
 
 class Fleet:

@@ -18,7 +18,18 @@ from jobs.backoff import History, decide
 from jobs.catalogue import ModelSpec
 from jobs.domain import Domain
 from jobs.encoding import MICRO
-from jobs.errors import BadResult, DeadlineExceeded, EditFailure, Interrupted, ResultGone, StorageFailed, Transient
+from jobs.errors import (
+    BadResult,
+    DeadlineExceeded,
+    EditFailure,
+    InputRejected,
+    Interrupted,
+    InvalidInput,
+    ResultGone,
+    StorageFailed,
+    Transient,
+    Unavailable,
+)
 from jobs.models import Checkpoint, Input, Output
 from jobs.object_names import output_location
 from jobs.pictures import EXTENSIONS, Picture
@@ -116,6 +127,10 @@ class _Attempt:
             failure = error
         except RedisError:
             raise
+        except Unavailable as error:
+            failure = StorageFailed(str(error))
+        except InvalidInput as error:
+            failure = InputRejected(str(error))
         except Exception as error:
             log.exception("edit.unexpected", job_id=self._claim.job_id, attempt=self._claim.attempt)
             failure = Transient(f"unexpected {type(error).__name__} in the worker", code="internal_error")

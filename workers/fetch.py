@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import httpx
 
+from jobs.addresses import check_url
 from jobs.bucket import Bucket
 from jobs.catalogue import ModelSpec
 from jobs.errors import InputRejected, InputUnavailable, Interrupted, InvalidInput
@@ -85,6 +86,11 @@ class InputFetcher:
         return self._bucket.get(bucket, key, max_bytes=most)
 
     def _from_web(self, image: str, most: int, deadline_s: float, stop: Callable[[], bool] | None) -> bytes:
+        try:
+            # As the user wrote it; the guard then sees what httpx makes of it.
+            check_url(image, networks=self._settings.private_networks)
+        except ValueError as error:
+            raise InputRejected(f"the picture's address may not be fetched: {error}") from error
         try:
             reply = self._http.exchange(
                 "GET",

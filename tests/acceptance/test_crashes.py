@@ -9,9 +9,10 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from infra.embedded import Valkey
+from infra.stand import simulator_process
 from jobs.settings import Settings
 from jobs.states import FINAL, State
-from tests.fleet import Fleet, eventually, simulator_process
+from tests.fleet import Fleet, eventually
 from tests.photographs import photograph
 
 

@@ -5,8 +5,9 @@ from io import BytesIO
 
 from PIL import Image
 
+from infra.stand import MODEL
 from jobs.states import State
-from tests.fleet import MODEL, Fleet, eventually
+from tests.fleet import Fleet, eventually
 from tests.photographs import photograph
 
 

@@ -291,7 +291,7 @@ def test_what_a_server_sets_is_not_told_to_anyone() -> None:
 def test_tls_is_spoken_to_the_name_at_the_address_that_was_checked(tmp_path: Path) -> None:
     server_context, authority = certified("pictures.example", tmp_path)
     names: list[str | None] = []
-    server_context.sni_callback = lambda _socket, name, _context: names.append(name)  # type: ignore[assignment]
+    server_context.sni_callback = lambda _socket, name, _context: names.append(name)
     client_context = ssl.create_default_context(cafile=str(authority))
     http = Http(LOOPBACK, resolve=always("127.0.0.1"), context=client_context)
     with serve(OK, tls=server_context) as server:
