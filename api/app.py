@@ -6,7 +6,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from api import dropin, operations, problems, routes_jobs, routes_models, routes_uploads, schema
+from api import (
+    dropin,
+    metrics,
+    operations,
+    problems,
+    routes_jobs,
+    routes_models,
+    routes_stats,
+    routes_uploads,
+    routes_webhooks,
+    schema,
+)
 from api.middleware import HeadAsGet, RequestLog
 from api.waiting import Waiting
 from jobs.domain import Domain
@@ -33,12 +44,24 @@ def create_app(domain: Domain) -> FastAPI:
     )
     app.state.domain = domain
     app.state.waiting = waiting
-    for room in (routes_jobs, routes_uploads, routes_models, dropin, operations):
+    app.state.metrics = metrics.registry_of(domain)
+    for room in (
+        routes_jobs,
+        routes_uploads,
+        routes_models,
+        routes_stats,
+        routes_webhooks,
+        dropin,
+        operations,
+        metrics,
+    ):
         app.include_router(room.router)
     problems.install(app)
     schema.install(app)
+    domain.spans.instrument_api(app)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(RequestLog)  # added last, it is the outermost
+    app.add_middleware(RequestLog)
+    app.add_middleware(metrics.Latencies, registry=app.state.metrics)  # added last, it is the outermost
     return app
 
 

@@ -11,9 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from jobs.ids import new_id
+from jobs.tracing import trace_id_of
 
 HEADER = "X-Request-Id"
-QUIET = frozenset({"/livez", "/readyz"})
+QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 """Asked every few seconds by whatever supervises the process; logged only when they fail."""
 
 log = structlog.get_logger("api.access")
@@ -48,6 +49,8 @@ class RequestLog:
 
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        if trace_id := trace_id_of(Headers(scope=scope).get("traceparent")):
+            structlog.contextvars.bind_contextvars(trace_id=trace_id)
         try:
             await self._app(scope, receive, answer)
         except ClientDisconnect:

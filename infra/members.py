@@ -24,8 +24,10 @@ BASE, WORKERS, DOORS = "base", "workers", "doors"
 STAGES = (BASE, WORKERS, DOORS)
 """Start order; the stop goes backwards, so that the doors close before the workers drain."""
 EDIT_QUEUES = "edits"
-OTHER_WORKERS = {"webhooks": "webhooks"}
+OTHER_WORKERS = {"webhooks": "webhooks", "batches": "ingest"}
 """Queues with a worker process of their own, by the process's name, beside those that edit."""
+INGEST_THREADS = 4
+"""Manifests that are read at a time: each takes some ten megabytes."""
 LOOPBACK = "127.0.0.0/8,::1/128"
 SIMULATOR_KEY = "sim-key"
 DRAIN_S = 60
@@ -260,7 +262,8 @@ class Members:
         key = {"STEP_API_KEY": SIMULATOR_KEY} if self.simulates else {}
         queues = {f"worker-{number}": EDIT_QUEUES for number in range(1, self.options.workers + 1)} | OTHER_WORKERS
         for name, queue in queues.items():
-            limit = ("--concurrency", str(self.options.concurrency)) if queue == EDIT_QUEUES else ()
+            threads = {EDIT_QUEUES: self.options.concurrency, "ingest": INGEST_THREADS}.get(queue)
+            limit = ("--concurrency", str(threads)) if threads else ()
             # New in each run: what a killed run's worker said of itself outlives it for a while.
             known_as = f"{name}-{self._run}@{socket.gethostname()}"
             command = ("worker", "--queues", queue, "--name", known_as, "--grace", str(DRAIN_S), *limit)

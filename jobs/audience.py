@@ -34,6 +34,11 @@ class Target:
     url: str | None = None
     digest_s: float = 0
 
+    @property
+    def address(self) -> dict[str, str]:
+        """The fields of a delivery that say where it goes."""
+        return {"url": self.url} if self.url else {"endpoint": self.line_id}
+
     def delivery_id(self, ulid: str) -> str:
         """The id of the delivery of an event to this address: the same, whoever fans the event out."""
         digest = hashlib.sha256(f"{self.line_id}\0{self.url or ''}".encode()).hexdigest()
@@ -146,6 +151,8 @@ def line_card(keys: Keys, line_id: str, tenant: str) -> dict[str, str]:
         "tenant": keys.tenant(tenant),
         "listeners": keys.listeners(tenant),
         "due": keys.line_due(line_id),
+        "totals": keys.deliveries("totals"),
+        "breakers": keys.deliveries("breakers"),
         **{f"i:{state}": keys.told(line_id, state) for state in DeliveryState},
     }
 

@@ -14,7 +14,7 @@ from jobs.catalogue import ModelSpec
 from jobs.domain import Domain
 from jobs.encoding import to_json, to_ms
 from jobs.errors import FieldError, InvalidInput, TooLarge
-from jobs.ids import MAX_ROWS, batch_job_id
+from jobs.ids import batch_job_id
 from jobs.manifests import Row
 from jobs.models import Input, JobRequest, JobSpec
 from jobs.object_names import output_location
@@ -83,40 +83,37 @@ class Items:
         Raises:
             Unavailable: the store does not take a picture that came inside the row.
         """
+        try:
+            return self._item(row)
+        except InvalidInput as error:
+            return _refused(row, error.errors)
+        except TooLarge as error:
+            return _refused(row, [FieldError("image", str(error), "too_large")])
+
+    def _request(self, given: Mapping[str, Any]) -> JobRequest:
+        try:
+            return JobRequest.model_validate({**self._defaults, **given})
+        except ValidationError as error:
+            raise invalid_input(error.errors()) from error
+        except OverflowError as error:
+            raise InvalidInput.of("not_before", "a moment between the years 1 and 9999", "out_of_range") from error
+
+    def _item(self, row: Row) -> Item:
         if row.faults:
-            return _refused(row, row.faults)
-        if row.number > MAX_ROWS:
-            return _refused(row, [FieldError("", f"at most {MAX_ROWS:,} rows", "too_many")])
+            raise InvalidInput(*row.faults)
         given = row.fields
         metadata = given.get("metadata")
         if self._shared_metadata and isinstance(metadata, dict):
             given = {**given, "metadata": {**self._shared_metadata, **metadata}}
-        try:
-            request = JobRequest.model_validate({**self._defaults, **given})
-            model = self._domain.catalogue.get(request.model)
-        except ValidationError as error:
-            return _refused(row, invalid_input(error.errors()).errors)
-        except OverflowError:
-            return _refused(row, [FieldError("not_before", "a moment between the years 1 and 9999", "out_of_range")])
-        except InvalidInput as error:
-            return _refused(row, error.errors)
+        request = self._request(given)
+        model = self._domain.catalogue.get(request.model)
         job_id = batch_job_id(self._batch_id, row.number)
         faults = item_faults(request, model, self._domain.settings, self._tenant, job_id)
         if faults:
-            return _refused(row, faults)
-        return self._item(row, given, request, model, job_id)
-
-    def _item(
-        self, row: Row, given: Mapping[str, Any], request: JobRequest, model: ModelSpec, job_id: str
-    ) -> Item | Refusal:
+            raise InvalidInput(*faults)
         kept: Input | None = None
         if request.image is not None and request.image[:5].lower() == "data:":
-            try:
-                kept = keep_data_url(self._domain, request, model, self._tenant, job_id)
-            except InvalidInput as error:
-                return _refused(row, error.errors)
-            except TooLarge as error:
-                return _refused(row, [FieldError("image", str(error), "too_large")])
+            kept = keep_data_url(self._domain, request, model, self._tenant, job_id)
         said = request.model_dump(mode="json", include=set(given))
         if kept is not None:
             said["image"] = kept.image
@@ -126,8 +123,8 @@ class Items:
         spec = json.dumps(own, ensure_ascii=False, separators=(",", ":"))
         try:
             spec.encode()
-        except UnicodeEncodeError:
-            return _refused(row, [FieldError("", "holds half of a character", "encoding")])
+        except UnicodeEncodeError as error:
+            raise InvalidInput.of("", "holds half of a character", "encoding") from error
         fields = ["spec", spec]
         if kept is not None:
             fields += ["input", to_json(kept)]

@@ -1,6 +1,6 @@
 """The Celery app's configuration, the names of tasks and queues, and the only code that publishes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -8,15 +8,17 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from jobs.chores import Kind
 from jobs.planner import Dispatch, Planner
 from jobs.settings import Settings
 
-EDIT, INGEST, DELIVER = "edit", "ingest", "deliver"
+EDIT, DELIVER = "edit", "deliver"
+INGEST, SWEEP, RESULTS = Kind.INGEST.value, Kind.SWEEP.value, Kind.RESULTS.value
 """Names of the tasks."""
-EDITS, WEBHOOKS = "edits", "webhooks"
-QUEUE_OF = {EDIT: EDITS, INGEST: WEBHOOKS, DELIVER: WEBHOOKS}
+EDITS, WEBHOOKS, CHORES = "edits", "webhooks", "ingest"
+QUEUE_OF = {EDIT: EDITS, DELIVER: WEBHOOKS, INGEST: CHORES, SWEEP: CHORES, RESULTS: CHORES}
 """Which queue a task's messages go to. What is not an edit never takes an edit's thread."""
-QUEUES = (EDITS, WEBHOOKS)
+QUEUES = (EDITS, WEBHOOKS, CHORES)
 MOST_A_BATCH = 100
 
 log = structlog.get_logger(__name__)
@@ -112,6 +114,14 @@ class Broker:
     def publish_deliveries(self, deliveries: Sequence[tuple[str, int]]) -> None:
         """One message a delivery id and try."""
         self._publish(DELIVER, [(delivery_id, [delivery_id, number]) for delivery_id, number in deliveries])
+
+    def publish_chores(self, chores: Iterable[tuple[Kind, str]]) -> None:
+        """One message a chore; a broker that is down only delays them, for they stay due."""
+        try:
+            for kind, batch_id in chores:
+                self._publish(kind.value, [(f"{kind}-{batch_id}", [batch_id])])
+        except OperationalError as error:
+            log.warning("broker.unreachable", error=str(error))
 
     def _publish(self, task: str, messages: Sequence[tuple[str, list[Any]]]) -> None:
         """Messages of one task, `(task id, arguments)`, in one round trip.

@@ -1,5 +1,6 @@
 """Every state change of a delivery. Each method is one script; the scripts refuse what TRANSITIONS does not allow."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import structlog
 from kombu.exceptions import OperationalError
 from redis import Redis
+from ulid import ULID
 
 from jobs import scripts
 from jobs.audience import Target
@@ -18,8 +20,10 @@ from jobs.delivery_records import TRANSITIONS, DeliveryState
 from jobs.delivery_schedule import Exchange, Verdict
 from jobs.encoding import moment, pairs, to_ms
 from jobs.errors import Conflict, NotFound
-from jobs.events import GROUP, Event
+from jobs.events import GROUP, JOB_DIGEST, Event
+from jobs.ids import batch_of
 from jobs.keys import Keys
+from jobs.tracing import traceparent_of
 
 LEASE_S = 30.0
 """How long a try lives from its start, and again from its claim: longer than a whole exchange may take."""
@@ -27,6 +31,7 @@ SUCCEEDED_KEPT_S = 3 * 86_400
 """How long a delivery that succeeded can be looked at; what was exhausted is kept as long as jobs are."""
 TELLER_LIVES_S = 15.0
 MOST_A_BATCH = 100
+MOST_IN_A_DIGEST = 100
 DAY_S = 86_400
 
 log = structlog.get_logger(__name__)
@@ -53,6 +58,7 @@ class Telling:
         tries: tries that were used up before this one.
         at: when it was claimed, by the server's clock.
         line: the record of its line: an endpoint's secrets and headers are in it, sealed.
+        traceparent: the trace context of the job it tells of, where its submitter gave one.
     """
 
     delivery_id: str
@@ -64,6 +70,42 @@ class Telling:
     tries: int
     at: datetime
     line: Mapping[str, str]
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Job events of one batch that are told together.
+
+    Attributes:
+        seq: how many came before it: its fence.
+        every_ms: most often.
+        address: fields of the delivery that say where it goes.
+        items: `id`, `type`, `at` (ms) and `job` of each event.
+        at: when it was made.
+    """
+
+    batch_id: str
+    line_id: str
+    seq: int
+    every_ms: int
+    address: dict[str, str]
+    items: tuple[dict[str, Any], ...]
+    at: datetime
+
+    @property
+    def ulid(self) -> str:
+        """A ULID that is the same whichever teller makes the digest."""
+        if not self.items:
+            return str(ULID.from_timestamp(self.at.timestamp()))
+        words = f"{self.batch_id}\0{self.line_id}\0{self.address.get('url', '')}\0{self.seq}"
+        tail = hashlib.sha256(words.encode()).digest()[:10]
+        return str(ULID.from_bytes(int(self.items[0]["at"]).to_bytes(6, "big") + tail))
+
+    @property
+    def id(self) -> str:
+        """Its `webhook-id`."""
+        return f"evt_{self.ulid}"
 
 
 class Deliveries:
@@ -92,7 +134,7 @@ class Deliveries:
         self._succeeded_kept_s = min(SUCCEEDED_KEPT_S, retention_s)
         self._lease_ms = int(lease_s * 1000)
         self._clock_ms = clock_ms
-        names = ("fan_out", "plan", "claim", "settle", "again", "register")
+        names = ("fan_out", "plan", "claim", "settle", "again", "register", "digest")
         self._scripts = {name: scripts.load(redis, f"deliver_{name}", "deliver_prelude", TRANSITIONS) for name in names}
 
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -106,25 +148,94 @@ class Deliveries:
         Returns:
             How many were written; -1 where another teller had done it.
         """
-        names, lines, deliveries = [], [], []
+        names, lines, deliveries, digests = [], [], [], []
         for target in targets:
             names += [self._keys.delivery(target.delivery_id(event.ulid)), self._keys.line(target.line_id)]
             lines.append(target.card or False)
-            deliveries.append({"url": target.url} if target.url else {"endpoint": target.line_id})
+            deliveries.append(target.address)
+            digests.append(self._collected(event, target))
         order = {
             "event": {
                 "event": event.id,
                 "type": event.type,
-                "owner": event.tenant,
                 "subject": event.subject,
                 "at": str(to_ms(event.at)),
                 "body": body,
+                **({"traceparent": context} if (context := traceparent_of(event.data)) else {}),
             },
             "lines": lines,
             "deliveries": deliveries,
+            "digests": digests,
             "old": self._expired_before(event),
         }
         return int(self._run("fan_out", names, [event.entry, GROUP, json.dumps(order)]))
+
+    def _collected(self, event: Event, target: Target) -> dict[str, Any] | bool:
+        """Where an event waits to be told together with others; False where it is told alone."""
+        batch_id = batch_of(event.subject)
+        if not target.digest_s or batch_id is None:
+            return False
+        item = {"id": event.id, "type": event.type, "at": to_ms(event.at), "job": event.subject}
+        every_ms = int(target.digest_s * 1000)
+        return {
+            "due": self._keys.deliveries("digests"),
+            "key": self._keys.digest(batch_id, target.line_id),
+            "list": self._keys.digest_list(batch_id, target.line_id),
+            "item": json.dumps(item),
+            "every_ms": every_ms,
+            "fields": {"batch": batch_id, "line": target.line_id, "every": str(every_ms), **target.address},
+        }
+
+    def due_digests(self) -> list[Digest]:
+        """What was collected and is due."""
+        due: Any = self._redis.zrangebyscore(self._keys.deliveries("digests"), "-inf", self._now_ms(), 0, 20)
+        found = []
+        for key in due:
+            record: Any = self._redis.hgetall(key)
+            items: Any = self._redis.lrange(
+                self._keys.digest_list(record["batch"], record["line"]), 0, MOST_IN_A_DIGEST - 1
+            )
+            address = {name: record[name] for name in ("url", "endpoint") if name in record}
+            entries = tuple(json.loads(item) for item in items)
+            found.append(
+                Digest(
+                    record["batch"],
+                    record["line"],
+                    int(record.get("seq", 0)),
+                    int(record["every"]),
+                    address,
+                    entries,
+                    moment(self._now_ms()),
+                )
+            )
+        return found
+
+    def tell_digest(self, digest: Digest, body: str) -> bool:
+        """Make what was collected one delivery; False where another teller had done it."""
+        fields = {
+            "event": digest.id,
+            "type": JOB_DIGEST,
+            "subject": digest.batch_id,
+            "at": str(to_ms(digest.at)),
+            "body": body,
+            **digest.address,
+        }
+        target = Target(digest.line_id, url=digest.address.get("url"))
+        names = [
+            self._keys.delivery(target.delivery_id(digest.ulid)),
+            self._keys.line(digest.line_id),
+            self._keys.digest(digest.batch_id, digest.line_id),
+            self._keys.digest_list(digest.batch_id, digest.line_id),
+            self._keys.deliveries("digests"),
+        ]
+        args = [digest.seq, len(digest.items), json.dumps(fields), digest.every_ms]
+        return bool(self._run("digest", names, args))
+
+    def _now_ms(self) -> int:
+        if self._clock_ms:
+            return self._clock_ms()
+        seconds, micros = self._redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
 
     def _expired_before(self, event: Event) -> dict[str, str]:
         """For each index, the key before which all deliveries have expired: they end within days and are then kept."""
@@ -181,6 +292,7 @@ class Deliveries:
             tries=int(record.get("tries", 0)),
             at=moment(answer[0]),
             line=line,
+            traceparent=record.get("traceparent"),
         )
 
     def settle(self, telling: Telling, exchange: Exchange, verdict: Verdict) -> DeliveryState | None:

@@ -9,18 +9,24 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from jobs.batches import Batches
 from jobs.broker import Broker, make_celery
 from jobs.bucket import Bucket
 from jobs.catalogue import Catalogue, load_catalogue
+from jobs.chores import LEASE_S, Chores
 from jobs.deliveries import Deliveries
+from jobs.delivery_log import DeliveryLog
+from jobs.endpoints import Endpoints
 from jobs.event_bodies import Bodies
 from jobs.keys import Keys
 from jobs.planner import Planner
 from jobs.sealing import Seal
 from jobs.settings import Settings
+from jobs.stats import Stats
 from jobs.status import Status
 from jobs.store import Store
 from jobs.tenants import Tenants
+from jobs.tracing import Spans, open_spans
 
 DAY_S = 86_400
 
@@ -42,6 +48,12 @@ class Domain:
     seal: Seal
     deliveries: Deliveries
     bodies: Bodies
+    endpoints: Endpoints
+    delivery_log: DeliveryLog
+    batches: Batches
+    chores: Chores
+    stats: Stats
+    spans: Spans
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -56,6 +68,13 @@ class Domain:
         retention_s = settings.retention_days * DAY_S
         planner = Planner(redis, keys, catalogue, retention_s=retention_s, lease_s=settings.lease_s)
         seal, bucket = Seal(settings.secret_key), Bucket(settings)
+        status = Status(redis, keys, catalogue)
+        deliveries = Deliveries(redis, keys, retention_s=retention_s, lease_s=settings.lease_s)
+        endpoints = Endpoints(redis, keys, settings, seal, deliveries)
+        batches = Batches(redis, keys, catalogue, planner, status)
+        bodies = Bodies(redis, keys, bucket)
+        for kind, data_of in (("endpoint", endpoints.data_of), ("model", status.data_of), ("batch", batches.data_of)):
+            bodies.register(kind, data_of)
         return cls(
             settings=settings,
             catalogue=catalogue,
@@ -63,13 +82,19 @@ class Domain:
             keys=keys,
             planner=planner,
             store=Store(redis, keys),
-            status=Status(redis, keys, catalogue),
+            status=status,
             tenants=Tenants(redis, keys, seal),
             bucket=bucket,
             broker=Broker(make_celery(settings), planner),
             seal=seal,
-            deliveries=Deliveries(redis, keys, retention_s=retention_s, lease_s=settings.lease_s),
-            bodies=Bodies(redis, keys, bucket),
+            deliveries=deliveries,
+            bodies=bodies,
+            endpoints=endpoints,
+            delivery_log=DeliveryLog(redis, keys),
+            batches=batches,
+            chores=Chores(planner, keys, lease_s=min(LEASE_S, settings.lease_s)),
+            stats=Stats(redis, keys, planner, status),
+            spans=open_spans(),
         )
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 Fields: lane, state, spec (JSON), input (JSON), output (JSON), error (JSON), checkpoint (JSON), attempt, tries, lost,
 log (a line of JSON an attempt), claimed, started, finished, deadline (ms), worker, cost (millionths of a dollar),
-tell ('1': its events are wanted).
+tell ('1': its events are wanted), queued (ms: put back on its lane), again_after (attempts before the user's retry).
 """
 
 import json

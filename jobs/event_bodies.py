@@ -4,7 +4,9 @@ A body is made once, when an event is fanned out: every try sends the same bytes
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -12,8 +14,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.bucket import Bucket
-from jobs.encoding import decode_job
-from jobs.events import Event
+from jobs.deliveries import Digest
+from jobs.encoding import decode_job, moment
+from jobs.events import JOB_DIGEST, Event
 from jobs.ids import batch_of
 from jobs.keys import Keys
 
@@ -47,34 +50,59 @@ class Bodies:
 
     def render(self, event: Event) -> str:
         """An event's body."""
-        return body_of(event.type, event, self.data(event))
+        return _body(event.type, event.at, self.data(event))
 
     def data(self, event: Event) -> Any:
         """An event's data. One that cannot be made is told all the same, by the subject's id alone."""
         renderer = self._renderers.get(event.type.partition(".")[0], _as_it_is)
-        try:
-            return renderer(event)
-        except RedisError:
-            raise
-        except Exception:
-            log.exception("events.not_rendered", event_id=event.id, type=event.type, subject=event.subject)
-            return {"id": event.subject}
+        return _or_id_alone(event.subject, lambda: renderer(event))
+
+    def render_digest(self, digest: Digest) -> str:
+        """The body of a digest: each event as it would have been told alone, its job as it is now."""
+        text = self._redis.hget(self._keys.batch(digest.batch_id), "defaults")
+        defaults = json.loads(str(text)) if text else None
+        pipe = self._redis.pipeline(transaction=False)
+        for item in digest.items:
+            pipe.hgetall(self._keys.job(item["job"]))
+        events = []
+        for item, record in zip(digest.items, pipe.execute(), strict=True):
+            data = _or_id_alone(item["job"], partial(self._shown, item["job"], record, defaults))
+            timestamp = _timestamp(moment(item["at"]))
+            events.append({"id": item["id"], "type": item["type"], "timestamp": timestamp, "data": data})
+        return _body(JOB_DIGEST, digest.at, {"batch_id": digest.batch_id, "events": events})
 
     def _job(self, event: Event) -> Any:
         batch_id = batch_of(event.subject)
         text = self._redis.hget(self._keys.batch(batch_id), "defaults") if batch_id else None
-        record = json.loads(event.data)
-        job = decode_job(event.subject, event.tenant, record, json.loads(str(text)) if text else None)
+        return self._shown(event.subject, json.loads(event.data), json.loads(str(text)) if text else None)
+
+    def _shown(self, job_id: str, record: Mapping[str, str], defaults: Mapping[str, Any] | None) -> Any:
+        if not record:
+            return {"id": job_id}
+        job = decode_job(job_id, "", record, defaults)
         if job.output is not None:
             output = job.output
             job = job.with_output_url(self._bucket.presign_get(output.bucket, output.key, expires_s=URL_LIVES_S))
         return job.model_dump(mode="json")
 
 
-def body_of(event_type: str, event: Event, data: Any) -> str:
+def _body(event_type: str, at: datetime, data: Any) -> str:
     """A body in its one form. ASCII: no two programs read it as different bytes."""
-    timestamp = event.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return json.dumps({"type": event_type, "timestamp": timestamp, "data": data}, separators=(",", ":"))
+    return json.dumps({"type": event_type, "timestamp": _timestamp(at), "data": data}, separators=(",", ":"))
+
+
+def _timestamp(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _or_id_alone(subject: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except RedisError:
+        raise
+    except Exception:
+        log.exception("events.not_rendered", subject=subject)
+        return {"id": subject}
 
 
 def _as_it_is(event: Event) -> Any:

@@ -48,7 +48,7 @@ class Keys:
 
     @property
     def fleet(self) -> str:
-        """Hash: `slots`, the fleet's threads for edits, and `slots:NAME` of each live worker."""
+        """Hash: `slots`, the fleet's edit threads, `slots:NAME` of each live worker, `rows:OUTCOME` of manifests."""
         return f"{self.prefix}fleet"
 
     @property
@@ -100,6 +100,14 @@ class Keys:
     def model(self, name: str) -> str:
         """Hash: a model's window, pace and park."""
         return f"{self.prefix}model:{name}"
+
+    def totals(self, model: str) -> str:
+        """Hash: what was counted of a model since ever."""
+        return f"{self.prefix}totals:{model}"
+
+    def samples(self, model: str) -> str:
+        """List: a model's totals of the last hour, the newest first, each `ms JSON`."""
+        return f"{self.prefix}samples:{model}"
 
     def ring(self, model: str) -> str:
         """Sorted set: shares with something queued for a model, by virtual time."""
@@ -176,6 +184,14 @@ class Keys:
     def endpoints(self, tenant: str) -> str:
         """Set: keys of a tenant's endpoints."""
         return f"{self.prefix}endpoints:{tenant}"
+
+    def digest(self, batch_id: str, line_id: str) -> str:
+        """Hash: a digest of a batch's job events for one line."""
+        return f"{self.prefix}digest:{batch_id}:{line_id}"
+
+    def digest_list(self, batch_id: str, line_id: str) -> str:
+        """List: what a digest has collected, a JSON text an event."""
+        return f"{self.prefix}digestlist:{batch_id}:{line_id}"
 
     def origins(self, tenant: str) -> str:
         """Sorted set: keys of the lines of a tenant's `webhook_url`s, by the moment of their last event in ms."""

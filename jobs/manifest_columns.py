@@ -8,7 +8,10 @@ from jobs.errors import FieldError
 from jobs.models import JobRequest
 
 FIELDS = frozenset(JobRequest.model_fields) - {"metadata"}
+REJECTED_PREFIX = "rejected_"
+"""Columns that the list of refused rows has before the rows' own: passed over when the mended list comes back."""
 _PREFIX = "metadata."
+_MADE_PLAIN = frozenset("=+-@\t\r")
 
 
 class ManifestFault(Exception):
@@ -27,7 +30,10 @@ class Columns:
         named = [name for name in self._names if name]
         if not named:
             raise ManifestFault("the first row is empty: it must name the columns (custom_id, image, …)")
+        self._mended = any(name.startswith(REJECTED_PREFIX) for name in named)
         for name in named:
+            if name.startswith(REJECTED_PREFIX):
+                continue
             if name not in FIELDS and not (name.startswith(_PREFIX) and len(name) > len(_PREFIX)):
                 raise ManifestFault(_unknown(name))
             if named.count(name) > 1:
@@ -45,8 +51,15 @@ class Columns:
         metadata: dict[str, str] = {}
         faults = []
         for name, cell in zip(self._names, cells, strict=False):
-            if cell is None or cell == "" or (isinstance(cell, str) and not cell.strip()):
+            if (
+                name.startswith(REJECTED_PREFIX)
+                or cell is None
+                or cell == ""
+                or (isinstance(cell, str) and not cell.strip())
+            ):
                 continue
+            if self._mended and isinstance(cell, str) and cell[:1] == "'" and cell[1:2] in _MADE_PLAIN:
+                cell = cell[1:]  # noqa: PLW2901 - the apostrophe was ours
             if not name:
                 faults.append(FieldError("", f"{str(cell)[:40]!r} stands in a column without a name", "extra"))
             elif name.startswith(_PREFIX):

@@ -1,13 +1,13 @@
 """Manifests: a file becomes rows. CSV in any dialect, JSONL, OpenAI's batch lines, and spreadsheets.
 
 A row that cannot be read is refused alone; what cannot be read as a whole raises `ManifestFault`. Reading is
-deterministic: the same bytes give the same rows under the same numbers, so that a reader can go on where another stopped.
+deterministic: the same bytes give the same rows under the same numbers, so that a reader goes on where another stopped.
 """
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -52,7 +52,7 @@ class Row:
     faults: tuple[FieldError, ...] = field(default=())
 
 
-def read_rows(file: IO[bytes]) -> Iterator[Row]:
+def read_rows(file: IO[bytes]) -> Generator[Row, None, None]:
     """The rows of a manifest; its format is told from its bytes.
 
     Args:

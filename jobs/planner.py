@@ -13,14 +13,14 @@ from jobs import scripts
 from jobs.catalogue import Catalogue
 from jobs.encoding import MICRO, decode_checkpoint, decode_input, decode_spec, moment, pairs, to_json, to_ms
 from jobs.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
-from jobs.ids import batch_of
+from jobs.ids import batch_of, made_at
 from jobs.keys import Keys
 from jobs.models import WEIGHTS, Attempt, Checkpoint, Input, JobSpec
 from jobs.settlement import Settlement
 from jobs.states import FINAL, State
 
 IDEMPOTENCY_S = 24 * 3600
-BURST_MS = 100
+BURST_MS = 500
 """How far starts may run ahead of the pace's even beat."""
 DAY_S = 86_400
 
@@ -81,6 +81,8 @@ class Claim:
         tries: attempts used up before this one.
         deadline: when the job must have ended, if it must.
         claimed_at: by the server's clock.
+        queued_at: since when it could have been started.
+        sheet: whether its batch wants thumbnails for a contact sheet.
     """
 
     job_id: str
@@ -92,6 +94,8 @@ class Claim:
     tries: int
     deadline: datetime | None
     claimed_at: datetime
+    queued_at: datetime
+    sheet: bool = False
 
 
 class Planner:
@@ -153,6 +157,8 @@ class Planner:
                 mapping={
                     "name": model.name,
                     "ring": self._keys.ring(model.name),
+                    "totals": self._keys.totals(model.name),
+                    "samples": self._keys.samples(model.name),
                     "concurrency": model.concurrency,
                     "rpm": model.rpm,
                 },
@@ -233,6 +239,7 @@ class Planner:
                 "list": self._keys.lane_list(model, tenant, batch_id, priority, trial=trial),
                 "share": share,
                 "model": self._keys.model(model),
+                "totals": self._keys.totals(model),
                 "tenant": self._keys.tenant(tenant),
                 "owner": tenant,
                 "batch": self._keys.batch(batch_id) if batch_id else "",
@@ -265,7 +272,7 @@ class Planner:
         answer = self._run("claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
         if not answer:
             return None
-        record = pairs(answer[4:])
+        record = pairs(answer[5:])
         spec = decode_spec(record, *(json.loads(text) if text else None for text in answer[2:4]))
         return Claim(
             job_id=job_id,
@@ -277,6 +284,8 @@ class Planner:
             tries=int(record.get("tries", 0)),
             deadline=moment(record["deadline"]) if "deadline" in record else None,
             claimed_at=moment(answer[0]),
+            queued_at=_queued_at(job_id, record),
+            sheet=answer[4] == "1",
         )
 
     def checkpoint(self, claim: Claim, answer: Checkpoint | None, *, cost_micro_usd: int = 0) -> bool:
@@ -319,6 +328,7 @@ class Planner:
         signal = end.signal
         order = {
             "to": end.to,
+            "outcome": end.outcome,
             "fields": fields,
             "drop": ["checkpoint"] if end.drop_checkpoint or end.to is State.SUCCEEDED else [],
             "log": to_json(log),
@@ -389,6 +399,12 @@ def _fields_of(draft: Draft, now_ms: int) -> dict[str, str]:
     if draft.spec.webhook_url:
         fields["tell"] = "1"
     return fields
+
+
+def _queued_at(job_id: str, record: dict[str, str]) -> datetime:
+    """Since when the plan could have taken a job: queued, and its lane not held."""
+    queued = moment(record["queued"]) if "queued" in record else made_at(job_id)
+    return max(queued, moment(record["since"])) if "since" in record else queued
 
 
 def _quota_exceeded(which: str, limit: str, now: datetime) -> QuotaExceeded:

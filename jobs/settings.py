@@ -48,6 +48,14 @@ class Settings(BaseSettings):
     """When set, webhook secrets and header values are encrypted at rest with it."""
     webhook_ports: str = "80,443,8000-9999"
     """Ports that webhooks may be sent to, comma-separated, and ranges such as `8000-9999`; any in allowed private networks."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where a worker serves its metrics; nowhere where unset. The API serves its own at `/metrics`."""
+    metrics_address: str = "127.0.0.1"
+    """Address that a worker's metrics listen on."""
+    metrics_tenants: bool = False
+    """Whether metrics tell of each tenant's jobs; whoever reaches `/metrics` then reads tenants' names."""
+    task_events: bool = True
+    """Whether workers tell Flower of each task."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] = "json"
 

@@ -8,6 +8,7 @@ from redis import Redis
 
 from jobs.catalogue import Catalogue, Dialect, ModelSpec, ParameterRule
 from jobs.encoding import moment
+from jobs.events import Event
 from jobs.keys import Keys
 from jobs.models import Record
 
@@ -89,6 +90,12 @@ class Status:
             pipe.hgetall(self._keys.model(spec.name))
         slots, *records = pipe.execute()
         return [_status(spec, record, int(slots or 0)) for spec, record in zip(specs, records, strict=True)]
+
+    def data_of(self, event: Event) -> Any:
+        """The `data` of an event about a model: the model as the API shows it, and why it was parked or resumed."""
+        name = event.subject.removeprefix("model:")
+        found = next((model for model in self.models() if model.name == name), None)
+        return {"name": name, **(found.model_dump(mode="json") if found else {}), **json.loads(event.data)}
 
     def workers(self) -> list[WorkerStatus]:
         """Every worker whose pulse was felt within one lease."""

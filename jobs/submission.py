@@ -131,6 +131,7 @@ def submit(
     if idempotency_key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", idempotency_key):
         raise InvalidInput.of("Idempotency-Key", "1 to 255 printable ASCII characters")
     job_id = new_job_id()
+    context = domain.spans.traceparent(traceparent)
     model, kept = _checked(domain, request, tenant, job_id, upload)
     spec = JobSpec.model_validate(
         request.model_dump()
@@ -138,7 +139,7 @@ def submit(
             "model": model.name,
             "seed": _seed(model) if request.seed is None and model.default_seed else request.seed,
             "image": kept.input.image if kept else request.image,
-            "traceparent": traceparent if TRACEPARENT.fullmatch(traceparent or "") else None,
+            "traceparent": context if trace_id_of(context) else None,
         }
     )
     idempotency = None

@@ -14,15 +14,17 @@ from celery.exceptions import Retry
 from celery.signals import setup_logging, worker_shutting_down
 from redis.exceptions import RedisError
 
-from jobs.broker import EDIT, EDITS, WEBHOOKS
+from jobs.broker import CHORES, EDIT, EDITS, WEBHOOKS
 from jobs.domain import Domain
 from jobs.errors import EditFailure, Interrupted
 from jobs.logs import configure_logging
 from jobs.settings import Settings
 from jobs.settlement import Settlement
 from jobs.states import State
+from workers.chores import register_chores, start_looking
 from workers.edit import Editor, Ended
 from workers.held import Held
+from workers.metrics import WorkerMetrics
 from workers.pulse import Pulse, step_of
 from workers.telling import start_telling
 
@@ -52,13 +54,21 @@ def run_worker(
     slots = concurrency if EDITS in queues else 0
     pulse = Pulse(domain, held, name=name, slots=slots, queues=queues)
     app = domain.broker.app
-    register_edit(app, Editor(domain, held, name))
+    metrics = WorkerMetrics(lambda: len(held.claims())) if settings.metrics_port is not None else None
+    register_edit(app, Editor(domain, held, name, listeners=[metrics.attempt] if metrics else []))
     app.steps["worker"].add(step_of(pulse))
     drain = Drain(domain, held, pulse, grace_s)
     setup_logging.connect(_keep_logging, weak=False)
     worker_shutting_down.connect(drain.begin, weak=False)
+    if CHORES in queues:
+        register_chores(app, domain)
+    worker_shutting_down.connect(start_looking(domain), weak=False)
     if WEBHOOKS in queues:
-        worker_shutting_down.connect(start_telling(app, domain, threads=concurrency, name=name), weak=False)
+        listeners = [metrics.exchange] if metrics else []
+        end_telling = start_telling(app, domain, threads=concurrency, name=name, listeners=listeners)
+        worker_shutting_down.connect(end_telling, weak=False)
+    if metrics is not None and settings.metrics_port is not None:
+        metrics.serve(settings.metrics_address, settings.metrics_port)
     worker = app.Worker(
         hostname=name,
         pool="threads",
@@ -66,7 +76,7 @@ def run_worker(
         queues=queues,
         without_gossip=True,
         without_mingle=True,
-        task_events=True,
+        task_events=settings.task_events,
         quiet=True,
         loglevel=settings.log_level,
     )

@@ -1,9 +1,8 @@
 """One try of a delivery: claim, sign, send, settle."""
 
-import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -18,8 +17,10 @@ from jobs.deliveries import LEASE_S, Telling
 from jobs.delivery_records import DeliveryState
 from jobs.delivery_schedule import MOST_KEPT, Exchange, Verdict, judge
 from jobs.domain import Domain
+from jobs.endpoint_records import open_headers
 from jobs.errors import ConfigurationError
 from jobs.signing import secrets_of, signature
+from jobs.tracing import trace_id_of
 from jobs.webhook_urls import check_webhook_url
 from workers.guard import AddressRefused
 from workers.http import BodyLost, Http, Reach, retry_after_s
@@ -47,6 +48,7 @@ class Deliverer:
         changed: called after each try: there may be something to start.
         exchange_s: see `EXCHANGE_S`.
         now: the moment that is signed.
+        listeners: told of each exchange.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Deliverer:
         changed: Callable[[], None],
         exchange_s: float = EXCHANGE_S,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        listeners: Sequence[Callable[[Exchange], None]] = (),
     ) -> None:
         self._domain = domain
         self._http = http
         self._changed = changed
         self._exchange_s = exchange_s
         self._now = now
+        self._listeners = tuple(listeners)
 
     def deliver(self, delivery_id: str, number: int) -> str:
         """Run one try to its settlement.
@@ -74,7 +78,19 @@ class Deliverer:
         telling = _insist(lambda: self._domain.deliveries.claim(delivery_id, number))
         if telling is None:
             raise Retry("dropped: the delivery has moved on")
+        names = {"delivery_id": telling.delivery_id, "event_id": telling.event_id, "tenant": telling.tenant}
+        if trace_id_of(telling.traceparent):
+            names["trace_id"] = str(trace_id_of(telling.traceparent))
+        with (
+            structlog.contextvars.bound_contextvars(**names),
+            self._domain.spans.span("deliver", parent=telling.traceparent, delivery_id=telling.delivery_id),
+        ):
+            return self._tell(telling)
+
+    def _tell(self, telling: Telling) -> str:
         exchange = self._send(telling)
+        for listener in self._listeners:
+            listener(exchange)
         verdict = judge(exchange, telling.tries, random.random())  # noqa: S311 - jitter, no secret
         state = _insist(lambda: self._domain.deliveries.settle(telling, exchange, verdict))
         self._changed()
@@ -103,7 +119,7 @@ class Deliverer:
         except (AddressRefused, ValueError) as error:
             return Exchange(took_ms(), error=f"the address may not be told: {error}")
         except ConfigurationError as error:
-            log.exception("deliver.not_signed", delivery_id=telling.delivery_id)
+            log.exception("deliver.not_signed")
             return Exchange(took_ms(), error=str(error))
         except BodyLost as error:
             return Exchange(took_ms(), status=error.status, error=str(error)[:MOST_KEPT])
@@ -123,14 +139,14 @@ class Deliverer:
             keys = secrets_of(line, seal, now.timestamp() * 1000)
         else:
             keys = self._domain.tenants.webhook_secrets(telling.tenant)
-        own = json.loads(seal.open(line["headers"])) if line.get("headers") else {}
         return {
-            **own,
+            **open_headers(line, seal),
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "webhook-id": telling.event_id,
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": signature(telling.event_id, now, telling.body, keys),
+            **({"traceparent": context} if (context := self._domain.spans.traceparent(telling.traceparent)) else {}),
         }
 
 
@@ -147,8 +163,6 @@ def _told_to_celery(telling: Telling, exchange: Exchange, verdict: Verdict, stat
     said = exchange.error or f"the receiver answered {exchange.status}"
     log.info(
         "deliver.tried",
-        delivery_id=telling.delivery_id,
-        event_id=telling.event_id,
         number=telling.number,
         status=exchange.status,
         error=exchange.error,

@@ -6,7 +6,7 @@ The decision after a failure is `jobs.backoff`'s; every write is fenced by the a
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -40,6 +40,8 @@ from workers.download import download
 from workers.fetch import InputFetcher
 from workers.held import Held
 from workers.http import Http
+from workers.thumbnails import put_thumbnail
+from workers.timings import AttemptReport, Listener, Stopwatch, answer_class, names_of
 from workers.verify import verify
 
 STORE_PAUSE_S = 0.5
@@ -64,12 +66,14 @@ class Editor:
         domain: what the process works with.
         held: the attempts the worker holds.
         worker: the worker's name.
+        listeners: told of each attempt once it has ended.
     """
 
-    def __init__(self, domain: Domain, held: Held, worker: str) -> None:
+    def __init__(self, domain: Domain, held: Held, worker: str, *, listeners: Sequence[Listener] = ()) -> None:
         self._domain = domain
         self._held = held
         self._worker = worker
+        self._listeners = tuple(listeners)
         self._http = Http(domain.settings.private_networks)
         self._fetcher = InputFetcher(self._http, domain.bucket, domain.settings)
 
@@ -79,8 +83,20 @@ class Editor:
         if claim is None:
             return None
         self._held.take(claim)
+        given = claim.spec.traceparent
+        spans = self._domain.spans
+        spans.lasted("plan", claim.queued_at, claim.claimed_at, parent=given)
         try:
-            return _Attempt(self._domain, self._held, self._http, self._fetcher, claim).run()
+            with (
+                structlog.contextvars.bound_contextvars(**names_of(claim)),
+                spans.span("edit", parent=given, job_id=job_id, attempt=attempt),
+            ):
+                one = _Attempt(self._domain, self._held, self._http, self._fetcher, claim)
+                ended = one.run()
+                report = one.report(ended)
+                for listener in self._listeners:
+                    listener(report)
+                return ended
         finally:
             self._held.let_go(claim)
 
@@ -116,6 +132,10 @@ class _Attempt:
         self._model: ModelSpec = domain.catalogue.get(claim.spec.model)
         self._price = round(self._model.price_usd * MICRO)
         self._called = False
+        self._answered = False
+        self._fetched_bytes = 0
+        self._watch = Stopwatch(domain.spans)
+        self._before: bytes | None = None
         self._trace_id: str | None = None
         self._begun = time.monotonic()
 
@@ -132,16 +152,19 @@ class _Attempt:
         except InvalidInput as error:
             failure = InputRejected(str(error))
         except Exception as error:
-            log.exception("edit.unexpected", job_id=self._claim.job_id, attempt=self._claim.attempt)
+            log.exception("edit.unexpected")
             failure = Transient(f"unexpected {type(error).__name__} in the worker", code="internal_error")
         cost = 0
         if failure is not None:
             settlement = self._decide(failure)
             cost = self._price if self._called and failure.maybe_billed else 0
-        written = insist(
-            self._held,
-            lambda: self._domain.planner.settle(self._claim, settlement, finished_at=self._now(), cost_micro_usd=cost),
-        )
+        with self._watch.step("settle"):
+            written = insist(
+                self._held,
+                lambda: self._domain.planner.settle(
+                    self._claim, settlement, finished_at=self._now(), cost_micro_usd=cost
+                ),
+            )
         self._tell_log(settlement, written)
         return Ended(settlement, failure, written)
 
@@ -160,8 +183,10 @@ class _Attempt:
     def _buy(self) -> Output:
         """Fetch, call, checkpoint, and keep."""
         image = self._claim.input.image
-        fetched = self._fetcher.fetch(image, self._model, self._claim.tenant, stop=self._stopped)
+        with self._watch.step("fetch"):
+            fetched = self._fetcher.fetch(image, self._model, self._claim.tenant, stop=self._stopped)
         picture = fetched.picture
+        self._fetched_bytes = len(fetched.data)
         known = Input(
             image=image,
             sha256=fetched.sha256,
@@ -171,20 +196,23 @@ class _Attempt:
             height=picture.height,
         )
         self._claim = replace(self._claim, input=known)
+        self._before = fetched.data if self._claim.sheet else None
         self._held.check(self._claim)
         self._called = True
-        answer = dialect_of(self._model, self._http).edit(
-            EditCall(
-                model=self._model,
-                key=self._model.api_key(),
-                picture=fetched.data,
-                media_type=picture.media_type,
-                filename=f"input.{EXTENSIONS[picture.media_type]}",
-                parameters=self._claim.spec,
-                traceparent=self._claim.spec.traceparent,
-                stop=self._stopped,
+        with self._watch.step("provider"):
+            answer = dialect_of(self._model, self._http).edit(
+                EditCall(
+                    model=self._model,
+                    key=self._model.api_key(),
+                    picture=fetched.data,
+                    media_type=picture.media_type,
+                    filename=f"input.{EXTENSIONS[picture.media_type]}",
+                    parameters=self._claim.spec,
+                    traceparent=self._domain.spans.traceparent(self._claim.spec.traceparent),
+                    stop=self._stopped,
+                )
             )
-        )
+        self._answered = True
         self._trace_id = answer.trace_id
         if answer.url is not None:
             checkpoint = self._checkpoint_url(answer)
@@ -227,11 +255,13 @@ class _Attempt:
             raise ResultGone(
                 f"the provider's result is {age_s:.0f} s old and was kept for {self._model.result_ttl_s:g} s"
             )
-        return download(self._http, url, self._model, stop=self._stopped)
+        with self._watch.step("download"):
+            return download(self._http, url, self._model, stop=self._stopped)
 
     def _keep(self, data: bytes, seed: int | None, source: Picture, *, answer: Answer | None = None) -> Output:
         """Verify a result and put it into the bucket; where its bytes came with the answer, the checkpoint first."""
-        made = verify(data, source, self._model)
+        with self._watch.step("verify"):
+            made = verify(data, source, self._model)
         digest = hashlib.sha256(data).hexdigest()
         claim = self._claim
         settings = self._domain.settings
@@ -263,7 +293,10 @@ class _Attempt:
             height=made.height,
             seed=seed,
         )
-        self._put(output, data, hold=answer is not None)
+        with self._watch.step("put"):
+            self._put(output, data, hold=answer is not None)
+        if claim.sheet:
+            put_thumbnail(self._domain, claim.job_id, self._before, data)
         return output
 
     def _put(self, output: Output, data: bytes, *, hold: bool) -> None:
@@ -293,7 +326,7 @@ class _Attempt:
             except StorageFailed as error:
                 if not hold or self._held.interrupted:
                     raise
-                log.warning("edit.bucket_unreachable", job_id=claim.job_id, error=error.message)
+                log.warning("edit.bucket_unreachable", error=error.message)
                 self._held.pause(STORE_PAUSE_S)
                 self._held.check(claim)
             else:
@@ -339,16 +372,30 @@ class _Attempt:
         passed = time.monotonic() - self._begun
         return datetime.fromtimestamp(self._claim.claimed_at.timestamp() + passed, UTC)
 
+    def report(self, ended: Ended) -> AttemptReport:
+        """What it did and how long that took."""
+        claim, settlement = self._claim, ended.settlement
+        output = settlement.output
+        return AttemptReport(
+            model=self._model.name,
+            priority=claim.spec.priority,
+            outcome=settlement.outcome,
+            written=ended.written,
+            queued_s=max(0.0, (claim.claimed_at - claim.queued_at).total_seconds()),
+            took_s=time.monotonic() - self._begun,
+            steps=self._watch.steps,
+            answer=answer_class(ended.failure, called=self._called, answered=self._answered),
+            fetched_bytes=self._fetched_bytes,
+            kept_bytes=output.bytes if output and not output.reused else 0,
+        )
+
     def _tell_log(self, settlement: Settlement, written: bool) -> None:
         log.info(
             "edit.settled",
-            job_id=self._claim.job_id,
-            attempt=self._claim.attempt,
-            tenant=self._claim.tenant,
-            model=self._model.name,
             outcome=settlement.outcome,
             written=written,
             message=settlement.message,
-            trace_id=self._trace_id,
+            provider_trace_id=self._trace_id,
             seconds=round(time.monotonic() - self._begun, 3),
+            steps={step: round(seconds, 3) for step, seconds in self._watch.steps.items()},
         )

@@ -105,8 +105,9 @@ class Teller:
         events += self._outbox.read(self.name, count=MOST_EVENTS, block_ms=0 if events else block_ms)
         for event in events:
             self.fan_out(event)
-        if events:
-            self._changed.set()
+        for digest in self._domain.deliveries.due_digests():
+            self._domain.deliveries.tell_digest(digest, self._domain.bodies.render_digest(digest))
+        self._changed.set()
         return len(events)
 
     def _beat(self) -> list[Event]:

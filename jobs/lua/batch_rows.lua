@@ -87,6 +87,7 @@ for state, counts in pairs(state_of) do
   for number, count in pairs(counts) do
     if not ALLOWED['new>' .. state] then error('ILLEGAL transition new to ' .. state) end
     redis.call('HINCRBY', order.lanes[number].fields.model, 'n:' .. state, count)
+    redis.call('HINCRBY', order.lanes[number].fields.totals, 'submitted', count)
     redis.call('HINCRBY', batch, state, count)
   end
 end
@@ -101,6 +102,8 @@ end
 table.sort(refused, function(one, other) return one[1] < other[1] end)
 for _, entry in ipairs(refused) do redis.call('RPUSH', rejects, entry[2]) end
 if #refused > 0 then redis.call('HINCRBY', batch, 'rejected', #refused) end
+redis.call('HINCRBY', FLEET, 'rows:accepted', written)
+redis.call('HINCRBY', FLEET, 'rows:rejected', #refused)
 if trial > 0 then
   redis.call('HINCRBY', batch, 'trial_open', trial)
   redis.call('HINCRBY', batch, 'trial_rows', trial)

@@ -13,7 +13,7 @@ if not leases then return {} end
 local l = redis.call('HMGET', line, 'enabled', 'disabled_why')
 if l[1] ~= '1' then
   drop_lease(delivery, number, line)
-  exhaust(delivery, line, 'sending', 'the endpoint was ' .. (l[2] or 'disabled'))
+  exhaust(delivery, line, 'sending', 'its endpoint is disabled: ' .. (l[2] or ''))
   return {}
 end
 redis.call('ZADD', leases, exact(NOW + LEASE), member)

@@ -4,8 +4,9 @@
 -- ARGV[5] id of the stream's entry   ARGV[6] consumer group
 -- ARGV[7] JSON: {event: {field: text} of every delivery,
 --   lines: [{field: text}] to write where there is no such line, or false; deliveries: [{field: text}],
+--   digests: [false, or {due, key, list, item, every_ms, fields: {field: text}}] instead of a delivery: what is collected,
 --   old: {succeeded: key, exhausted: key}: what sorts before these has expired}
--- Returns the number of deliveries written; -1 where the entry was not there any more.
+-- Returns the number of deliveries written or items collected; -1 where the entry was not there any more.
 
 local entry, order = ARGV[5], cjson.decode(ARGV[7])
 if redis.call('XACK', OUTBOX, ARGV[6], entry) == 0 then return -1 end
@@ -22,12 +23,15 @@ for i = 10, #KEYS, 2 do
     redis.call('ZREMRANGEBYSCORE', card.known, '-inf', exact(NOW - RETENTION.exhausted * 2))
     redis.call('PEXPIRE', card.known, RETENTION.exhausted * 2)
   end
-  if redis.call('HGET', line, 'enabled') == '1' and redis.call('EXISTS', delivery) == 0 then
-    for _, fields in ipairs({order.event, order.deliveries[n]}) do
-      for field, value in pairs(fields) do redis.call('HSET', delivery, field, value) end
+  local digest = order.digests[n]
+  if digest then
+    if redis.call('HGET', line, 'enabled') == '1' then
+      redis.call('RPUSH', digest.list, digest.item)
+      for field, value in pairs(digest.fields) do redis.call('HSETNX', digest.key, field, value) end
+      redis.call('ZADD', digest.due, 'NX', exact(NOW + digest.every_ms), digest.key)
+      written = written + 1
     end
-    redis.call('HSET', delivery, 'line', line)
-    move(delivery, line, 'new', 'waiting', NOW)
+  elseif write(delivery, line, order.event, order.deliveries[n]) then
     for state, key in pairs(order.old) do
       redis.call('ZREMRANGEBYLEX', redis.call('HGET', line, 'i:' .. state), '-', '(' .. key)
     end

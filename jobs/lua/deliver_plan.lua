@@ -28,6 +28,7 @@ for _, leases in pairs(LEASES) do
     else
       drop_lease(delivery, number, r[1])
       if r[2] == 'sending' and r[3] == number then
+        redis.call('HINCRBY', redis.call('HGET', r[1], 'totals'), 'tries:lost', 1)
         if r[4] then
           log_try(delivery, cjson.encode({number = tonumber(number), at_ms = tonumber(r[4]), error = 'the worker was lost'}))
         end
@@ -61,7 +62,7 @@ local function start(line, kind)
   local l = redis.call('HMGET', line, 'due', 'enabled', 'disabled_why', 'in_flight', 'window', 'fails', 'open_until',
     'rate', 'tat')
   if not l[1] then return nil end
-  if l[2] ~= '1' then return clear(line, 'the endpoint was ' .. (l[3] or 'disabled')) end
+  if l[2] ~= '1' then return clear(line, 'its endpoint is disabled: ' .. (l[3] or '')) end
   local in_flight, open_until = tonumber(l[4] or 0), tonumber(l[7] or 0)
   local window = kind == 'new' and 1 or tonumber(l[5] or FIRST_WINDOW)
   if in_flight >= math.min(window, math.max(1, math.floor(threads / 2))) then return nil end

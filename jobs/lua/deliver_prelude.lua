@@ -10,7 +10,8 @@
 --   ARGV[2] length of a lease, ms
 --   ARGV[3] retention of a delivery that succeeded, ms   ARGV[4] of one that was exhausted, ms
 -- A line is an endpoint's record, or that of the addresses of one origin that jobs and batches name. It names the keys
--- it belongs with (due, tenant, listeners, i:STATE), and a delivery names its line, so no key is put together here.
+-- it belongs with (due, tenant, listeners, totals, breakers, i:STATE), and a delivery names its line, so no key is put
+-- together here.
 
 local OUTBOX, LINES = KEYS[1], KEYS[2]
 local KINDS = {'quick', 'new', 'slow'}
@@ -85,8 +86,10 @@ local function move(delivery, line, from, to, due)
   if not ALLOWED[from .. '>' .. to] then
     error(redis.error_reply('ILLEGAL transition ' .. from .. ' to ' .. to .. ' of ' .. delivery).err)
   end
-  local l = redis.call('HMGET', line, 'i:' .. from, 'i:' .. to, 'due')
+  local l = redis.call('HMGET', line, 'i:' .. from, 'i:' .. to, 'due', 'totals')
   redis.call('HSET', delivery, 'state', to)
+  redis.call('HINCRBY', l[4], 'n:' .. to, 1)
+  if from ~= 'new' then redis.call('HINCRBY', l[4], 'n:' .. from, -1) end
   if l[1] then redis.call('ZREM', l[1], delivery) end
   redis.call('ZADD', l[2], 0, delivery)
   redis.call('PEXPIRE', l[2], RETENTION.exhausted * 2)
@@ -100,6 +103,7 @@ local function move(delivery, line, from, to, due)
   end
   if RETENTION[to] then
     redis.call('HSET', delivery, 'finished', exact(NOW))
+    redis.call('HINCRBY', l[4], 'ended:' .. to, 1)
     redis.call('PEXPIRE', delivery, RETENTION[to])
   end
 end
@@ -134,9 +138,22 @@ local function listen(line, wanted)
   redis.call('HSET', l[2], 'listening', redis.call('SCARD', l[1]) > 0 and '1' or '0')
 end
 
+-- A new delivery of a line. False where it is there already, or where the line's endpoint is disabled.
+local function write(delivery, line, ...)
+  local l = redis.call('HMGET', line, 'enabled', 'owner')
+  if l[1] ~= '1' or redis.call('EXISTS', delivery) == 1 then return false end
+  for _, fields in ipairs({...}) do
+    for field, value in pairs(fields) do redis.call('HSET', delivery, field, value) end
+  end
+  redis.call('HSET', delivery, 'line', line, 'owner', l[2])
+  move(delivery, line, 'new', 'waiting', NOW)
+  return true
+end
+
 -- An endpoint is told nothing more. What waits for it is exhausted by the plan, a piece at a time.
 local function disable(line, why)
   redis.call('HSET', line, 'enabled', '0', 'disabled_why', why, 'disabled_at', exact(NOW))
+  redis.call('ZREM', redis.call('HGET', line, 'breakers'), line)
   listen(line, false)
   wake(line, NOW)
 end

@@ -15,6 +15,7 @@ local line = r[3]
 local function succeed(l)
   local took = l.took and tonumber(l.took) * 0.7 + order.took_ms * 0.3 or order.took_ms
   redis.call('HDEL', line, 'open_until', 'failing_since')
+  redis.call('ZREM', l.breakers, line)
   redis.call('HSET', line, 'fails', 0, 'took', exact(took), 'window', exact(math.min(LARGEST_WINDOW, l.window + 1)),
     'succeeded_at', exact(NOW))
   become(line, took < QUICK_MS and 'quick' or 'slow')
@@ -28,6 +29,8 @@ local function fail(l)
   if fails >= BREAKS_AT or order.took_ms >= QUICK_MS then become(line, 'slow') end
   if fails >= BREAKS_AT then
     rest = math.max(rest, SHORTEST_PAUSE, order.took_ms * PAUSE_FACTOR)
+    redis.call('ZADD', l.breakers, exact(NOW), line)
+    redis.call('ZREMRANGEBYSCORE', l.breakers, '-inf', exact(NOW - PATIENCE))
   end
   if rest > 0 then redis.call('HSET', line, 'open_until', exact(math.max(l.open_until, NOW + rest))) end
   local why
@@ -38,15 +41,18 @@ local function fail(l)
   end
   if why and l.endpoint and l.enabled == '1' then
     disable(line, why)
+    redis.call('HINCRBY', l.totals, 'disabled', 1)
     redis.call('XADD', OUTBOX, '*', 'type', 'endpoint.disabled', 'tenant', l.owner, 'subject', line, 'at', exact(NOW),
       'data', cjson.encode({why = why}))
   end
 end
 
 if drop_lease(delivery, number, line) then
-  local f = redis.call('HMGET', line, 'took', 'window', 'open_until', 'failing_since', 'endpoint', 'enabled', 'owner')
-  local l = {took = f[1], window = tonumber(f[2] or FIRST_WINDOW), open_until = tonumber(f[3] or 0),
-    failing_since = f[4], endpoint = f[5], enabled = f[6], owner = f[7]}
+  local f = redis.call('HMGET', line, 'took', 'window', 'open_until', 'failing_since', 'endpoint', 'enabled', 'owner',
+    'breakers', 'totals')
+  redis.call('HINCRBY', f[9], order.ok and 'tries:succeeded' or 'tries:failed', 1)
+  local l = {took = f[1], window = tonumber(f[2] or FIRST_WINDOW), open_until = tonumber(f[3] or 0), failing_since = f[4],
+    endpoint = f[5], enabled = f[6], owner = f[7], breakers = f[8], totals = f[9]}
   if order.ok then succeed(l) else fail(l) end
 end
 

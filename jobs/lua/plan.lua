@@ -24,13 +24,16 @@ local function take_back(member)
     redis.call('ZREM', LEASES, member)
     return
   end
-  forget_probe(redis.call('HGET', lane, 'model'), member)
+  local l = redis.call('HMGET', lane, 'model', 'totals')
+  forget_probe(l[1], member)
   local leased = drop_lease(job, attempt, lane)
+  if leased then redis.call('HINCRBY', l[2], r[4] and 'lost:worker' or 'lost:nobody', 1) end
   if leased and r[4] then suspect(job, attempt, lane) end
   if r[2] ~= 'running' or r[3] ~= attempt or turned(job, lane, 'running') then return end
   if r[4] then
     local lost = redis.call('HINCRBY', job, 'lost', 1)
     redis.call('HDEL', job, 'claimed', 'worker', 'holder')
+    redis.call('HINCRBY', l[2], 'outcome:lease_lost', 1)
     log_attempt(job, cjson.encode({number = tonumber(attempt), started_ms = tonumber(r[4]), finished_ms = NOW,
       outcome = 'lease_lost', message = 'the worker ' .. (r[5] or '') .. ' was lost'}))
     if lost >= MOST_LOST then
@@ -73,7 +76,7 @@ local slots_left = tonumber(redis.call('HGET', FLEET, 'slots') or 0) - redis.cal
 local models = {}
 for i = 7, #KEYS do
   local m = redis.call('HMGET', KEYS[i], 'ring', 'concurrency', 'limit', 'in_flight', 'rpm', 'pace', 'tat', 'parked',
-    'park_until', 'probe', 'minute', 'starts', 'starts_before')
+    'park_until', 'probe', 'minute', 'starts', 'starts_before', 'totals', 'samples', 'sampled')
   if m[1] then
     local rpm = tonumber(m[5])
     local pace = tonumber(m[6])
@@ -84,9 +87,23 @@ for i = 7, #KEYS do
       every = rpm > 0 and (60000 + burst) / rpm or 0,
       parked = m[8], park_until = tonumber(m[9] or 0), probe = m[10],
       minute = tonumber(m[11] or 0), starts = tonumber(m[12] or 0), before = tonumber(m[13] or 0),
+      totals = m[14], samples = m[15], sampled = tonumber(m[16] or 0),
     }
   end
 end
+
+-- What was counted so far is kept every ten seconds, for an hour: rates are differences.
+local SAMPLE_EVERY, SAMPLES_LIVE = 10000, 3600000
+local function sample(m)
+  if NOW - m.sampled < SAMPLE_EVERY then return end
+  redis.call('HSET', m.key, 'sampled', exact(NOW))
+  redis.call('LPUSH', m.samples, exact(NOW) .. ' ' .. cjson.encode(fields_of(m.totals)))
+  for _ = 1, 2 do
+    local oldest = redis.call('LINDEX', m.samples, -1)
+    if NOW - tonumber(string.match(oldest, '^%d+')) > SAMPLES_LIVE then redis.call('RPOP', m.samples) end
+  end
+end
+for _, m in ipairs(models) do sample(m) end
 
 -- Ms until the model may start one more job: 0 now, nil not by the clock alone.
 local function wait_of(m)
@@ -224,6 +241,7 @@ for _, m in ipairs(models) do
       m.starts = 0
     end
     redis.call('HINCRBY', m.key, 'in_flight', m.started)
+    redis.call('HINCRBY', m.totals, 'started', m.started)
     redis.call('HSET', m.key, 'tat', exact(m.tat), 'minute', exact(minute), 'starts', exact(m.starts + m.started),
       'starts_before', exact(m.before))
   end

@@ -9,7 +9,7 @@
 --   ARGV[1] now, ms since 1970; 0 takes the server's clock (the only clock of the fleet; tests give their own)
 --   ARGV[2] retention of a finished job's record, ms
 --   ARGV[3] length of a lease, ms
--- Records name the keys they belong with (job.lane; lane.list, .share, .model, .tenant, .batch, .i:STATE;
+-- Records name the keys they belong with (job.lane; lane.list, .share, .model, .totals, .tenant, .batch, .i:STATE;
 -- share.lanes, .ring; batch.lanes, .chores), so no key is ever put together here.
 
 local LEASES, WAITING, DEADLINES, OUTBOX, FLEET = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -82,6 +82,7 @@ end
 
 local function release(lane)
   redis.call('HDEL', lane, 'held')
+  redis.call('HSET', lane, 'since', exact(NOW))
   if redis.call('LLEN', redis.call('HGET', lane, 'list')) > 0 then activate(lane) end
 end
 
@@ -146,8 +147,11 @@ local function move(job, lane, from, to, counted)
   if not ALLOWED[from .. '>' .. to] then
     error(redis.error_reply('ILLEGAL transition ' .. from .. ' to ' .. to .. ' of ' .. job).err)
   end
-  local l = redis.call('HMGET', lane, 'i:' .. from, 'i:' .. to, 'batch', 'model')
+  local l = redis.call('HMGET', lane, 'i:' .. from, 'i:' .. to, 'batch', 'model', 'totals')
   redis.call('HSET', job, 'state', to)
+  -- The id of one that is queued at once tells since when.
+  if to == 'queued' and from ~= 'new' then redis.call('HSET', job, 'queued', exact(NOW)) end
+  if from == 'new' then redis.call('HINCRBY', l[5], 'submitted', 1) end
   if l[1] then
     redis.call('ZREM', l[1], job)
     redis.call('HINCRBY', l[4], 'n:' .. from, -1)
@@ -168,10 +172,15 @@ end
 
 -- What an attempt cost, or may have cost, counts once however often it is said, and whatever became of the job.
 local function charge(job, attempt, lane, cost)
-  if cost <= 0 or redis.call('HGET', job, 'paid') == attempt then return end
+  local before = redis.call('HMGET', job, 'paid', 'again_after')
+  if cost <= 0 or before[1] == attempt then return end
   redis.call('HSET', job, 'paid', attempt)
   redis.call('HINCRBY', job, 'cost', cost)
-  local batch = redis.call('HGET', lane, 'batch')
+  local l = redis.call('HMGET', lane, 'batch', 'totals')
+  local batch = l[1]
+  redis.call('HINCRBY', l[2], 'cost', cost)
+  redis.call('HINCRBY', l[2], 'paid', 1)
+  if before[1] and tonumber(before[1]) > tonumber(before[2] or 0) then redis.call('HINCRBY', l[2], 'paid_again', 1) end
   if batch ~= '' then
     redis.call('HINCRBY', batch, 'cost', cost)
     if redis.call('HGET', job, 'attempt') == attempt then unreserve(job, batch) end
@@ -199,7 +208,8 @@ local function finish(job, lane, from, to, counted)
   redis.call('ZREM', DEADLINES, job)
   redis.call('PEXPIRE', job, RETENTION)
   redis.call('PUBLISH', job, to)
-  local l = redis.call('HMGET', lane, 'tenant', 'batch', 'owner', 'trial')
+  local l = redis.call('HMGET', lane, 'tenant', 'batch', 'owner', 'trial', 'totals')
+  redis.call('HINCRBY', l[5], 'ended:' .. to, 1)
   local single = l[2] == ''
   local asked = redis.call('HGET', single and l[1] or l[2], single and 'listening' or 'tell')
   if asked == '1' or redis.call('HGET', job, 'tell') == '1' then
@@ -228,6 +238,8 @@ end
 local function again(job, lane, from, batch, trial, deadline)
   redis.call('PERSIST', job)
   redis.call('HDEL', job, 'finished', 'error', 'tries', 'lost', 'claimed', 'worker', 'holder', 'deadline')
+  local attempt = redis.call('HGET', job, 'attempt')
+  if attempt then redis.call('HSET', job, 'again_after', attempt) end
   if deadline then
     redis.call('HSET', job, 'deadline', exact(NOW + deadline))
     redis.call('ZADD', DEADLINES, exact(NOW + deadline), job)

@@ -3,7 +3,7 @@
 -- KEYS[6] job
 -- ARGV[4] attempt
 -- ARGV[5] JSON: {
---   to: succeeded | filtered | failed | waiting | queued,
+--   to: succeeded | filtered | failed | waiting | queued, outcome: as the attempt's line says,
 --   fields: {field: text} to set, drop: [field] to remove, log: the attempt's line for the log,
 --   delay_ms: for waiting, cost: millionths of a dollar that it cost or may have cost, count: whether the attempt uses up a try,
 --   reused: whether the output is an equal edit's,
@@ -14,7 +14,8 @@ local job, attempt, order = KEYS[6], ARGV[4], cjson.decode(ARGV[5])
 local r = redis.call('HMGET', job, 'state', 'attempt', 'lane', 'claimed')
 if not r[1] then return 0 end
 local lane = r[3]
-local model = redis.call('HGET', lane, 'model')
+local named = redis.call('HMGET', lane, 'model', 'totals')
+local model, totals = named[1], named[2]
 
 -- How long a park lasts before the next probe: doubled each time the probe fails.
 local FIRST_PAUSE, LONGEST_PAUSE = 5000, 600000
@@ -31,6 +32,7 @@ local function park(signal, m)
     'park_pause', exact(pause))
   if not m.parked then
     redis.call('HSET', model, 'parked_at', exact(NOW))
+    redis.call('HINCRBY', totals, 'parks', 1)
     emit('model.parked', '', model, cjson.encode({code = signal.code, reason = signal.reason}))
   end
 end
@@ -114,7 +116,10 @@ if held and order.signal ~= cjson.null then learn(order.signal) end
 forget_probe(model, probing)
 if held then drop_lease(job, attempt, lane) end
 charge(job, attempt, lane, order.cost)
-if r[1] ~= 'running' or r[2] ~= attempt or turned(job, lane, 'running') then return 0 end
+if r[1] ~= 'running' or r[2] ~= attempt or turned(job, lane, 'running') then
+  redis.call('HINCRBY', totals, 'refused', 1)
+  return 0
+end
 
 for field, value in pairs(order.fields) do redis.call('HSET', job, field, value) end
 for _, field in ipairs(order.drop) do redis.call('HDEL', job, field) end
@@ -137,4 +142,6 @@ else
   end
   finish(job, lane, 'running', order.to)
 end
+redis.call('HINCRBY', totals, 'outcome:' .. order.outcome, 1)
+if order.reused then redis.call('HINCRBY', totals, 'reused', 1) end
 return 1

@@ -84,7 +84,7 @@ def api(
 
 
 def worker(
-    queues: Annotated[str, typer.Option(help="Comma-separated: edits, webhooks.")] = "edits,webhooks",
+    queues: Annotated[str, typer.Option(help="Comma-separated: edits, webhooks, ingest.")] = "edits,webhooks,ingest",
     concurrency: Annotated[int, typer.Option(min=1, help="Jobs at a time.")] = 64,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that running jobs have when it is told to stop.")] = 60,
     name: Annotated[str | None, typer.Option(help="Unique in the fleet; made from the host's if absent.")] = None,

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
-from celery.exceptions import Retry
 from redis import Redis
 
 from jobs.audience import Target
@@ -13,10 +12,8 @@ from jobs.domain import Domain
 from tests.conftest import Clock
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Answer, Receiver, receiving
+from tests.integration.telling_hand import hand_of
 from tests.integration.tellings import BAD, GOOD, Tellings
-from workers.deliver import Deliverer
-from workers.http import Http
-from workers.teller import Teller
 
 _prefixes = count(1)
 
@@ -35,24 +32,8 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def told(domain: Domain) -> Iterator[Callable[[], list[str]]]:
     """Tells all there is to tell, in this thread; the outcomes of the tries, as Celery would see them."""
-    http = Http(domain.settings.private_networks)
-    teller = Teller(domain, threads=8)
-    deliverer = Deliverer(domain, http, changed=lambda: None)
-
-    def tell() -> list[str]:
-        outcomes = []
-        while teller.read_now():
-            pass
-        while started := domain.deliveries.plan().started:
-            for one in started:
-                try:
-                    outcomes.append(deliverer.deliver(*one))
-                except Retry as retry:
-                    outcomes.append(f"retry: {retry}")
-        return outcomes
-
-    yield tell
-    http.close()
+    with hand_of(domain) as hand:
+        yield hand.tell
 
 
 def test_a_jobs_webhook_url_is_told_of_its_end_as_the_api_shows_it(

@@ -1,0 +1,207 @@
+"""Reading a kept manifest into jobs: a stretch of rows, one script, and again. Any worker goes on where one stopped."""
+
+import json
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import structlog
+
+from jobs.batch_items import Item, Items, Refusal
+from jobs.bucket_streams import read_pieces
+from jobs.chores import Held
+from jobs.domain import Domain
+from jobs.errors import NotFound
+from jobs.ids import MAX_ROWS, batch_job_prefix
+from jobs.manifest_columns import ManifestFault
+from jobs.manifests import Row, read_rows
+from jobs.object_names import manifest_key
+
+STRETCH = 500
+"""Rows of one script: it holds up everybody else for about as many times 20 microseconds."""
+MAX_BYTES = 512 * 1024 * 1024
+QUOTA_PAUSE_S = 20.0
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+
+log = structlog.get_logger(__name__)
+
+
+class Ingest:
+    """One worker's reading of one manifest.
+
+    Args:
+        domain: what the process works with.
+        batch_id: whose manifest.
+        held: the chore; its number fences every write.
+        after_stretch: called after each stretch was written; the first jobs need not wait for the last rows.
+    """
+
+    def __init__(self, domain: Domain, batch_id: str, held: Held, after_stretch: Callable[[], object]) -> None:
+        self._domain = domain
+        self._batch_id = batch_id
+        self._held = held
+        self._after_stretch = after_stretch
+        self._record = domain.batches.record(batch_id)
+        self._tenant = self._record.get("tenant", "")
+        self._items = Items(domain, self._tenant, batch_id, json.loads(self._record.get("defaults", "{}")))
+        self._lanes: dict[tuple[str, str, bool], dict[str, Any]] = {}
+        self._trial = int(self._record.get("trial", 0))
+        self._trial_left = self._trial - int(self._record.get("trial_rows", 0))
+        self._chosen: frozenset[int] | None = None
+        self._mark = self._record.get("mark", "")
+
+    @property
+    def record(self) -> Mapping[str, str]:
+        """The batch as it was when the reading began."""
+        return self._record
+
+    def run(self) -> None:
+        """Read to the end, or until somebody else is to go on.
+
+        Raises:
+            jobs.chores.Lost: another worker reads it by now.
+            Unavailable, redis.exceptions.RedisError: a store does not answer; what was read is kept.
+        """
+        done = int(self._record.get("row", 0))
+        try:
+            if self._record["source"] == "prefix":
+                self._write(self._listed(done), done)
+            else:
+                with tempfile.TemporaryFile() as file:
+                    self._load(file)
+                    if self._trial and self._record.get("trial_sample") == "random":
+                        self._chosen = self._sample(file)
+                    with closing(read_rows(file)) as rows:
+                        self._write(islice(rows, done, None), done)
+        except ManifestFault as fault:
+            self._end(str(fault))
+
+    def fail(self, why: str) -> None:
+        """The manifest cannot be had."""
+        self._end(why)
+
+    def _load(self, file: IO[bytes]) -> None:
+        size = 0
+        bucket = self._domain.bucket
+        try:
+            for piece in read_pieces(bucket, bucket.name, manifest_key(self._tenant, self._batch_id)):
+                size += len(piece)
+                if size > MAX_BYTES:
+                    raise ManifestFault(f"the manifest has over {MAX_BYTES:,} bytes")
+                self._held.check()
+                file.write(piece)
+        except NotFound as error:
+            raise ManifestFault("the manifest is not in the bucket any more") from error
+
+    def _sample(self, file: IO[bytes]) -> frozenset[int]:
+        """The rows of a random trial: the same ones, whoever reads."""
+        with closing(read_rows(file)) as rows:
+            total = sum(1 for _ in rows)
+        dice = random.Random(self._batch_id)  # noqa: S311 - a sample, no secret
+        return frozenset(dice.sample(range(1, total + 1), min(self._trial, total)))
+
+    def _listed(self, done: int) -> Iterator[Row]:
+        """A row for each picture under the prefix; the mark is the last key that was read."""
+        bucket, _, prefix = self._record["manifest"].removeprefix("s3://").partition("/")
+        number = done
+        for key in self._domain.bucket.list_keys(bucket, prefix, start_after=self._mark):
+            if PurePosixPath(key).suffix.lower() not in PICTURES:
+                continue
+            number += 1
+            self._mark = key
+            yield Row(number, number, {"custom_id": key.removeprefix(prefix)[-256:], "image": f"s3://{bucket}/{key}"})
+
+    def _write(self, rows: Iterator[Row], done: int) -> None:
+        while stretch := list(islice(rows, STRETCH)):
+            self._held.check()
+            if stretch[-1].number > MAX_ROWS:
+                raise ManifestFault(f"the manifest has over {MAX_ROWS:,} rows")
+            if not self._write_stretch(stretch, done):
+                return
+            done = stretch[-1].number
+            self._after_stretch()
+        self._end("")
+
+    def _write_stretch(self, stretch: list[Row], done: int) -> bool:
+        read = [self._items.read(row) for row in stretch]
+        items = [one for one in read if isinstance(one, Item)]
+        lanes: dict[str, dict[str, Any]] = {}
+        numbers: dict[str, int] = {}
+        jobs = []
+        trial_left = self._trial_left
+        for item in items:
+            trial = self._is_trial(item, trial_left)
+            trial_left -= trial
+            lane = self._lane(item.model, item.priority, trial=trial)
+            if lane["key"] not in lanes:
+                lanes[lane["key"]] = lane
+                numbers[lane["key"]] = len(lanes)
+            jobs.append(
+                {
+                    "lane": numbers[lane["key"]],
+                    "row": item.row,
+                    "due": item.due,
+                    "deadline": item.deadline,
+                    "custom": item.custom_id,
+                    "place": item.place,
+                    "refusal": item.refusal,
+                    "fields": item.fields,
+                }
+            )
+        keys = self._domain.keys
+        order = {
+            "number": self._held.number,
+            "from": done,
+            "to": stretch[-1].number,
+            "mark": self._mark,
+            "day": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "prefix": keys.job(batch_job_prefix(self._batch_id)),
+            "lanes": list(lanes.values()),
+            "jobs": jobs,
+            "refused": [[one.row, one.text] for one in read if isinstance(one, Refusal)],
+        }
+        answer = self._domain.planner.run(
+            "batch_rows",
+            [
+                keys.batch(self._batch_id),
+                keys.tenant(self._tenant),
+                keys.customs(self._tenant),
+                keys.batch_rejects(self._batch_id),
+                keys.batch_outputs(self._batch_id),
+                keys.batch_lanes(self._batch_id),
+                *(keys.job(item.job_id) for item in items),
+            ],
+            [json.dumps(order, ensure_ascii=False)],
+        )
+        if answer[0] == "quota":
+            what = "jobs queued at a time" if answer[1] == "max_queued" else "edits a day"
+            self._held.put_off(QUOTA_PAUSE_S, f"the tenant's quota of {answer[2]} {what}")
+            return False
+        if answer[0] != "ok":
+            log.info("ingest.stopped", batch_id=self._batch_id, why=answer)
+            return False
+        self._trial_left = trial_left
+        return True
+
+    def _is_trial(self, item: Item, left: int) -> bool:
+        return item.row in self._chosen if self._chosen is not None else left > 0
+
+    def _lane(self, model: str, priority: str, *, trial: bool) -> dict[str, Any]:
+        known = self._lanes.get((model, priority, trial))
+        if known is None:
+            known = self._domain.planner.lane_card(model, self._tenant, self._batch_id, priority, trial=trial)
+            self._lanes[model, priority, trial] = known
+        return known
+
+    def _end(self, why: str) -> None:
+        keys = self._domain.keys
+        self._domain.planner.run(
+            "batch_ingested",
+            [keys.batch(self._batch_id), keys.batch_outputs(self._batch_id)],
+            [self._held.number, why],
+        )

@@ -1,0 +1,319 @@
+"""What was counted, read from the store: of the fleet, and of one tenant. Nothing is counted here."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pydantic import Field
+from redis import Redis
+
+from jobs.encoding import MICRO, moment
+from jobs.keys import Keys
+from jobs.metrics import HOLDERS, TRY_OUTCOMES
+from jobs.models import WEIGHTS, Outcome, Record
+from jobs.planner import Planner
+from jobs.states import FINAL, State
+from jobs.status import ModelStatus, Status, WorkerStatus
+
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+SAMPLE_MS = 10_000
+"""How often plan.lua keeps a sample."""
+MOST_LANES = 2000
+BREAKER_MS = 86_400_000
+"""A receiver that nothing was told to for so long is no longer counted as left alone."""
+OUTCOMES: tuple[str, ...] = Outcome.__args__  # type: ignore[attr-defined]
+_PRIORITY_OF = {weight: priority for priority, weight in WEIGHTS.items()}
+
+
+class Stretch(Record):
+    """What happened in the last minute or hour.
+
+    Attributes:
+        over_s: seconds that these counts are known for: fewer where the store or the model is younger.
+        retried: attempts that ended without ending their jobs.
+        leases_lost: of workers that died, and of messages that reached nobody.
+    """
+
+    over_s: float = 0
+    submitted: int = 0
+    started: int = 0
+    succeeded: int = 0
+    filtered: int = 0
+    failed: int = 0
+    canceled: int = 0
+    retried: int = 0
+    leases_lost: int = 0
+    cost_usd: float = 0
+
+
+class ModelStats(Record):
+    """One model's counts: now, since ever, and of late.
+
+    Attributes:
+        jobs: by the state they are in; an ended one counts also when its record has expired.
+        ended: ends by state; a job that was tried again by its user has several.
+        attempts: ended attempts by their outcome in the jobs' logs.
+        leases_lost: by who held them: a `worker` that died, or `nobody`, since the message was lost.
+        settlements_refused: ends that came too late and wrote nothing.
+        paid, paid_again: calls that cost money or may have; those of a job that had been paid for already.
+        lanes: that the plan may take from.
+        oldest_queued_s: by priority, how long the longest waiting next job of a lane has been queued.
+    """
+
+    name: str
+    window: int
+    concurrency: int
+    pace_rpm: float
+    in_flight: int
+    parked: bool
+    parked_reason: str | None
+    jobs: dict[State, int]
+    submitted: int
+    started: int
+    ended: dict[State, int]
+    attempts: dict[str, int]
+    leases_lost: dict[str, int]
+    settlements_refused: int
+    paid: int
+    paid_again: int
+    reused: int
+    parks: int
+    cost_usd: float
+    lanes: int
+    oldest_queued_s: dict[str, float]
+    last_minute: Stretch
+    last_hour: Stretch
+
+
+class DeliveryStats(Record):
+    """Webhooks.
+
+    Attributes:
+        waiting, sending: deliveries now.
+        ended: `succeeded` and `exhausted`, since ever.
+        tries: by how they ended.
+        breakers_open: receivers left alone after failures in a row.
+        endpoints_disabled: how often one was, because it kept failing.
+        outbox: events that have not been turned into deliveries.
+    """
+
+    waiting: int
+    sending: int
+    ended: dict[str, int]
+    tries: dict[str, int]
+    breakers_open: int
+    endpoints_disabled: int
+    outbox: int
+
+
+class FleetStats(Record):
+    """Everything, for operators. `rows` are those of manifests; memory is Redis's, its limit 0 where it has none."""
+
+    models: list[ModelStats]
+    jobs: dict[State, int]
+    last_minute: Stretch
+    last_hour: Stretch
+    cost_usd: float
+    slots: int
+    workers: list[WorkerStatus]
+    deliveries: DeliveryStats
+    rows: dict[str, int]
+    memory_used_bytes: int
+    memory_limit_bytes: int
+
+
+class TenantStats(Record):
+    """One tenant's own counts; limits are None where there are none.
+
+    Attributes:
+        jobs: by the state they are in.
+        in_flight: attempts under way.
+        submitted_today: jobs of this day (UTC).
+    """
+
+    name: str
+    jobs: dict[State, int]
+    in_flight: int = 0
+    submitted_today: int = 0
+    max_queued: int | None = None
+    max_in_flight: int | None = None
+    max_daily: int | None = None
+
+
+class StatsReport(Record):
+    """What `GET /v1/stats` answers."""
+
+    at: datetime
+    tenant: TenantStats
+    fleet: FleetStats | None = Field(default=None, description="For admin keys alone.")
+
+
+class Stats:
+    """Reads counts.
+
+    Args:
+        redis: a client that decodes answers.
+        keys: names of the keys.
+        planner: whose scripts are used.
+        status: of models and workers.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, planner: Planner, status: Status) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._planner = planner
+        self._status = status
+
+    def now_ms(self) -> int:
+        """By the server's clock."""
+        seconds, micros = self._redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def report(self, tenant: str, *, fleet: bool) -> StatsReport:
+        """One tenant's counts, and those of the fleet where asked for."""
+        return StatsReport(at=moment(self.now_ms()), tenant=self.tenant(tenant), fleet=self.fleet() if fleet else None)
+
+    def fleet(self) -> FleetStats:
+        """All counts, in a handful of round trips whatever there is."""
+        now = self.now_ms()
+        statuses = self._status.models()
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hmget(self._keys.fleet, ["slots", "rows:accepted", "rows:rejected"])
+        pipe.hgetall(self._keys.deliveries("totals"))
+        pipe.zcount(self._keys.deliveries("breakers"), now - BREAKER_MS, "+inf")
+        pipe.xlen(self._keys.outbox)
+        pipe.info("memory")
+        for model in statuses:
+            pipe.hgetall(self._keys.model(model.name))
+            pipe.hgetall(self._keys.totals(model.name))
+            pipe.lrange(self._keys.samples(model.name), 0, MINUTE_MS // SAMPLE_MS)
+            pipe.lindex(self._keys.samples(model.name), -1)
+        (slots, accepted, rejected), told, breakers, outbox, memory, *rest = pipe.execute()
+        lanes = self._planner.run("lanes", [self._keys.model(model.name) for model in statuses], [MOST_LANES])
+        models = []
+        for i, status in enumerate(statuses):
+            record, totals, samples, oldest = rest[4 * i : 4 * i + 4]
+            models.append(_model_stats(status, _Read(record, totals, samples, oldest, lanes[i]), now))
+        return FleetStats(
+            models=models,
+            jobs={state: sum(model.jobs[state] for model in models) for state in State},
+            last_minute=_sum(model.last_minute for model in models),
+            last_hour=_sum(model.last_hour for model in models),
+            cost_usd=round(sum(model.cost_usd for model in models), 6),
+            slots=int(slots or 0),
+            workers=self._status.workers(),
+            deliveries=DeliveryStats(
+                waiting=int(told.get("n:waiting", 0)),
+                sending=int(told.get("n:sending", 0)),
+                ended={state: int(told.get(f"ended:{state}", 0)) for state in ("succeeded", "exhausted")},
+                tries={outcome: int(told.get(f"tries:{outcome}", 0)) for outcome in TRY_OUTCOMES},
+                breakers_open=breakers,
+                endpoints_disabled=int(told.get("disabled", 0)),
+                outbox=outbox,
+            ),
+            rows={"accepted": int(accepted or 0), "rejected": int(rejected or 0)},
+            memory_used_bytes=int(memory["used_memory"]),
+            memory_limit_bytes=int(memory["maxmemory"]) or int(memory.get("total_system_memory", 0)),
+        )
+
+    def tenant(self, tenant: str) -> TenantStats:
+        """One tenant's counts."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hmget(self._keys.tenant(tenant), ["in_flight", "day", "today", "max_queued", "max_in_flight", "max_daily"])
+        for state in State:
+            pipe.zcard(self._keys.index(tenant, state))
+        (in_flight, day, today, *limits), *counts = pipe.execute()
+        queued, at_once, daily = (int(limit) if limit else None for limit in limits)
+        return TenantStats(
+            name=tenant,
+            jobs=dict(zip(State, counts, strict=True)),
+            in_flight=int(in_flight or 0),
+            submitted_today=int(today or 0) if day == moment(self.now_ms()).strftime("%Y-%m-%d") else 0,
+            max_queued=queued,
+            max_in_flight=at_once,
+            max_daily=daily,
+        )
+
+    def tenants(self) -> list[TenantStats]:
+        """Every tenant's counts: as many round trips as there are tenants."""
+        return [self.tenant(str(tenant)) for tenant in sorted(self._redis.smembers(self._keys.tenants))]
+
+
+class _Read(NamedTuple):
+    """A model as the store holds it."""
+
+    record: dict[str, str]
+    totals: dict[str, str]
+    samples: list[str]
+    oldest: str | None
+    lanes: list[Any]
+
+
+def _model_stats(status: ModelStatus, read: _Read, now: int) -> ModelStats:
+    record, totals, samples, oldest, lanes = read
+
+    def count(name: str) -> int:
+        return int(totals.get(name, 0))
+
+    ages: dict[str, float] = {}
+    for weight, since in zip(lanes[1::2], lanes[2::2], strict=True):
+        priority = _PRIORITY_OF[int(weight)]
+        ages[priority] = max(ages.get(priority, 0.0), (now - float(since)) / 1000, 0.0)
+    return ModelStats(
+        name=status.name,
+        window=status.window,
+        concurrency=status.limits.concurrency,
+        pace_rpm=status.pace_rpm,
+        in_flight=status.in_flight,
+        parked=status.parked,
+        parked_reason=status.parked_reason,
+        jobs={state: int(record.get(f"n:{state}", 0)) for state in State},
+        submitted=count("submitted"),
+        started=count("started"),
+        ended={state: count(f"ended:{state}") for state in State if state in FINAL},
+        attempts={outcome: count(f"outcome:{outcome}") for outcome in OUTCOMES},
+        leases_lost={holder: count(f"lost:{holder}") for holder in HOLDERS},
+        settlements_refused=count("refused"),
+        paid=count("paid"),
+        paid_again=count("paid_again"),
+        reused=count("reused"),
+        parks=count("parks"),
+        cost_usd=count("cost") / MICRO,
+        lanes=int(lanes[0]),
+        oldest_queued_s={priority: round(ages.get(priority, 0.0), 3) for priority in WEIGHTS},
+        last_minute=_since(totals, samples, now, MINUTE_MS),
+        last_hour=_since(totals, [*samples, oldest] if oldest else samples, now, HOUR_MS),
+    )
+
+
+def _since(totals: Mapping[str, str], samples: list[str], now: int, stretch_ms: int) -> Stretch:
+    """The difference to the oldest sample of the stretch; the newest where all are older: nothing was planned since."""
+    if not samples:
+        return Stretch()
+    known = [(int(ms), words) for ms, _, words in (sample.partition(" ") for sample in samples)]
+    inside = [sample for sample in known if now - sample[0] <= stretch_ms + SAMPLE_MS]
+    ms, words = min(inside) if inside else max(known)
+    before = json.loads(words) or {}
+
+    def more(*names: str) -> int:
+        return sum(int(totals.get(name, 0)) - int(before.get(name, 0)) for name in names)
+
+    return Stretch(
+        over_s=round(min(max(now - ms, 0), stretch_ms) / 1000, 1),
+        submitted=more("submitted"),
+        started=more("started"),
+        succeeded=more("ended:succeeded"),
+        filtered=more("ended:filtered"),
+        failed=more("ended:failed"),
+        canceled=more("ended:canceled"),
+        retried=more(*(f"outcome:{outcome}" for outcome in OUTCOMES if outcome not in FINAL)),
+        leases_lost=more(*(f"lost:{holder}" for holder in HOLDERS)),
+        cost_usd=more("cost") / MICRO,
+    )
+
+
+def _sum(stretches: Iterable[Stretch]) -> Stretch:
+    every = list(stretches)
+    counts = {name: sum(getattr(one, name) for one in every) for name in Stretch.model_fields if name != "over_s"}
+    return Stretch(over_s=max((one.over_s for one in every), default=0), **counts)

@@ -1,0 +1,117 @@
+"""The tasks `ingest`, `sweep` and `results`, and the look-out that publishes what nobody does."""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+from celery import Celery
+from celery.exceptions import Retry
+from redis.exceptions import RedisError
+
+from jobs.batch_ingest import Ingest
+from jobs.batch_submission import publish_chores
+from jobs.chores import Held, Kind, Lost
+from jobs.domain import Domain
+from jobs.errors import NotFound, Unavailable
+from jobs.result_record import keep_record
+from workers.http import Http
+from workers.manifest import ManifestRefused, ManifestUnavailable, keep_from_web
+
+LOOK_S = 2.0
+"""How often each worker looks for chores that are due."""
+STORE_PAUSE_S = 5.0
+WEB_PAUSE_S = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+def start_looking(domain: Domain) -> Callable[..., None]:
+    """Publish due chores, also those whose message was lost with the broker; returns what ends it."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(LOOK_S):
+            publish_chores(domain)
+
+    threading.Thread(target=look, name="chores", daemon=True).start()
+    return lambda **_: stop.set()
+
+
+def register_chores(app: Celery, domain: Domain) -> None:
+    """Make the tasks known to a worker's app. Each may run twice or late: what it writes is fenced."""
+    http = Http(domain.settings.private_networks)
+
+    @app.task(name=Kind.INGEST.value, throws=(Lost,), shared=False)
+    def ingest(batch_id: str) -> str:
+        """Read a manifest into jobs."""
+        return _done(domain, Kind.INGEST, batch_id, lambda held: _ingest(domain, http, batch_id, held))
+
+    @app.task(name=Kind.SWEEP.value, throws=(Lost,), shared=False)
+    def sweep(batch_id: str) -> str:
+        """Let the jobs of a canceled or retried batch follow."""
+        return _done(domain, Kind.SWEEP, batch_id, lambda held: _sweep(domain, batch_id, held))
+
+    @app.task(name=Kind.RESULTS.value, throws=(Lost,), shared=False)
+    def results(batch_id: str) -> str:
+        """Write an ended batch's record into the bucket."""
+        return _done(domain, Kind.RESULTS, batch_id, lambda held: _keep(domain, batch_id, held))
+
+
+def _done(domain: Domain, kind: Kind, batch_id: str, do: Callable[[Held], object]) -> str:
+    """Do a chore if it is to be done.
+
+    Raises:
+        Retry: a store was away; the chore is due again soon.
+        Lost: another worker has taken it over.
+    """
+    with domain.chores.hold(kind, batch_id) as held:
+        if held is None:
+            return "dropped: another worker is at it, or it is done"
+        log.info("chore.begun", kind=kind, batch_id=batch_id, number=held.number)
+        try:
+            do(held)
+        except Unavailable as error:
+            log.warning("chore.store_unreachable", kind=kind, batch_id=batch_id, error=str(error))
+            held.put_off(STORE_PAUSE_S, "the bucket does not answer")
+            raise Retry(str(error), exc=error) from error
+        except RedisError as error:
+            # Its lease ends by itself, and with that it is due again.
+            log.warning("chore.store_unreachable", kind=kind, batch_id=batch_id, error=str(error))
+            raise Retry(str(error), exc=error) from error
+        log.info("chore.ended", kind=kind, batch_id=batch_id)
+    publish_chores(domain)
+    return "done"
+
+
+def _ingest(domain: Domain, http: Http, batch_id: str, held: Held) -> None:
+    reading = Ingest(domain, batch_id, held, domain.broker.dispatch)
+    record = reading.record
+    if not record:
+        return
+    if record["source"] == "web":
+        try:
+            keep_from_web(domain, http, batch_id, record["tenant"], record["manifest"])
+        except ManifestUnavailable as error:
+            held.put_off(WEB_PAUSE_S, str(error))
+            return
+        except ManifestRefused as error:
+            reading.fail(str(error))
+            return
+    reading.run()
+
+
+def _sweep(domain: Domain, batch_id: str, held: Held) -> None:
+    while domain.batches.sweep(batch_id, held.number) == 0:
+        held.check()
+        domain.broker.dispatch()
+    domain.broker.dispatch()
+
+
+def _keep(domain: Domain, batch_id: str, held: Held) -> None:
+    tenant = domain.batches.record(batch_id).get("tenant")
+    if tenant is None:
+        return
+    try:
+        keep_record(domain, domain.batches.get(tenant, batch_id), held)
+    except NotFound:
+        log.info("chore.batch_gone", batch_id=batch_id)
