@@ -11,8 +11,10 @@ from api import (
     metrics,
     operations,
     problems,
+    routes_batches,
     routes_jobs,
     routes_models,
+    routes_results,
     routes_stats,
     routes_uploads,
     routes_webhooks,
@@ -47,6 +49,8 @@ def create_app(domain: Domain) -> FastAPI:
     app.state.metrics = metrics.registry_of(domain)
     for room in (
         routes_jobs,
+        routes_batches,
+        routes_results,
         routes_uploads,
         routes_models,
         routes_stats,

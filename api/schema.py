@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.problems import MEDIA_TYPE, ProblemBody
+from jobs.batch_models import BatchDefaults, BatchOptions, BatchRequest
 from jobs.models import EditParameters, JobRequest
 
 REASONS = {
@@ -29,6 +30,13 @@ JSON_EXAMPLE = {
     "seed": 7,
     "custom_id": "SKU-1041",
     "metadata": {"season": "winter"},
+}
+BATCH_EXAMPLE = {
+    "name": "Winter shoes",
+    "defaults": {"prompt": "Put the shoe on a white background"},
+    "manifest": "s3://shop/catalogue/winter.csv",
+    "trial": 20,
+    "budget_usd": 50,
 }
 DROPIN_ERROR = {
     "type": "object",
@@ -83,6 +91,26 @@ def submit_body() -> dict[str, Any]:
         "content": {
             "application/json": {"schema": {**fields, "required": required}, "example": JSON_EXAMPLE},
             "multipart/form-data": {"schema": {**form, "required": required}},
+        },
+    }
+
+
+def batch_body() -> dict[str, Any]:
+    """The body of `POST /v1/batches`, in both forms."""
+    fields = BatchRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    options = BatchOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+    defaults = BatchDefaults.model_json_schema()
+    for one in (fields, options):
+        one.pop("$defs", None)
+        one["properties"]["defaults"] = {**defaults, "description": "What all items share unless they say otherwise."}
+    fields["properties"]["items"]["description"] = "Each has the fields of a job; `custom_id` and `image` above all."
+    form = {**options, "title": "BatchForm", "properties": dict(options["properties"])}
+    form["properties"]["manifest"] = {"type": "string", "format": "binary", "description": "CSV, JSONL or XLSX."}
+    return {
+        "required": True,
+        "content": {
+            "application/json": {"schema": fields, "example": BATCH_EXAMPLE},
+            "multipart/form-data": {"schema": {**form, "required": ["manifest"]}},
         },
     }
 

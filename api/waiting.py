@@ -57,6 +57,11 @@ class Waiting:
             with suppress(asyncio.CancelledError):
                 await self._listener
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the process is asked to end."""
+        return self._stopping
+
     def stop(self) -> None:
         """Let every waiting request answer now with what it knows; may be called from a signal handler or a thread."""
         self._stopping = True

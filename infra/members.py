@@ -214,11 +214,15 @@ class Members:
             "RETOUCH_URL": self.url,
             "RETOUCH_API_KEY": api_key,
             "RETOUCH_REDIS_URL": self.valkey.url,
+            "RETOUCH_BROKER_URL": self.valkey.url_of(1),
             "RETOUCH_S3_ENDPOINT_URL": self.store.endpoint_url,
             "RETOUCH_S3_BUCKET": self.store.bucket,
             "AWS_ACCESS_KEY_ID": self.store.access_key,
             "AWS_SECRET_ACCESS_KEY": self.store.secret_key,
         }
+        catalogue = self.directory / "retouch.toml" if self.simulates else self.catalogue
+        if catalogue is not None:
+            values["RETOUCH_CONFIG"] = str(catalogue)
         if self.options.flower:
             values |= {"FLOWER_URL": self.flower_url, "FLOWER_BASIC_AUTH": self.flower_auth}
         if self.simulates:
@@ -277,6 +281,7 @@ class Members:
                 "FLOWER_BASIC_AUTH": self.flower_auth,
                 "FLOWER_ADDRESS": "127.0.0.1",
                 "FLOWER_PORT": str(self.flower_port),
+                "FLOWER_DB": str(self.directory / "flower" / "seen"),
             }
             program = self._retouch("flower", ("flower",), _FLOWER_GRACE_S, environment)
             members.append(Member(program, DOORS, self._answers(f"{self.flower_url}/healthcheck")))

@@ -1,13 +1,13 @@
 """Starting one process of production: the API, a worker, or Flower."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from infra.flower.serve import FlowerOptions
+from infra.flower.serve import serve as serve_flower
 from jobs.errors import ConfigurationError, RetouchError, Unavailable
 from jobs.settings import load_settings
 
@@ -47,8 +47,17 @@ def run_api(host: str, port: int) -> int:
     return 0
 
 
-def run_worker(queues: list[str], concurrency: int, grace_s: float, name: str | None) -> int:
+def run_worker(
+    queues: list[str], concurrency: int, grace_s: float, name: str | None, *, metrics_port: int | None = None
+) -> int:
     """Work on these queues until told to stop; returns the exit status.
+
+    Args:
+        queues: names of `jobs.broker.QUEUES`.
+        concurrency: threads.
+        grace_s: seconds that running tasks have when it is told to stop.
+        name: one of a kind; made where None.
+        metrics_port: where it serves its metrics; None leaves that to RETOUCH_METRICS_PORT.
 
     Raises:
         jobs.errors.ConfigurationError: settings or catalogue that cannot be used, or no such queue.
@@ -59,36 +68,16 @@ def run_worker(queues: list[str], concurrency: int, grace_s: float, name: str | 
     unknown = [queue for queue in queues if queue not in QUEUES]
     if unknown or not queues:
         raise ConfigurationError(f"no queue {(unknown or [''])[0]!r}: there is {', '.join(QUEUES)}")
-    return run(load_settings(), queues=queues, concurrency=concurrency, grace_s=grace_s, name=name)
+    settings = load_settings()
+    if metrics_port is not None:
+        settings = settings.model_copy(update={"metrics_port": metrics_port})
+    return run(settings, queues=queues, concurrency=concurrency, grace_s=grace_s, name=name)
 
 
-def run_flower(port: int, address: str, *, db: Path | None = None, max_tasks: int = 10_000) -> int:
+def run_flower(options: FlowerOptions) -> int:
     """Serve Flower until told to stop; returns the exit status.
 
-    Args:
-        port: to listen on.
-        address: to listen on.
-        db: where it keeps what it has seen, for its next start; None keeps it in memory.
-        max_tasks: most tasks kept; 100,000 took 680 MB with Flower 2.2.
-
     Raises:
-        jobs.errors.ConfigurationError: FLOWER_BASIC_AUTH is missing: whoever reaches an open Flower can stop workers.
+        jobs.errors.ConfigurationError: FLOWER_BASIC_AUTH is missing, or the file cannot be kept where it shall.
     """
-    user, colon, password = os.environ.get("FLOWER_BASIC_AUTH", "").partition(":")
-    if not (user and colon and password):
-        raise ConfigurationError(
-            "FLOWER_BASIC_AUTH must be user:password: Flower can stop workers, so it is not left open"
-        )
-    from jobs.broker import make_celery  # noqa: PLC0415 - Celery is slow to import
-
-    arguments = ["flower", f"--address={address}", f"--port={port}", f"--max-tasks={max_tasks}", "--read-only=false"]
-    if db is not None:
-        arguments += ["--persistent=true", f"--db={db}", "--state-save-interval=60000"]
-    # Not on the command line, where every user of the machine could read it: Flower takes it from the environment.
-    os.environ["FLOWER_BASIC_AUTH"] = f"{user}:{password}"
-    app = make_celery(load_settings())
-    try:
-        app.start(argv=arguments)
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return 0
+    return serve_flower(load_settings(), options)

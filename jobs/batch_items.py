@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from jobs.catalogue import ModelSpec
 from jobs.domain import Domain
-from jobs.encoding import to_json, to_ms
+from jobs.encoding import encode_input, to_ms
 from jobs.errors import FieldError, InvalidInput, TooLarge
 from jobs.ids import batch_job_id
 from jobs.manifests import Row
@@ -127,7 +127,7 @@ class Items:
             raise InvalidInput.of("", "holds half of a character", "encoding") from error
         fields = ["spec", spec]
         if kept is not None:
-            fields += ["input", to_json(kept)]
+            fields += ["input", encode_input(kept, JobSpec(image=kept.image))]
         if request.webhook_url is not None:
             fields += ["tell", "1"]
         return Item(

@@ -137,10 +137,12 @@ class Deliveries:
         names = ("fan_out", "plan", "claim", "settle", "again", "register", "digest")
         self._scripts = {name: scripts.load(redis, f"deliver_{name}", "deliver_prelude", TRANSITIONS) for name in names}
 
-    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Any = None) -> Any:
         now = self._clock_ms() if self._clock_ms else 0
         kept = (int(self._succeeded_kept_s * 1000), int(self._exhausted_kept_s * 1000))
-        return self._scripts[name](keys=[*self._keys.telling, *keys], args=[now, self._lease_ms, *kept, *args])
+        return self._scripts[name](
+            keys=[*self._keys.telling, *keys], args=[now, self._lease_ms, *kept, *args], client=client
+        )
 
     def fan_out(self, event: Event, body: str, targets: Iterable[Target]) -> int:
         """Make an event its deliveries, all of them or none, and take it out of the outbox.
@@ -148,6 +150,16 @@ class Deliveries:
         Returns:
             How many were written; -1 where another teller had done it.
         """
+        return self.fan_out_many([(event, body, targets)])[0]
+
+    def fan_out_many(self, events: Iterable[tuple[Event, str, Iterable[Target]]]) -> list[int]:
+        """The same for events and their bodies, each by itself, in one round trip."""
+        pipe = self._redis.pipeline(transaction=False)
+        for event, body, targets in events:
+            self._fan_out(pipe, event, body, targets)
+        return [int(answer) for answer in pipe.execute()]
+
+    def _fan_out(self, pipe: Any, event: Event, body: str, targets: Iterable[Target]) -> None:
         names, lines, deliveries, digests = [], [], [], []
         for target in targets:
             names += [self._keys.delivery(target.delivery_id(event.ulid)), self._keys.line(target.line_id)]
@@ -168,7 +180,7 @@ class Deliveries:
             "digests": digests,
             "old": self._expired_before(event),
         }
-        return int(self._run("fan_out", names, [event.entry, GROUP, json.dumps(order)]))
+        self._run("fan_out", names, [event.entry, GROUP, json.dumps(order)], pipe)
 
     def _collected(self, event: Event, target: Target) -> dict[str, Any] | bool:
         """Where an event waits to be told together with others; False where it is told alone."""

@@ -45,16 +45,29 @@ def decode_spec(
     return JobSpec.model_validate({**(defaults or {}), **own, **(changes or {})})
 
 
+def encode_input(known: Input, spec: JobSpec) -> str:
+    """What is known of a job's picture; not its address again where the spec has it."""
+    return known.model_dump_json(exclude_defaults=True, exclude={"image"} if known.image == spec.image else None)
+
+
 def decode_input(record: Mapping[str, str], spec: JobSpec) -> Input:
     """What is known of a job's picture."""
-    text = record.get("input")
-    return Input.model_validate_json(text) if text else Input(image=spec.image or "")
+    return Input.model_validate({"image": spec.image or "", **json.loads(record.get("input", "{}"))})
 
 
 def decode_checkpoint(record: Mapping[str, str]) -> Checkpoint | None:
     """The provider's recorded answer, if there is one."""
     text = record.get("checkpoint")
     return Checkpoint.model_validate_json(text) if text else None
+
+
+def encode_attempt(attempt: Attempt) -> str:
+    """A line of the attempt log: moments as whole milliseconds, which are shorter than RFC 3339."""
+    entry = attempt.model_dump(mode="json", exclude_defaults=True, exclude={"started_at", "finished_at"})
+    for name, at in (("started_ms", attempt.started_at), ("finished_ms", attempt.finished_at)):
+        if at is not None:
+            entry[name] = to_ms(at)
+    return json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
 
 
 def decode_attempts(log: str) -> list[Attempt]:

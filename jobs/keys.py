@@ -3,6 +3,7 @@
 Scripts find further keys inside records: a job names its lane, a lane its share, its model and its indexes.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 from jobs.states import State
@@ -122,8 +123,12 @@ class Keys:
         return f"{self.prefix}lanes:{model}:{tenant}"
 
     def lane(self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False) -> str:
-        """Hash: a waiting line's card, with the keys of all it belongs to. A batch's trial has lanes of its own."""
-        return f"{self.prefix}lane:{model}:{tenant}:{batch_id or '-'}:{priority}{':trial' * trial}"
+        """Hash: a waiting line's card, with the keys of all it belongs to. A batch's trial has lanes of its own.
+
+        Each of a batch's jobs names its lane, so that key is a short one: a digest.
+        """
+        name = f"{model}:{tenant}:{batch_id or '-'}:{priority}{':trial' * trial}"
+        return f"{self.prefix}lane:{hashlib.blake2b(name.encode(), digest_size=9).hexdigest() if batch_id else name}"
 
     def lane_list(self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False) -> str:
         """List: a lane's job keys, the next one first."""
@@ -204,3 +209,40 @@ class Keys:
     def delivery(self, delivery_id: str) -> str:
         """Hash: one telling of one event to one address."""
         return f"{self.prefix}{delivery_id}"
+
+    def schedule(self, schedule_id: str) -> str:
+        """Hash: a schedule's record."""
+        return f"{self.prefix}{schedule_id}"
+
+    def schedules(self, tenant: str) -> str:
+        """Sorted set, all scores 0: keys of a tenant's schedules, in the order of their ids."""
+        return f"{self.prefix}schedules:{tenant}"
+
+    @property
+    def schedules_due(self) -> str:
+        """Sorted set: keys of active schedules by their next tick, in ms."""
+        return f"{self.prefix}schedules-due"
+
+    def run(self, run_id: str) -> str:
+        """Hash: a run's record."""
+        return f"{self.prefix}{run_id}"
+
+    def runs(self, schedule_id: str) -> str:
+        """Sorted set: keys of a schedule's runs by the moment they were scheduled for, in ms."""
+        return f"{self.prefix}runs:{schedule_id}"
+
+    def runs_waiting(self, schedule_id: str) -> str:
+        """List: keys of runs that wait for the one before, the next one first."""
+        return f"{self.prefix}runs-waiting:{schedule_id}"
+
+    def seen(self, schedule_id: str, part: int) -> str:
+        """Hash, one of many: digest of an object's key to digest of what it was at its last success."""
+        return f"{self.prefix}seen:{schedule_id}:{part:x}"
+
+    def made(self, tenant: str, period: int, part: int) -> str:
+        """Hash, one of many: digest of an edit's fingerprint to the job that made it in some period."""
+        return f"{self.prefix}made:{tenant}:{period}:{part:x}"
+
+    def read(self, tenant: str, digest: str) -> str:
+        """String: what a picture's address held when it was last read for a tenant."""
+        return f"{self.prefix}read:{tenant}:{digest}"

@@ -11,7 +11,18 @@ from redis import Redis
 
 from jobs import scripts
 from jobs.catalogue import Catalogue
-from jobs.encoding import MICRO, decode_checkpoint, decode_input, decode_spec, moment, pairs, to_json, to_ms
+from jobs.encoding import (
+    MICRO,
+    decode_checkpoint,
+    decode_input,
+    decode_spec,
+    encode_attempt,
+    encode_input,
+    moment,
+    pairs,
+    to_json,
+    to_ms,
+)
 from jobs.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
 from jobs.ids import batch_of, made_at
 from jobs.keys import Keys
@@ -296,7 +307,8 @@ class Planner:
         """
         text = to_json(answer) if answer else ""
         keys = [self._keys.job(claim.job_id)]
-        return bool(self._run("checkpoint", keys, [claim.attempt, text, cost_micro_usd, to_json(claim.input)]))
+        known = encode_input(claim.input, claim.spec)
+        return bool(self._run("checkpoint", keys, [claim.attempt, text, cost_micro_usd, known]))
 
     def settle(self, claim: Claim, end: Settlement, *, finished_at: datetime, cost_micro_usd: int = 0) -> bool:
         """End an attempt: state, output or error, log, counts, window, pace and event, in one step.
@@ -324,14 +336,14 @@ class Planner:
         if end.error is not None:
             fields["error"] = to_json(end.error)
         if end.to in FINAL:
-            fields["input"] = to_json(claim.input)
+            fields["input"] = encode_input(claim.input, claim.spec)
         signal = end.signal
         order = {
             "to": end.to,
             "outcome": end.outcome,
             "fields": fields,
             "drop": ["checkpoint"] if end.drop_checkpoint or end.to is State.SUCCEEDED else [],
-            "log": to_json(log),
+            "log": encode_attempt(log),
             "delay_ms": end.delay_ms,
             "cost": cost_micro_usd,
             "reused": end.output is not None and end.output.reused,
@@ -393,7 +405,7 @@ class Planner:
 def _fields_of(draft: Draft, now_ms: int) -> dict[str, str]:
     fields = {"spec": to_json(draft.spec)}
     if draft.input.sha256 is not None:
-        fields["input"] = to_json(draft.input)
+        fields["input"] = encode_input(draft.input, draft.spec)
     if draft.spec.deadline_s:
         fields["deadline"] = str(now_ms + int(draft.spec.deadline_s * 1000))
     if draft.spec.webhook_url:

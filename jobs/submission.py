@@ -27,9 +27,8 @@ from jobs.object_names import check_readable, check_writable, input_key, output_
 from jobs.pictures import probe
 from jobs.planner import Draft, Idempotency
 from jobs.settings import Settings
+from jobs.tracing import trace_id_of
 from jobs.webhook_urls import check_webhook_url
-
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 log = structlog.get_logger(__name__)
 

@@ -1,5 +1,6 @@
 """Retouch's Python client: `with Client() as retouch: job = retouch.submit("mug.png", prompt="on a marble table")`."""
 
+from retouch.batches import Batches
 from retouch.client import Client
 from retouch.errors import (
     BadAnswer,
@@ -12,14 +13,17 @@ from retouch.errors import (
     Unreachable,
     WaitTimeout,
 )
-from retouch.records import FINAL, Attempt, Input, Job, JobError, Model, ModelLimits, Output
+from retouch.records import FINAL, Attempt, Batch, Counts, Input, Job, JobError, Model, ModelLimits, Output
 from retouch.transport import Patience
 
 __all__ = [
     "FINAL",
     "Attempt",
     "BadAnswer",
+    "Batch",
+    "Batches",
     "Client",
+    "Counts",
     "Damaged",
     "FieldProblem",
     "Input",

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from retouch.commands import acting, keys, reading, running, submitting
+from retouch.commands import acting, batches, doctor, keys, reading, running, submitting, top, webhooks
 from retouch.commands.console import INTERRUPTED, complain, exit_status
 from retouch.errors import RetouchError
 
@@ -74,7 +74,11 @@ running.register(app)
 submitting.register(app)
 reading.register(app)
 acting.register(app)
+batches.register(app)
+top.register(app)
+doctor.register(app)
 app.add_typer(keys.app, name="keys")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def main() -> None:

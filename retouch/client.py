@@ -14,10 +14,12 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
+from retouch.batches import Batches
 from retouch.configuration import find_access
 from retouch.errors import BadAnswer, Damaged, NoOutput, Unreachable, WaitTimeout
 from retouch.records import Job, Model, Record, State, Upload
 from retouch.transport import Patience, Transport, in_words, read_json
+from retouch.webhooks import Webhooks
 
 R = TypeVar("R", bound=Record)
 
@@ -52,6 +54,8 @@ class Client:
         access = find_access(url, api_key)
         self.url = access.url
         self._transport = Transport(access, timeout_s=timeout, patience=patience or Patience())
+        self.batches = Batches(self._transport)
+        self.webhooks = Webhooks(self._transport)
 
     def __enter__(self) -> Self:
         return self
@@ -204,9 +208,24 @@ class Client:
         self._transport.stored("PUT", target.url, headers=target.headers, body=body).close()
         return target.image
 
+    def stored(self, route: str) -> Iterator[bytes]:
+        """The bytes of what a route of the service redirects to, read as they come; its key is not sent there."""
+        answer = self._transport.call("GET", route, repeatable=True)
+        stored = self._transport.stored("GET", answer.headers["Location"])
+        try:
+            yield from stored.iter_bytes(1 << 16)
+        except httpx.TransportError as fault:
+            raise Unreachable(f"{route} broke off: {in_words(fault)}") from fault
+        finally:
+            stored.close()
+
     def models(self) -> list[Model]:
         """Every model that may be named, and how it fares."""
         return [_record(Model, entry) for entry in _members(self._get("/v1/models"))]
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and rates as the service shows them: `tenant`, and `fleet` where the key is an admin's."""
+        return self._get("/v1/stats")
 
     def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> dict[str, Any]:
         body = read_json(self._transport.call("GET", path, repeatable=True, params=params))

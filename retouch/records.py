@@ -104,6 +104,77 @@ class Job(Record):
         return (self.finished_at - self.created_at).total_seconds() if self.finished_at else None
 
 
+BATCH_ENDED: frozenset[str] = frozenset({"completed", "canceled", "failed"})
+
+
+class Counts(Record):
+    """How many items of a batch are in each state; `total` counts every row that was read."""
+
+    total: int = 0
+    queued: int = 0
+    waiting: int = 0
+    running: int = 0
+    succeeded: int = 0
+    filtered: int = 0
+    failed: int = 0
+    canceled: int = 0
+    rejected: int = 0
+    reused: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Items of which nothing more will come."""
+        return self.total - self.queued - self.waiting - self.running
+
+    @property
+    def without_result(self) -> int:
+        """Items that ended without a picture, refused rows too."""
+        return self.filtered + self.failed + self.canceled + self.rejected
+
+
+class Batch(Record):
+    """Jobs that were submitted together. `eta_s` is in seconds, what ends in `_usd` in US dollars.
+
+    Attributes:
+        state: `ingesting`, `running`, `awaiting_approval`, `paused`, `completed`, `canceled` or `failed`.
+        reason: why it is paused or failed.
+        progress: the part of its items that has ended, 0 to 1.
+        results: `s3://` addresses of its record in the bucket, once it was written.
+    """
+
+    id: str
+    name: str | None = None
+    state: str
+    reason: str | None = None
+    counts: Counts
+    progress: float = 0.0
+    eta_s: float | None = None
+    rate_per_s: float | None = None
+    cost_usd: float = 0.0
+    estimated_cost_usd: float | None = None
+    budget_usd: float | None = None
+    trial: int | None = None
+    sheet: bool = False
+    ingested: bool = False
+    retrying: bool = False
+    waits_for: str | None = None
+    fault: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    results: dict[str, Any] | None = None
+    created_at: datetime
+    finished_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more, unless the user tries jobs again."""
+        return self.state in BATCH_ENDED
+
+    @property
+    def needs_a_word(self) -> bool:
+        """Whether it goes on only when the user says so."""
+        return self.state in {"awaiting_approval", "paused"}
+
+
 class Upload(Record):
     """A place in the bucket: PUT the bytes to `url` with `headers`, then submit `image`."""
 

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -110,6 +111,25 @@ class Transport:
         if status in _BUSY and repeatable:
             return pause if told is None else told if told <= self.patience.longest_s else None
         return None
+
+    @contextmanager
+    def stream(self, path: str, *, params: Mapping[str, str | int] | None = None) -> Iterator[httpx.Response]:
+        """An answer of the service that is read as it comes. It is asked for once.
+
+        Raises:
+            ProblemError: it refused.
+            Unreachable: no answer, or one that broke off while it was read.
+            BadAnswer: something else answered.
+        """
+        url = self.access.url + path
+        try:
+            with self._client.stream("GET", url, params=params, headers=self._headers) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise refusal(answer)
+                yield answer
+        except httpx.TransportError as fault:
+            raise Unreachable(f"no answer from {self.access.url} ({self.access.source}): {in_words(fault)}") from fault
 
     def stored(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None

@@ -23,6 +23,7 @@ from jobs.settlement import Settlement
 from jobs.states import State
 from workers.chores import register_chores, start_looking
 from workers.edit import Editor, Ended
+from workers.events import EventFlow
 from workers.held import Held
 from workers.metrics import WorkerMetrics
 from workers.pulse import Pulse, step_of
@@ -57,7 +58,7 @@ def run_worker(
     metrics = WorkerMetrics(lambda: len(held.claims())) if settings.metrics_port is not None else None
     register_edit(app, Editor(domain, held, name, listeners=[metrics.attempt] if metrics else []))
     app.steps["worker"].add(step_of(pulse))
-    drain = Drain(domain, held, pulse, grace_s)
+    drain = Drain(domain, held, pulse, EventFlow(app), grace_s)
     setup_logging.connect(_keep_logging, weak=False)
     worker_shutting_down.connect(drain.begin, weak=False)
     if CHORES in queues:
@@ -122,11 +123,13 @@ class Drain:
         domain: what the process works with.
         held: the attempts the worker holds.
         pulse: goes on until the last attempt has ended.
+        events: of tasks; those of the last ones are told at the end.
         grace_s: seconds for what runs.
     """
 
-    def __init__(self, domain: Domain, held: Held, pulse: Pulse, grace_s: float) -> None:
+    def __init__(self, domain: Domain, held: Held, pulse: Pulse, events: EventFlow, grace_s: float) -> None:
         self._domain = domain
+        self._events = events
         self._held = held
         self._pulse = pulse
         self._grace_s = grace_s
@@ -144,6 +147,7 @@ class Drain:
 
     def finish(self) -> None:
         """Every task has ended."""
+        self._events.finish()
         self._pulse.end()
         self._domain.close()
 
@@ -164,6 +168,7 @@ class Drain:
                     self._domain.planner.settle(claim, settlement, finished_at=datetime.now(UTC))
                 except RedisError as error:
                     log.warning("worker.not_handed_back", job_id=claim.job_id, error=str(error))
+            self._events.finish()
             self._pulse.end()
             os._exit(0)
 

@@ -71,13 +71,6 @@ class Teller:
         """What is in the outbox becomes deliveries, without waiting. Returns how many events it were."""
         return self._read(0)
 
-    def fan_out(self, event: Event) -> None:
-        """One event becomes its deliveries."""
-        targets = self._audience.of(event)
-        body = self._domain.bodies.render(event) if targets else ""
-        written = self._domain.deliveries.fan_out(event, body, targets)
-        log.debug("teller.fanned_out", event_id=event.id, type=event.type, deliveries=written)
-
     def _keep_on(self, stop: threading.Event, step: Callable[[], object]) -> None:
         while not stop.is_set():
             try:
@@ -103,8 +96,12 @@ class Teller:
         """What is in the outbox becomes deliveries. Returns how many events it were."""
         events = self._beat() if time.monotonic() >= self._beat_at else []
         events += self._outbox.read(self.name, count=MOST_EVENTS, block_ms=0 if events else block_ms)
-        for event in events:
-            self.fan_out(event)
+        if events:
+            told = [(event, self._audience.of(event)) for event in events]
+            bodies = self._domain.bodies
+            self._domain.deliveries.fan_out_many(
+                (event, bodies.render(event) if targets else "", targets) for event, targets in told
+            )
         for digest in self._domain.deliveries.due_digests():
             self._domain.deliveries.tell_digest(digest, self._domain.bodies.render_digest(digest))
         self._changed.set()

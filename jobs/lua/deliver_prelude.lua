@@ -31,8 +31,9 @@ local RETENTION = {succeeded = tonumber(ARGV[3]), exhausted = tonumber(ARGV[4])}
 
 -- A window begins small, grows by one with each success and halves with each failure.
 local FIRST_WINDOW, LARGEST_WINDOW = 4, 32
--- So many failures in a row open the breaker: one try at a time, and a tenth of one thread's time.
-local BREAKS_AT, PAUSE_FACTOR, SHORTEST_PAUSE = 5, 10, 50
+-- So many failures in a row open the breaker: one try at a time, and about a tenth of one thread's time. Failures that
+-- come at once hold no thread, and so cost nobody anything.
+local BREAKS_AT, PAUSE_FACTOR, FREE_MS = 5, 10, 100
 -- A receiver whose answers take longer on average is a slow one; so is one that fails after so long.
 local QUICK_MS = 1000
 -- Nothing but failures for so long disables an endpoint.

@@ -28,7 +28,7 @@ local function fail(l)
   local rest = order.rest_ms or 0
   if fails >= BREAKS_AT or order.took_ms >= QUICK_MS then become(line, 'slow') end
   if fails >= BREAKS_AT then
-    rest = math.max(rest, SHORTEST_PAUSE, order.took_ms * PAUSE_FACTOR)
+    rest = math.max(rest, (order.took_ms - FREE_MS) * PAUSE_FACTOR)
     redis.call('ZADD', l.breakers, exact(NOW), line)
     redis.call('ZREMRANGEBYSCORE', l.breakers, '-inf', exact(NOW - PATIENCE))
   end

@@ -172,7 +172,7 @@ end
 
 -- What an attempt cost, or may have cost, counts once however often it is said, and whatever became of the job.
 local function charge(job, attempt, lane, cost)
-  local before = redis.call('HMGET', job, 'paid', 'again_after')
+  local before = redis.call('HMGET', job, 'paid', 'again_after', 'cost')
   if cost <= 0 or before[1] == attempt then return end
   redis.call('HSET', job, 'paid', attempt)
   redis.call('HINCRBY', job, 'cost', cost)
@@ -180,7 +180,10 @@ local function charge(job, attempt, lane, cost)
   local batch = l[1]
   redis.call('HINCRBY', l[2], 'cost', cost)
   redis.call('HINCRBY', l[2], 'paid', 1)
-  if before[1] and tonumber(before[1]) > tonumber(before[2] or 0) then redis.call('HINCRBY', l[2], 'paid_again', 1) end
+  -- A job that succeeded has no last paid attempt any more.
+  if before[3] and tonumber(before[1] or math.huge) > tonumber(before[2] or 0) then
+    redis.call('HINCRBY', l[2], 'paid_again', 1)
+  end
   if batch ~= '' then
     redis.call('HINCRBY', batch, 'cost', cost)
     if redis.call('HGET', job, 'attempt') == attempt then unreserve(job, batch) end

@@ -116,6 +116,8 @@ if held and order.signal ~= cjson.null then learn(order.signal) end
 forget_probe(model, probing)
 if held then drop_lease(job, attempt, lane) end
 charge(job, attempt, lane, order.cost)
+-- What a canceled job's call came to still belongs into its log.
+if r[1] == 'canceled' and r[2] == attempt and held then log_attempt(job, order.log) end
 if r[1] ~= 'running' or r[2] ~= attempt or turned(job, lane, 'running') then
   redis.call('HINCRBY', totals, 'refused', 1)
   return 0
@@ -140,6 +142,8 @@ else
     redis.call('HINCRBY', batch, 'edits', 1)
     if order.reused then redis.call('HINCRBY', batch, 'reused', 1) end
   end
+  -- Nothing is tried or charged any more after a success; records are counted by the hundred thousand.
+  if order.to == 'succeeded' then redis.call('HDEL', job, 'tries', 'paid') end
   finish(job, lane, 'running', order.to)
 end
 redis.call('HINCRBY', totals, 'outcome:' .. order.outcome, 1)

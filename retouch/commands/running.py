@@ -88,14 +88,19 @@ def worker(
     concurrency: Annotated[int, typer.Option(min=1, help="Jobs at a time.")] = 64,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that running jobs have when it is told to stop.")] = 60,
     name: Annotated[str | None, typer.Option(help="Unique in the fleet; made from the host's if absent.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve metrics there (default: RETOUCH_METRICS_PORT, or not).")
+    ] = None,
 ) -> None:
     """Run one worker process."""
     from infra.processes import run_worker  # noqa: PLC0415
 
-    _run(lambda: run_worker([q.strip() for q in queues.split(",") if q.strip()], concurrency, grace, name))
+    named = [queue.strip() for queue in queues.split(",") if queue.strip()]
+    _run(lambda: run_worker(named, concurrency, grace, name, metrics_port=metrics_port))
 
 
 def flower(
+    *,
     address: Annotated[str, typer.Option(envvar="FLOWER_ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, envvar="FLOWER_PORT", help="Port to listen on.")] = 5555,
     db: Annotated[
@@ -103,12 +108,20 @@ def flower(
     ] = None,
     max_tasks: Annotated[
         int, typer.Option(min=1, envvar="FLOWER_MAX_TASKS", help="Tasks kept in memory, about 7 KB each.")
-    ] = 10_000,
+    ] = 20_000,
+    url_prefix: Annotated[
+        str, typer.Option(envvar="FLOWER_URL_PREFIX", help="Path under which a proxy shows it.")
+    ] = "",
+    control: Annotated[
+        bool, typer.Option("--control", envvar="RETOUCH_FLOWER_CONTROL", help="Let its pages act on workers.")
+    ] = False,
 ) -> None:
     """Run Flower, which shows Celery's tasks. FLOWER_BASIC_AUTH=user:password must be set."""
+    from infra.flower.serve import FlowerOptions  # noqa: PLC0415
     from infra.processes import run_flower  # noqa: PLC0415
 
-    _run(lambda: run_flower(port, address, db=db, max_tasks=max_tasks))
+    options = FlowerOptions(port, address, db=db, max_tasks=max_tasks, url_prefix=url_prefix, control=control)
+    _run(lambda: run_flower(options))
 
 
 def _run(run: Callable[[], int]) -> None:

@@ -1,4 +1,4 @@
-"""`submit`: one edit, or several of the same kind."""
+"""`submit`: one edit, several of the same kind, or a batch."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from retouch.client import Client, is_address
+from retouch.commands import batches
 from retouch.commands.console import (
     DONE,
     SOME_FAILED,
@@ -46,9 +47,12 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Files, or https:// and s3:// addresses.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE…|MANIFEST", help="Files, https:// and s3:// addresses; or a CSV, JSONL, XLSX."),
+    ],
     *,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the edit shall be.")],
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What the edit shall be.")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until all have ended.")] = False,
     output: Annotated[
         Path | None,
@@ -72,10 +76,22 @@ def submit(
     webhook_url: Annotated[str | None, typer.Option(help="Told, signed, when it has ended.")] = None,
     reuse: Annotated[bool | None, typer.Option("--reuse/--no-reuse", help="Take an equal edit's result.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Submits once, however often; one image only.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the batch.")] = None,
+    trial: Annotated[int | None, typer.Option(min=1, help="Edit so many first; the rest waits for `approve`.")] = None,
+    trial_sample: Annotated[str | None, typer.Option(help="Of the trial: first or random.")] = None,
+    budget: Annotated[float | None, typer.Option(metavar="USD", help="The batch pauses before it costs more.")] = None,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Let the workers make a contact sheet of the batch.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the batch: rate, time left, failures.")] = False,
+    batch: Annotated[
+        bool | None, typer.Option("--batch/--no-batch", help="A batch, or single jobs; several files are a batch.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Submit files anew that were submitted before.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit edits: each image becomes a job with this prompt."""
-    _check(images, wait=wait, output=output, single={"--custom-id": custom_id, "--idempotency-key": idempotency_key})
+    """Submit edits: an image becomes a job; several files, or a manifest's rows, become a batch.
+
+    The same command over the same files goes on where it was interrupted.
+    """
     fields: dict[str, Any] = {
         "prompt": prompt,
         "model": model,
@@ -85,7 +101,6 @@ def submit(
         "negative_prompt": negative_prompt,
         "text_mode": text_mode,
         "size": size,
-        "custom_id": custom_id,
         "priority": priority.value if priority else None,
         "metadata": _pairs(metadata or []) or None,
         "not_before": not_before.astimezone().isoformat() if not_before else None,
@@ -93,8 +108,33 @@ def submit(
         "output_key": output_key,
         "webhook_url": webhook_url,
         "reuse": reuse,
-        "idempotency_key": idempotency_key,
     }
+    if batch is None:
+        single = wait or output or custom_id or idempotency_key
+        batch = batches.is_manifest(images[0]) or watch or trial is not None or budget is not None
+        batch = batch or (len(images) > 1 and not single and not any(map(is_address, images)))
+    if prompt is None and not (batch and batches.is_manifest(images[0])):
+        wrong_usage("--prompt is missing: say what the edit shall be")
+    if batch:
+        if wait or output or custom_id or idempotency_key:
+            wrong_usage("--wait, -o, --custom-id and --idempotency-key are for single images; a batch takes --watch")
+        shared = {"defaults": {"metadata": fields.pop("metadata")}} if fields["metadata"] else {}
+        options = {
+            **fields,
+            **shared,
+            "name": name,
+            "trial": trial,
+            "trial_sample": trial_sample,
+            "budget_usd": budget,
+            "sheet": sheet or None,
+        }
+        if batches.is_manifest(images[0]):
+            if len(images) > 1:
+                wrong_usage("one manifest at a time, and no pictures beside it")
+            batches.submit_manifest(images[0], options, watch=watch, as_json=as_json)
+        batches.submit_pictures(images, options, watch=watch, again=again, as_json=as_json)
+    _check(images, wait=wait, output=output, single={"--custom-id": custom_id, "--idempotency-key": idempotency_key})
+    fields |= {"custom_id": custom_id, "idempotency_key": idempotency_key}
     with Client() as client:
         jobs: dict[str, Job] = {}
         names: dict[str, str] = {}

@@ -40,7 +40,13 @@ class Tellings:
     def endpoint(self, name: str, *, tenant: str = "acme", **fields: str) -> str:
         """A line as an endpoint's is; its id."""
         line_id = f"ep_{name}"
-        card: dict[Any, Any] = {**line_card(self.keys, line_id, tenant), "enabled": "1", "endpoint": "1", "url": "http://r", **fields}
+        card: dict[Any, Any] = {
+            **line_card(self.keys, line_id, tenant),
+            "enabled": "1",
+            "endpoint": "1",
+            "url": "http://r",
+            **fields,
+        }
         self.redis.hset(self.keys.line(line_id), mapping=card)
         return line_id
 

@@ -185,7 +185,7 @@ def release(api: Api) -> None:
     for kind in ("quick", "new", "slow"):
         key = api.domain.keys.deliveries(f"leases:{kind}")
         for member in api.domain.redis.zrange(key, 0, -1):
-            api.domain.redis.zadd(key, {member: 1})
+            api.domain.redis.zadd(key, {str(member): 1})
 
 
 def test_deliveries_are_listed_page_by_page_and_by_filter(api: Api, hand: Hand, receiver: Receiver) -> None:

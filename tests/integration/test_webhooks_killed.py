@@ -11,7 +11,7 @@ from jobs.domain import Domain
 from jobs.settings import Settings
 from tests.fleet import Worker, eventually
 from tests.integration.ended_jobs import draft, end_jobs
-from tests.integration.receiver import Answer, receiving
+from tests.integration.receiver import Got, receiving
 
 EVENTS = 300
 
@@ -20,9 +20,7 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     with Valkey(tmp_path / "own") as valkey, receiving() as receiver:
-        settings = make_settings(
-            redis_url=SecretStr(valkey.url), broker_url=SecretStr(valkey.url_of(1)), lease_s=3.0
-        )
+        settings = make_settings(redis_url=SecretStr(valkey.url), broker_url=SecretStr(valkey.url_of(1)), lease_s=3.0)
         domain = Domain.open(settings)
         domain.planner.register_models()
         jobs = set(end_jobs(domain, [draft(webhook_url=receiver.url) for _ in range(EVENTS)]))
@@ -47,7 +45,7 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
             domain.close()
 
 
-def told_jobs(got: list, domain: Domain) -> set[str]:
+def told_jobs(got: list[Got], domain: Domain) -> set[str]:
     """The jobs that the receiver knows of, every signature checked once."""
     secret = domain_secret(domain)
     return {one.verified(secret)["data"]["id"] for one in got}

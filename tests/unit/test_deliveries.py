@@ -108,7 +108,9 @@ def test_only_filters_for_jobs_make_jobs_tell() -> None:
     assert not wants_jobs(["batch.*", "job.digest", "model.parked"])
 
 
-@pytest.mark.parametrize("filters", [[], ["job"], ["jobs.*"], ["job.done"], ["*.failed"], ["job.f*"], ["**"], ["x"] * 33])
+@pytest.mark.parametrize(
+    "filters", [[], ["job"], ["jobs.*"], ["job.done"], ["*.failed"], ["job.f*"], ["**"], ["x"] * 33]
+)
 def test_filters_that_could_never_match_are_refused(filters: list[str]) -> None:
     with pytest.raises(InvalidInput):
         check_filters(filters)
@@ -216,13 +218,19 @@ HOSTILE = [
 
 @pytest.mark.parametrize("url", HOSTILE)
 def test_a_hostile_url_is_refused_before_anything_is_resolved(url: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match="it|port 0"):
         check_webhook_url(url, Settings())
 
 
 @pytest.mark.parametrize(
     "url",
-    ["https://example.com/", "http://example.com/", "https://example.com:8000/x?y", "https://example.com:9999", "https://8.8.8.8/"],
+    [
+        "https://example.com/",
+        "http://example.com/",
+        "https://example.com:8000/x?y",
+        "https://example.com:9999",
+        "https://8.8.8.8/",
+    ],
 )
 def test_a_public_url_is_taken(url: str) -> None:
     check_webhook_url(url, Settings())

@@ -1,0 +1,169 @@
+"""The plan alone: submit, plan, claim and settle on one Valkey core, with many lanes and a deep backlog, and memory a job.
+
+One driver process sends what a fleet would send: submits in chunks, plans of 100, claims and settles in pipelines. What is
+reported is jobs a second against the CPU seconds of Valkey, since a driver in Python is slower than the scripts: a fleet of
+drivers is limited by Valkey's one core alone. Append-only persistence is on, with fsync always, as in the embedded stack.
+The deep backlog is compared with a shallow one in the same run.
+
+    python -m infra.bench.plan [--jobs 10000] [--deep 1000000]
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from redis import Redis
+from redis.commands.core import Script
+
+from infra.bench.workbench import row
+from infra.embedded import Valkey
+from infra.stand import cpu_s
+from jobs import scripts
+from jobs.catalogue import Catalogue, load_catalogue
+from jobs.ids import batch_job_id, new_batch_id
+from jobs.keys import Keys
+from jobs.models import Input, JobSpec
+from jobs.planner import Dispatch, Draft, Planner
+from jobs.tenants import Tenants
+
+CHUNK = 500
+RETENTION_MS, LEASE_MS = 86_400_000, 30_000
+OUTPUT = {"bucket": "retouch", "key": "outputs/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV/sku-00000001.png", "sha256": "0" * 64,
+    "bytes": 512_000, "media_type": "image/png", "width": 1024, "height": 1024, "seed": 1}  # fmt: skip
+SETTLEMENT = json.dumps(
+    {
+        "to": "succeeded",
+        "outcome": "succeeded",
+        "fields": {"output": json.dumps(OUTPUT)},
+        "drop": ["checkpoint"],
+        "log": json.dumps({"number": 1, "outcome": "succeeded", "trace_id": "0" * 32}),
+        "delay_ms": 0,
+        "cost": 0,
+        "count": True,
+        "reused": False,
+        "signal": {"kind": "ok"},
+    }
+)
+"""What a worker says of a job that succeeded."""
+IMAGE = "https://images.example.com/catalogue/2026/winter/product-{:08d}.jpg"
+
+
+class Plan:
+    """One plan on one Valkey, with as many lanes as tenants' batches."""
+
+    def __init__(self, valkey: Valkey, prefix: str, lanes: int) -> None:
+        spec = load_catalogue().get(None)
+        self.model = spec.model_copy(update={"concurrency": 100_000, "rpm": 0.0})
+        self.redis = Redis.from_url(valkey.url, decode_responses=True)
+        self.keys = Keys(prefix)
+        self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), retention_s=86400)
+        self.planner.register_models()
+        self.redis.hset(self.keys.model(self.model.name), "limit", 100_000)
+        self.planner.renew("bench", slots=100_000, words="{}", held=[])
+        self.claim = scripts.load(self.redis, "claim")
+        self.end = scripts.load(self.redis, "settle")
+        self.batches = [(f"tenant{n % 50}", new_batch_id()) for n in range(lanes)]
+        self.rows = [0] * lanes
+        for tenant, batch in self.batches:
+            Tenants(self.redis, self.keys).ensure(tenant)
+            self.redis.hset(
+                self.keys.batch(batch), mapping={"defaults": json.dumps({"prompt": "soft studio background"})}
+            )
+
+    def submit(self, jobs: int) -> None:
+        """Jobs spread evenly over the lanes, a chunk a call."""
+        lanes = len(self.batches)
+        for lane in range(lanes):
+            share = jobs // lanes + (lane < jobs % lanes)
+            for size in _chunks(share):
+                self._submit_chunk(lane, size)
+
+    def _submit_chunk(self, lane: int, size: int) -> None:
+        tenant, batch = self.batches[lane]
+        drafts = []
+        for _ in range(size):
+            self.rows[lane] += 1
+            image = IMAGE.format(self.rows[lane])
+            spec = JobSpec(
+                model=self.model.name, image=image, custom_id=f"sku-{self.rows[lane]:08d}", seed=self.rows[lane]
+            )
+            drafts.append(Draft(batch_job_id(batch, self.rows[lane]), spec, Input(image=image)))
+        self.planner.submit(drafts, tenant=tenant)
+
+    def run(self, jobs: int) -> None:
+        """Plan, claim and settle so many jobs."""
+        done = 0
+        while done < jobs:
+            started = self.planner.plan(limit=min(100, jobs - done)).dispatches
+            self._claim(started)
+            self._settle(started)
+            done += len(started)
+
+    def _claim(self, started: list[Dispatch]) -> None:
+        self._send(self.claim, [(one, [one.attempt, "bench", "token"]) for one in started])
+
+    def _settle(self, started: list[Dispatch]) -> None:
+        self._send(self.end, [(one, [one.attempt, SETTLEMENT]) for one in started])
+
+    def _send(self, script: Script, calls: list[tuple[Dispatch, list[object]]]) -> None:
+        """What the planner sends, a pipeline at a time: one driver for a fleet of workers."""
+        pipe = self.redis.pipeline(transaction=False)
+        for one, arguments in calls:
+            keys = [*self.keys.spine, self.keys.job(one.job_id)]
+            script(keys=keys, args=[0, RETENTION_MS, LEASE_MS, *arguments], client=pipe)
+        pipe.execute()
+
+
+def _chunks(number: int) -> Iterator[int]:
+    while number > 0:
+        yield min(CHUNK, number)
+        number -= CHUNK
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--deep", type=int, default=1_000_000)
+    options = parser.parse_args()
+    os.environ.pop("RETOUCH_CONFIG", None)
+    print("the plan alone: jobs a second, and microseconds of Valkey's CPU a job")  # noqa: T201
+    row("", "jobs/s of driver", "jobs/s of Valkey", "submit µs", "plan+… µs", "bytes a job")
+    with tempfile.TemporaryDirectory(prefix="retouch-bench-") as folder, Valkey(Path(folder)) as valkey:
+        cases = [(1, 0), (100, 0), (1000, 0), (100, options.deep)]
+        for number, (lanes, backlog) in enumerate(cases):
+            _case(valkey, f"b{number}:", lanes, backlog, options.jobs)
+
+
+def _case(valkey: Valkey, prefix: str, lanes: int, backlog: int, jobs: int) -> None:
+    plan = Plan(valkey, prefix, lanes)
+    before = _memory(plan.redis)
+    backlog = backlog or 1000
+    plan.submit(backlog)
+    grown = (_memory(plan.redis) - before) / backlog
+    began, used = time.perf_counter(), cpu_s(valkey.pid)
+    plan.submit(jobs)
+    submit_cpu = cpu_s(valkey.pid)
+    plan.run(jobs)
+    ended, run_cpu = time.perf_counter(), cpu_s(valkey.pid)
+    row(
+        f"{lanes} lanes, {backlog:,} queued before",
+        f"{jobs / (ended - began):.0f}",
+        f"{jobs / (run_cpu - used):.0f}",
+        f"{1e6 * (submit_cpu - used) / jobs:.0f}",
+        f"{1e6 * (run_cpu - submit_cpu) / jobs:.0f}",
+        f"{grown:.0f}" if backlog > 10_000 else "",
+    )
+    plan.redis.flushdb()
+
+
+def _memory(redis: Redis) -> int:
+    return int(redis.info("memory")["used_memory"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Examples to copy: what a user of Retouch runs on their own side."""

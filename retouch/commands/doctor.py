@@ -1,0 +1,42 @@
+"""`doctor`: looks at every part of the stack and says what to do about each fault. It needs no API that runs."""
+
+import os
+from dataclasses import asdict
+
+import typer
+from rich.text import Text
+
+from retouch.commands.console import DONE, SOME_FAILED, out, plain, print_json
+from retouch.commands.reading import AsJson
+from retouch.configuration import local_environment
+
+STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command()(doctor)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check Redis, bucket, broker, workers, models and clocks; exit status 1 where something is at fault.
+
+    It is told where they are by the same variables as a worker, or by the stack that runs beside it.
+    """
+    if not os.environ.get("RETOUCH_REDIS_URL"):
+        os.environ.update({name: value for name, value in local_environment().items() if name not in os.environ})
+    from infra.doctor import examine  # noqa: PLC0415 - it needs all the rooms
+
+    findings = examine()
+    faulty = any(finding.level == "fault" for finding in findings)
+    if as_json:
+        print_json({"faulty": faulty, "data": [asdict(finding) for finding in findings]})
+        raise typer.Exit(SOME_FAILED if faulty else DONE)
+    console = out()
+    width = max(len(finding.check) for finding in findings)
+    for finding in findings:
+        level = Text(f"{finding.level:8}", style=STYLES[finding.level])
+        console.print(Text.assemble(level, f"{finding.check:{width}}  {plain(finding.said)}"))
+        if finding.advice:
+            console.print(Text.assemble(" " * (10 + width), ("to do: ", "bold"), plain(finding.advice)))
+    raise typer.Exit(SOME_FAILED if faulty else DONE)

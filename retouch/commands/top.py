@@ -1,0 +1,154 @@
+"""`top`: the fleet, or one's own jobs, as they are now and every few seconds again."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from retouch.client import Client
+from retouch.commands.console import STYLES, out, plain, print_json
+from retouch.commands.reading import AsJson
+from retouch.records import STATES, Model
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command()(top)
+
+
+def top(
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="One look, and done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch rates, windows, lanes, workers and failures; with an admin key those of the whole fleet. Ctrl-C ends it."""
+    with Client() as client:
+        if as_json:
+            print_json(client.stats())
+            return
+        console = out()
+        if once or not console.is_terminal:
+            # As wide as its tables are: whoever reads it may be a program.
+            wide = console if console.is_terminal else Console(file=console.file, width=160, highlight=False)
+            wide.print(picture(client.stats(), client.models()))
+            return
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(picture(client.stats(), client.models()), refresh=True)
+                time.sleep(every)
+
+
+def picture(stats: dict[str, Any], models: list[Model]) -> Group:
+    """One look.
+
+    Args:
+        stats: what `GET /v1/stats` answers.
+        models: what `GET /v1/models` answers, for those who may not see the fleet.
+    """
+    fleet = stats.get("fleet")
+    title = Text.assemble(("retouch top", "bold"), f"  {plain(stats['at'])[:19].replace('T', ' ')} UTC")
+    own = Panel(_states(stats["tenant"]["jobs"]), title=f"jobs of {plain(stats['tenant']['name'])}", title_align="left")
+    if fleet is None:
+        return Group(title, own, _models_of_tenant(models))
+    alarms = [_alarm(model) for model in fleet["models"] if model["parked"]]
+    everybody = Panel(_states(fleet["jobs"]), title="all jobs", title_align="left")
+    return Group(
+        title, *alarms, own, everybody, _rates(fleet), _models(fleet["models"]), _workers(fleet), _telling(fleet)
+    )
+
+
+def _states(jobs: dict[str, int]) -> Text:
+    parts: list[Any] = []
+    for state in STATES:
+        parts += [(f"{state} ", STYLES[state]), f"{jobs.get(state, 0):,}   "]
+    return Text.assemble(*parts)
+
+
+def _alarm(model: dict[str, Any]) -> Text:
+    return Text(f"{plain(model['name'])} is parked: {plain(model['parked_reason'])}", style="bold red")
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _rates(fleet: dict[str, Any]) -> Table:
+    names = ("submitted", "started", "succeeded", "filtered", "failed", "canceled", "retried", "leases_lost")
+    table = _table("in the last", *(name.replace("_", " ") for name in names), "cost")
+    for name, stretch in (("minute", fleet["last_minute"]), ("hour", fleet["last_hour"])):
+        cells = []
+        for each in names:
+            style = "red" if each in {"failed", "leases_lost"} and stretch[each] else ""
+            cells.append(Text(f"{stretch[each]:,}", style=style))
+        table.add_row(name, *cells, f"${stretch['cost_usd']:.2f}")
+    return table
+
+
+def _models(models: list[dict[str, Any]]) -> Table:
+    table = _table(
+        "model", "window", "of", "in flight", "pace/min", "queued", "waiting", "lanes", "oldest", "paid twice"
+    )
+    for model in models:
+        jobs, oldest = model["jobs"], max(model["oldest_queued_s"].values(), default=0)
+        table.add_row(
+            Text(plain(model["name"]), style="red" if model["parked"] else ""),
+            str(model["window"]),
+            str(model["concurrency"]),
+            str(model["in_flight"]),
+            f"{model['pace_rpm']:g}" if model["pace_rpm"] else "any",
+            f"{jobs.get('queued', 0):,}",
+            f"{jobs.get('waiting', 0):,}",
+            f"{model['lanes']:,}",
+            _age(oldest),
+            str(model["paid_again"]),
+        )
+    return table
+
+
+def _models_of_tenant(models: list[Model]) -> Table:
+    table = _table("model", "window", "in flight", "pace/min", "queued", "waiting", "state")
+    for model in models:
+        table.add_row(
+            plain(model.name),
+            str(model.window),
+            str(model.in_flight),
+            f"{model.pace_rpm:g}" if model.pace_rpm else "any",
+            f"{model.queued:,}",
+            f"{model.waiting:,}",
+            Text(f"parked: {plain(model.parked_reason)}", style="red") if model.parked else "open",
+        )
+    return table
+
+
+def _workers(fleet: dict[str, Any]) -> Table:
+    table = _table("worker", "queues", "threads", "state")
+    for worker in fleet["workers"]:
+        state = "draining" if worker["draining"] else "live"
+        table.add_row(plain(worker["name"]), plain(", ".join(worker["queues"])), str(worker["slots"]), state)
+    if not fleet["workers"]:
+        table.add_row(Text("none: jobs wait", style="red"), "", "", "")
+    return table
+
+
+def _telling(fleet: dict[str, Any]) -> Text:
+    told = fleet["deliveries"]
+    memory = f"{fleet['memory_used_bytes'] / 1e6:,.0f} MB"
+    exhausted = told["ended"].get("exhausted", 0)
+    return Text(
+        f"webhooks: {told['waiting']:,} waiting, {told['ended'].get('succeeded', 0):,} told, {exhausted:,} exhausted, "
+        f"{told['breakers_open']} receivers left alone    redis: {memory}    cost: ${fleet['cost_usd']:,.2f}"
+    )
+
+
+def _age(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,184 @@
+"""`retouch doctor` finds what is wrong with real parts, and says what to do about it."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from infra.doctor import examine
+from infra.doctor_checks import Finding
+from infra.embedded import SeaweedFS, Valkey
+from infra.ports import Ports
+from infra.program import write_private
+from infra.stand import environment_of
+from jobs.domain import connect
+from jobs.keys import Keys
+from jobs.settings import Settings
+from tests.fleet import Fleet, eventually
+from tests.photographs import photograph
+
+
+def faults(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.check: finding for finding in findings if finding.level == "fault"}
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    with Valkey(tmp_path / "own-valkey") as server:
+        yield server
+
+
+@pytest.fixture
+def own_settings(own_valkey: Valkey, make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(redis_url=SecretStr(own_valkey.url), broker_url=SecretStr(own_valkey.url_of(1)))
+
+
+class ReadingAlone(SeaweedFS):
+    """A store whose second identity may read and list, and nothing else."""
+
+    reader = ("READER", "reader-secret")
+
+    def prepare(self) -> None:
+        super().prepare()
+        path = self.directory / "s3.json"
+        known = json.loads(path.read_text())
+        key, secret = self.reader
+        identity = {"name": "reader", "credentials": [{"accessKey": key, "secretKey": secret}]}
+        known["identities"].append({**identity, "actions": ["Read", "List"]})
+        write_private(path, json.dumps(known))
+
+
+def test_a_healthy_stack_has_no_fault_and_every_part_is_told_of(fleet: Fleet) -> None:
+    fleet.worker()
+    findings = examine(fleet.domain.settings)
+    assert not faults(findings)
+    told = {finding.check for finding in findings if finding.level == "ok"}
+    assert {"redis version", "redis persistence", "redis eviction", "redis memory", "broker", "bucket"} < told
+    assert {"bucket presign", "workers", "model step-image-edit-2", "clock", "store's clock"} < told
+    missing = [finding for finding in findings if finding.level == "warning"]
+    assert {finding.check for finding in missing} == {"workers for webhooks", "workers for ingest"}
+    assert not list(fleet.domain.bucket.list_keys(fleet.domain.settings.s3_bucket, "retouch-doctor/"))
+
+
+def test_an_eviction_policy_that_throws_keys_away_is_found(own_valkey: Valkey, own_settings: Settings) -> None:
+    with connect(own_settings) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+    found = faults(examine(own_settings))["redis eviction"]
+    assert "allkeys-lru" in found.said
+    assert "noeviction" in found.advice
+
+
+def test_the_broker_s_own_eviction_policy_is_found(own_valkey: Valkey, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(broker_url=SecretStr(own_valkey.url))
+    with connect(make_settings(redis_url=SecretStr(own_valkey.url))) as redis:
+        redis.config_set("maxmemory-policy", "volatile-ttl")
+    found = faults(examine(settings))
+    assert "redis eviction" not in found
+    assert "volatile-ttl" in found["broker eviction"].said
+
+
+def test_persistence_that_is_off_is_found(own_valkey: Valkey, own_settings: Settings) -> None:
+    with connect(own_settings) as redis:
+        redis.config_set("appendonly", "no")
+    found = faults(examine(own_settings))["redis persistence"]
+    assert "appendonly yes" in found.advice
+
+
+def test_a_redis_that_does_not_answer_is_found_and_the_bucket_is_looked_at_all_the_same(
+    make_settings: Callable[..., Settings],
+) -> None:
+    nowhere = SecretStr(f"redis://127.0.0.1:{Ports().choose('nobody')}/0")
+    findings = examine(make_settings(redis_url=nowhere, broker_url=nowhere))
+    assert {"redis", "broker", "workers", "models", "clock"} <= set(faults(findings))
+    assert "RETOUCH_REDIS_URL" in faults(findings)["redis"].advice
+    assert any(finding.check == "bucket" and finding.level == "ok" for finding in findings)
+
+
+def test_an_unreachable_bucket_is_found(make_settings: Callable[..., Settings]) -> None:
+    port = Ports().choose("nobody")
+    found = faults(examine(make_settings(s3_endpoint_url=f"http://127.0.0.1:{port}")))["bucket list"]
+    assert "cannot be reached" in found.said
+    assert "RETOUCH_S3_ENDPOINT_URL" in found.advice
+
+
+def test_a_bucket_that_is_not_there_is_found(make_settings: Callable[..., Settings]) -> None:
+    found = faults(examine(make_settings(s3_bucket="no-such-bucket")))["bucket list"]
+    assert "RETOUCH_S3_BUCKET" in found.advice
+
+
+@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_a_wrong_key_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "WRONGWRONGWRONG")
+    found = faults(examine(settings))["bucket list"]
+    assert "credentials" in found.said
+    assert "AWS_SECRET_ACCESS_KEY" in found.advice
+
+
+def test_a_bucket_that_refuses_puts_is_found(
+    tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ReadingAlone(tmp_path) as store:
+        key, secret = store.reader
+        settings = make_settings(s3_endpoint_url=store.endpoint_url, s3_bucket=store.bucket)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        found = faults(examine(settings))
+    assert "bucket list" not in found
+    assert "refuses" in found["bucket put"].said
+    assert "s3:PutObject" in found["bucket put"].advice
+
+
+def test_no_worker_is_found(settings: Settings) -> None:
+    found = faults(examine(settings))["workers"]
+    assert "retouch worker" in found.advice
+
+
+@pytest.mark.parametrize("off_s", [60, -60])
+def test_a_clock_that_is_off_by_a_minute_is_found(settings: Settings, off_s: int) -> None:
+    found = faults(examine(settings, now=lambda: time.time() + off_s))
+    for check in ("clock", "store's clock"):
+        assert ("ahead" if off_s > 0 else "behind") in found[check].said
+        assert "NTP" in found[check].advice
+
+
+def test_a_worker_whose_clock_is_off_is_found(settings: Settings) -> None:
+    keys = Keys(settings.key_prefix)
+    words = {"host": "far", "pid": 1, "queues": ["edits"], "slots": 8, "draining": False, "seen_at": time.time() + 60}
+    with connect(settings) as redis:
+        redis.zadd(keys.workers, {"w@far": (time.time() + 600) * 1000})
+        redis.set(keys.worker("w@far"), json.dumps(words))
+        found = faults(examine(settings))
+        redis.delete(keys.workers, keys.worker("w@far"))
+    assert "far" in found["clock of w@far"].advice
+
+
+def test_a_parked_model_is_found_with_its_reason(fleet: Fleet) -> None:
+    fleet.worker()
+    image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
+    fleet.submit(image, "[sim:fail=402] nobody paid")
+    eventually(lambda: fleet.domain.status.models()[0].parked, what="the model is parked")
+    found = faults(examine(fleet.domain.settings))["model step-image-edit-2"]
+    assert "402" in found.said or "quota" in found.said
+    assert "balance" in found.advice
+
+
+def test_the_command_prints_each_finding_and_its_status_tells_of_faults(fleet: Fleet, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "retouch", "doctor"]
+    environment = environment_of(fleet.domain.settings)
+    without = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert without.returncode == 1
+    assert "no worker takes edits" in without.stdout
+    assert "to do: start one" in without.stdout
+    fleet.worker()
+    told = subprocess.run(
+        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert told.returncode == 0, told.stdout
+    answer = json.loads(told.stdout)
+    assert answer["faulty"] is False
+    assert {finding["check"] for finding in answer["data"]} > {"bucket", "workers", "clock"}

@@ -1,0 +1,178 @@
+"""Whoever asks how many jobs succeeded, were filtered, failed or tried again hears one number."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from infra.stand import MODEL, environment_of
+from jobs.ids import new_job_id
+from jobs.models import Input, JobSpec
+from jobs.planner import Draft
+from jobs.states import FINAL, State
+from tests.fleet import Fleet, eventually
+from tests.flower import LOGIN, Flower, scraped, total
+from tests.integration.api_harness import served
+
+KINDS = {
+    "succeeded": (300, ""),
+    "filtered": (70, "[sim:censored]"),
+    "failed": (60, "[sim:fail=400]"),
+    "retried": (70, "[sim:fail=503*1]"),
+}
+EXPECTED = {"succeeded": 370, "filtered": 70, "failed": 60}
+
+
+def small_picture() -> bytes:
+    held = BytesIO()
+    Image.new("RGB", (96, 64), "seagreen").save(held, "PNG")
+    return held.getvalue()
+
+
+def submit_mixed(fleet: Fleet) -> list[str]:
+    """500 jobs of all kinds, mixed."""
+    image = fleet.put_picture(small_picture(), "in/small.png")
+    prompts = [f"{directive} {kind} {n}" for kind, (count, directive) in KINDS.items() for n in range(count)]
+    prompts.sort(key=lambda prompt: prompt[::-1])
+    ids = []
+    for start in range(0, len(prompts), 100):
+        specs = [JobSpec(model=MODEL, prompt=p, image=image, seed=1) for p in prompts[start : start + 100]]
+        drafts = [Draft(new_job_id(), spec, Input(image=image)) for spec in specs]
+        ids += fleet.domain.planner.submit(drafts, tenant="acme").job_ids
+    fleet.domain.broker.dispatch()
+    return ids
+
+
+def in_the_store(fleet: Fleet, ids: list[str]) -> tuple[Counter[str], Counter[str]]:
+    """Jobs by state and attempts by outcome, as the records tell."""
+    jobs = fleet.domain.store.get_many("acme", ids)
+    return Counter(job.state for job in jobs), Counter(a.outcome for job in jobs for a in job.attempts)
+
+
+def in_flower(tasks: dict[str, dict[str, Any]]) -> Counter[str]:
+    def state_of(task: dict[str, Any]) -> str:
+        if task["state"] != "FAILURE":
+            return "succeeded" if task["state"] == "SUCCESS" else str(task["state"])
+        return "filtered" if task["exception"].startswith("Filtered(") else "failed"
+
+    return Counter(state_of(task) for task in tasks.values() if task["name"] == "edit")
+
+
+def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remembers(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    fleet = make_fleet()
+    domain = fleet.domain
+    key = domain.tenants.create_key("acme", admin=True)
+    with Flower(domain.settings, tmp_path) as flower, served(domain) as api:
+        worker = fleet.worker(concurrency=16)
+        eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+        ids = submit_mixed(fleet)
+
+        def counted() -> dict[str, Any]:
+            answer = httpx.get(f"{api}/v1/stats", headers={"authorization": f"Bearer {key}"}, timeout=30)
+            stats: dict[str, Any] = answer.raise_for_status().json()
+            return stats
+
+        eventually(
+            lambda: sum(domain.stats.tenant("acme").jobs[state] for state in FINAL) == len(ids), what="all jobs end"
+        )
+        states, outcomes = in_the_store(fleet, ids)
+        assert states == EXPECTED
+        assert outcomes["retry"] >= 70
+        assert outcomes["succeeded"] == 370
+
+        stats = counted()
+        (model,) = stats["fleet"]["models"]
+        for told in (stats["tenant"]["jobs"], stats["fleet"]["jobs"], model["jobs"]):
+            assert {state: number for state, number in told.items() if number} == EXPECTED
+        assert {state: number for state, number in model["ended"].items() if number} == EXPECTED
+        assert {outcome: number for outcome, number in model["attempts"].items() if number} == outcomes
+        assert model["submitted"] == 500
+        assert model["started"] == sum(outcomes.values())
+        assert stats["fleet"]["last_hour"]["succeeded"] == 370
+        assert stats["fleet"]["last_hour"]["retried"] == outcomes["retry"]
+        assert model["cost_usd"] == round(sum(job.cost_usd for job in domain.store.get_many("acme", ids)), 6)
+
+        metrics = scraped(f"{api}/metrics")
+        for state in State:
+            assert total(metrics, "retouch_jobs", state=state) == EXPECTED.get(state, 0)
+        for outcome in model["attempts"]:
+            assert total(metrics, "retouch_attempts_total", outcome=outcome) == outcomes[outcome], outcome
+        assert total(metrics, "retouch_attempts_started_total", model=MODEL) == model["started"]
+
+        eventually(lambda: in_flower(flower.tasks()) == EXPECTED, what="Flower has heard all events")
+        tasks = flower.tasks()
+        assert set(tasks) == set(ids)
+        retried = ids[0]
+        for job_id in ids:
+            attempts = fleet.job(job_id).attempts
+            assert json.loads(tasks[job_id]["args"].replace("'", '"')) == [job_id, len(attempts)]
+            retried = job_id if len(attempts) > 1 else retried
+        assert tasks[retried]["retries"] is not None
+        events = scraped(f"{flower.root}/metrics")
+        for event, number in (
+            ("task-succeeded", outcomes["succeeded"]),
+            ("task-failed", outcomes["failed"] + outcomes["filtered"]),
+            ("task-retried", outcomes["retry"] + outcomes["rate_limited"]),
+            ("task-started", sum(outcomes.values())),
+        ):
+            assert total(events, "flower_events_total", type=event, task="edit") == number, event
+
+        flower.stop()
+        with Flower(domain.settings, tmp_path) as again:
+            assert in_flower(again.tasks()) == EXPECTED
+            assert again.tasks()[retried]["args"] == tasks[retried]["args"]
+            eventually(lambda: again.sees(worker.name), what="Flower hears the worker again")
+            more = fleet.submit(fleet.put_picture(small_picture(), "in/small.png"), "[sim:latency=600] once more")
+            assert fleet.ended(more).state is State.SUCCEEDED
+            seen = eventually(
+                lambda: (t := again.tasks().get(more)) and t["state"] == "SUCCESS" and t, what="the new task is seen"
+            )
+            assert seen["runtime"] >= 0.6
+            assert set(ids) < set(again.tasks())
+
+
+def test_flower_is_told_of_a_task_that_ends_while_its_worker_drains(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    fleet = make_fleet()
+    with Flower(fleet.domain.settings, tmp_path) as flower:
+        worker = fleet.worker()
+        eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+        image = fleet.put_picture(small_picture(), "in/small.png")
+        prompt = "[sim:latency=2500] to its end"
+        job_id = fleet.submit(image, prompt)
+        eventually(lambda: fleet.calls(prompt=prompt)["calls"], what="the call is under way")
+        worker.terminate()
+        assert fleet.ended(job_id).state is State.SUCCEEDED
+        eventually(lambda: worker.process.poll() is not None, what="the worker has ended")
+        eventually(lambda: flower.tasks()[job_id]["state"] == "SUCCESS", within_s=10, what="Flower shows its end")
+
+
+def test_flower_asks_for_its_password_and_lets_nobody_act_through_it(fleet: Fleet, tmp_path: Path) -> None:
+    with Flower(fleet.domain.settings, tmp_path, "--url-prefix", "/behind/flower", prefix="/behind/flower") as flower:
+        for path in ("/", "/tasks", "/api/tasks", "/api/workers"):
+            assert httpx.get(flower.root + path, trust_env=False).status_code == 401, path
+            wrong = httpx.get(flower.root + path, trust_env=False, auth=("watcher", "guess"))
+            assert wrong.status_code == 401, path
+        assert flower.get("/api/tasks") == {}
+        acted = httpx.post(f"{flower.root}/api/worker/shutdown/any@worker", auth=LOGIN, trust_env=False)
+        assert acted.status_code == 403, acted.text
+        assert total(scraped(f"{flower.root}/metrics"), "python_info") == 1
+
+
+def test_flower_does_not_start_without_a_password(fleet: Fleet) -> None:
+    for given in ("", "user", "user:", ":password", "user:password,other"):
+        environment = environment_of(fleet.domain.settings, FLOWER_BASIC_AUTH=given)
+        command = [sys.executable, "-m", "retouch", "flower", "--port", "1"]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == 2, given
+        assert "FLOWER_BASIC_AUTH" in ended.stderr

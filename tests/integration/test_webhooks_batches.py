@@ -1,0 +1,182 @@
+"""What batches tell: of themselves, of their jobs only where they ask for it, and of many at once as a digest."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobs.audience import batch_fields
+from jobs.delivery_log import DeliveryFilter
+from jobs.domain import Domain
+from jobs.encoding import to_json
+from jobs.endpoint_records import EndpointFields
+from jobs.events import Event
+from jobs.ids import batch_job_id, new_batch_id
+from jobs.models import JobSpec
+from tests.conftest import Clock
+from tests.integration.receiver import Receiver, receiving
+from tests.integration.telling_hand import Hand, hand_of
+
+
+FILTER = DeliveryFilter()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as server:
+        yield server
+
+
+@pytest.fixture
+def hand(domain: Domain) -> Iterator[Hand]:
+    with hand_of(domain) as one:
+        yield one
+
+
+def batch_of_wishes(domain: Domain, **wishes: Any) -> str:
+    """A batch's record with what it wants to be told of."""
+    batch_id = new_batch_id()
+    fields: dict[Any, Any] = {
+        "tenant": "acme",
+        "defaults": json.dumps({"prompt": "shared"}),
+        **batch_fields(wishes.get("url"), wishes.get("events"), wishes.get("digest_s")),
+    }
+    domain.redis.hset(domain.keys.batch(batch_id), mapping=fields)
+    return batch_id
+
+
+def job_event(domain: Domain, batch_id: str, row: int, **spec: Any) -> str:
+    """The event of a batch's job, put into the outbox as the scripts do."""
+    job_id = batch_job_id(batch_id, row)
+    wanted = JobSpec.model_validate({"model": "step-image-edit-2", "image": "s3://b/k", "seed": 1, **spec})
+    record: dict[Any, Any] = {"lane": "l", "state": "succeeded", "spec": to_json(wanted)}
+    domain.redis.hset(domain.keys.job(job_id), mapping=record)
+    key = domain.keys.job(job_id)
+    fields: dict[Any, Any] = {"type": "job.succeeded", "tenant": "acme", "subject": key, "at": 1, "data": json.dumps(record)}
+    domain.redis.xadd(domain.keys.outbox, fields)
+    return job_id
+
+
+def test_a_batch_that_asks_for_no_more_is_told_of_as_a_whole(domain: Domain, receiver: Receiver, hand: Hand) -> None:
+    batch_id = batch_of_wishes(domain, url=receiver.url)
+    domain.bodies.register("batch", lambda event: {"id": event.subject})
+    domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all"))
+    job_event(domain, batch_id, 1)
+    put_batch_event(domain, batch_id)
+    hand.tell()
+    told = sorted((got.path, json.loads(got.body)["type"]) for got in receiver.got)
+    assert told == [("/", "batch.completed"), ("/all", "batch.completed")]
+
+
+def put_batch_event(domain: Domain, batch_id: str) -> None:
+    fields: dict[Any, Any] = {
+        "type": "batch.completed",
+        "tenant": "acme",
+        "subject": domain.keys.batch(batch_id),
+        "at": 1,
+        "data": "{}",
+    }
+    domain.redis.xadd(domain.keys.outbox, fields)
+
+
+def test_a_batch_that_asks_for_its_jobs_tells_each_to_its_url_and_to_endpoints(
+    domain: Domain, receiver: Receiver, hand: Hand
+) -> None:
+    batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch", events=["batch.*", "job.succeeded"])
+    domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all", events=["job.*"]))
+    job_id = job_event(domain, batch_id, 1)
+    hand.tell()
+    assert sorted(got.path for got in receiver.got) == ["/all", "/batch"]
+    data = json.loads(receiver.got[0].body)["data"]
+    assert (data["id"], data["prompt"], data["batch_id"]) == (job_id, "shared", batch_id)
+
+
+def test_a_row_that_names_a_url_of_its_own_is_told_there_alone(domain: Domain, receiver: Receiver, hand: Hand) -> None:
+    batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch")
+    domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all"))
+    job_event(domain, batch_id, 1, webhook_url=f"{receiver.url}/row")
+    hand.tell()
+    assert [got.path for got in receiver.got] == ["/row"]
+
+
+def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many_seconds(
+    domain: Domain, receiver: Receiver, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
+    jobs = [job_event(domain, batch_id, row) for row in range(1, 151)]
+    assert hand.tell() == []
+    clock.advance(9.9)
+    assert hand.tell() == []
+    clock.advance(0.1)
+    domain.deliveries.register("w", 8)
+    assert hand.tell() == ["the receiver answered 200"]
+    assert hand.tell() == []
+    clock.advance(9.9)
+    assert hand.tell() == []
+    clock.advance(0.1)
+    domain.deliveries.register("w", 8)
+    assert hand.tell() == ["the receiver answered 200"]
+    secret = domain.tenants.webhook_secret("acme")
+    first, second = (got.verified(secret) for got in receiver.got)
+    assert (first["type"], first["data"]["batch_id"]) == ("job.digest", batch_id)
+    assert [len(event["data"]["events"]) for event in (first, second)] == [100, 50]
+    inside = [event for digest in (first, second) for event in digest["data"]["events"]]
+    assert [event["data"]["id"] for event in inside] == jobs
+    assert len({event["id"] for event in inside}) == 150
+    assert inside[0]["type"] == "job.succeeded"
+    assert inside[0]["data"]["prompt"] == "shared"
+    clock.advance(60)
+    assert hand.tell() == []
+
+
+def test_a_digest_that_two_tellers_make_is_told_once(domain: Domain, receiver: Receiver, hand: Hand) -> None:
+    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=1)
+    job_event(domain, batch_id, 1)
+    hand.tell()
+    domain.redis.zadd(domain.keys.deliveries("digests"), dict.fromkeys(due(domain), 1))
+    (digest,) = domain.deliveries.due_digests()
+    body = domain.bodies.render_digest(digest)
+    assert domain.deliveries.tell_digest(digest, body)
+    assert not domain.deliveries.tell_digest(digest, body)
+    hand.tell()
+    assert len(receiver.got) == 1
+
+
+def due(domain: Domain) -> list[str]:
+    return [str(key) for key in domain.redis.zrange(domain.keys.deliveries("digests"), 0, -1)]
+
+
+def test_a_model_that_is_parked_is_told_to_every_tenant_that_listens(
+    domain: Domain, receiver: Receiver, hand: Hand
+) -> None:
+    domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/acme", events=["model.*"]))
+    domain.endpoints.create("globex", EndpointFields(url=f"{receiver.url}/globex", events=["*"]))
+    domain.endpoints.create("globex", EndpointFields(url=f"{receiver.url}/jobs", events=["job.*"]))
+    fields: dict[Any, Any] = {
+        "type": "model.parked",
+        "tenant": "",
+        "subject": domain.keys.model("step-image-edit-2"),
+        "at": 1,
+        "data": json.dumps({"code": "account", "reason": "402"}),
+    }
+    domain.redis.xadd(domain.keys.outbox, fields)
+    hand.tell()
+    assert sorted(got.path for got in receiver.got) == ["/acme", "/globex"]
+    data = json.loads(receiver.got[0].body)["data"]
+    assert (data["name"], data["code"], data["reason"]) == ("step-image-edit-2", "account", "402")
+    assert data["limits"]["concurrency"] > 0
+    for tenant in ("acme", "globex"):
+        assert len(domain.delivery_log.page(tenant, FILTER).data) == 1
+
+
+def test_an_event_that_cannot_be_rendered_is_told_by_its_id(domain: Domain, receiver: Receiver, hand: Hand) -> None:
+    def fail(_event: Event) -> Any:
+        raise ValueError("no")
+
+    domain.bodies.register("batch", fail)
+    batch_id = batch_of_wishes(domain, url=receiver.url)
+    put_batch_event(domain, batch_id)
+    hand.tell()
+    assert json.loads(receiver.got[0].body)["data"] == {"id": batch_id}
