@@ -6,7 +6,7 @@ from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.context import DomainOf
-from jobs.errors import Unauthorized
+from jobs.errors import Forbidden, Unauthorized
 from jobs.tenants import Caller
 
 bearer = HTTPBearer(auto_error=False, description="An API key, as `retouch keys create TENANT` prints it.")
@@ -27,3 +27,14 @@ def authenticate(
 
 CallerOf = Annotated[Caller, Depends(authenticate)]
 """The caller, for a route's parameters."""
+
+
+def operator(caller: CallerOf) -> Caller:
+    """The caller, where the key may act for the operator.
+
+    Raises:
+        Forbidden: it may not.
+    """
+    if not caller.admin:
+        raise Forbidden("this needs an admin key: `retouch keys create TENANT --admin` makes one")
+    return caller

@@ -11,6 +11,7 @@ from jobs.models import EditParameters, JobRequest
 
 REASONS = {
     400: "The request breaks a rule.",
+    403: "The key may not do this.",
     401: "No API key, or an unknown one.",
     404: "No such thing belongs to the caller.",
     409: "The state does not allow it.",

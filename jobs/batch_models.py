@@ -58,6 +58,8 @@ class BatchOptions(Record):
         webhook_digest_s: job events are told together, at most once in so many seconds.
         metadata: the batch's own.
         sheet: whether the workers make thumbnails for a contact sheet.
+        supersede: jobs of earlier batches that wait under the same `custom_id` are canceled, and a result that is there
+            already under the same key is kept aside as the version before.
     """
 
     name: Annotated[str, StringConstraints(max_length=200)] | None = None
@@ -72,6 +74,7 @@ class BatchOptions(Record):
     webhook_digest_s: Annotated[float, Field(ge=1, le=3600)] | None = None
     metadata: dict[str, str] = Field(default_factory=dict, max_length=32)
     sheet: bool = False
+    supersede: bool = False
 
 
 class BatchRequest(BatchOptions):
@@ -118,6 +121,24 @@ class Kept(Record):
     sheet_pages: int = 0
 
 
+class Rollback(Record):
+    """Pointing a batch's output keys back to the versions before.
+
+    Attributes:
+        state: `running` or `completed`.
+        restored: keys that hold the version before again.
+        unversioned: outputs before which there was nothing, which stay.
+        overtaken: keys that a later edit has written since, which stay.
+        lost: keys whose version before is not in the bucket any more, which stay.
+    """
+
+    state: Literal["running", "completed"]
+    restored: int = 0
+    unversioned: int = 0
+    overtaken: int = 0
+    lost: int = 0
+
+
 class Batch(Record):
     """A batch as the API shows it.
 
@@ -131,6 +152,8 @@ class Batch(Record):
         fault: why a manifest could not be read to its end.
         retrying: whether jobs are still being put back on their lanes after a retry.
         results: where its results lie, once they were written.
+        schedule_id, run_id: what made it, where a schedule did.
+        rollback: how far pointing its output keys back to the versions before has come.
     """
 
     id: str
@@ -158,6 +181,10 @@ class Batch(Record):
     metadata: dict[str, str] = Field(default_factory=dict)
     webhook_url: str | None = None
     sheet: bool = False
+    supersede: bool = False
+    schedule_id: str | None = None
+    run_id: str | None = None
+    rollback: Rollback | None = None
     results: Kept | None = None
     created_at: Moment
     ingested_at: Moment | None = None

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jobs.batch_models import COUNTED, ENDED, Batch, BatchState, Counts, Kept
+from jobs.batch_models import COUNTED, ENDED, Batch, BatchState, Counts, Kept, Rollback
 from jobs.encoding import MICRO, moment
 from jobs.ids import made_at
 
@@ -77,6 +77,10 @@ def decode_batch(
         metadata=_object(record, "metadata") or {},
         webhook_url=record.get("webhook_url"),
         sheet=record.get("sheet") == "1",
+        supersede=record.get("supersede") == "1",
+        schedule_id=record.get("schedule_id"),
+        run_id=record.get("run_id"),
+        rollback=Rollback.model_validate_json(record["rollback"]) if "rollback" in record else None,
         results=Kept.model_validate_json(record["kept"]) if "results_at" in record and "kept" in record else None,
     )
 

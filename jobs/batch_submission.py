@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,58 @@ def submit_batch(
     return BatchSubmission(done, replayed=done != batch_id)
 
 
+def begin_batch(
+    domain: Domain,
+    request: BatchOptions,
+    *,
+    tenant: str,
+    batch_id: str,
+    kept: bool,
+    more: Mapping[str, str],
+) -> None:
+    """Write a batch under an id that was known before; where it is there already, nothing happens.
+
+    Args:
+        domain: what the process works with.
+        request: its options; a `BatchRequest` names its manifest.
+        tenant: whose batch it is.
+        batch_id: its id.
+        kept: its manifest lies in its place in the bucket already.
+        more: further fields of its record.
+
+    Raises:
+        InvalidInput: naming every field that breaks a rule.
+        Unavailable, redis.exceptions.RedisError: a store does not answer.
+    """
+    if domain.batches.state(batch_id) is not None:
+        return
+    defaults = _defaults(domain, request, tenant, batch_id)
+    _check_options(domain, request)
+    fields = {"defaults": json.dumps(defaults, ensure_ascii=False), **_record(request), **more}
+    if kept:
+        fields |= {"source": "kept", "manifest": f"s3://{domain.bucket.name}/{manifest_key(tenant, batch_id)}"}
+    else:
+        fields |= _keep_manifest(domain, request, tenant, batch_id, None)
+    domain.batches.begin(batch_id, tenant, fields, None)
+    publish_chores(domain)
+
+
+def check_batch(domain: Domain, request: BatchOptions, *, tenant: str, manifest: str | None) -> None:
+    """Hold a request to the rules of a batch without making one; whether its manifest is there is not asked.
+
+    Raises:
+        InvalidInput: naming every field that breaks a rule.
+    """
+    _defaults(domain, request, tenant, new_batch_id())
+    _check_options(domain, request)
+    if manifest is None:
+        return
+    if manifest.startswith("s3://"):
+        _readable(domain, tenant, manifest)
+    else:
+        _check_web(domain, manifest)
+
+
 def publish_chores(domain: Domain) -> None:
     """Let workers know of what is due. That may fail: every worker looks for itself, too."""
     try:
@@ -194,6 +246,8 @@ def _record(request: BatchOptions) -> dict[str, str]:
         fields["budget"] = str(round(request.budget_usd * MICRO))
     if request.sheet:
         fields["sheet"] = "1"
+    if request.supersede:
+        fields["supersede"] = "1"
     return fields
 
 
@@ -218,15 +272,20 @@ def _keep_manifest(
     if address is None:
         raise InvalidInput.of("manifest", "required: a file part, s3://bucket/key, or https://…", "missing")
     if not address.startswith("s3://"):
-        try:
-            check_url(address, networks=domain.settings.private_networks)
-        except ValueError as error:
-            raise InvalidInput.of("manifest", str(error), "url") from error
+        _check_web(domain, address)
         return {"source": "web", "manifest": address}
     return _keep_object(domain, tenant, address, kept, key)
 
 
-def _keep_object(domain: Domain, tenant: str, address: str, kept: dict[str, str], key: str) -> dict[str, str]:
+def _check_web(domain: Domain, address: str) -> None:
+    try:
+        check_url(address, networks=domain.settings.private_networks)
+    except ValueError as error:
+        raise InvalidInput.of("manifest", str(error), "url") from error
+
+
+def _readable(domain: Domain, tenant: str, address: str) -> tuple[str, str]:
+    """Bucket and key, or prefix, that a tenant may have read for it."""
     settings = domain.settings
     try:
         whole = address.rstrip("/") == "s3://" + address[5:].partition("/")[0]
@@ -237,6 +296,11 @@ def _keep_object(domain: Domain, tenant: str, address: str, kept: dict[str, str]
         )
     except ValueError as error:
         raise InvalidInput.of("manifest", str(error), "url") from error
+    return bucket, name
+
+
+def _keep_object(domain: Domain, tenant: str, address: str, kept: dict[str, str], key: str) -> dict[str, str]:
+    bucket, name = _readable(domain, tenant, address)
     if name.endswith("/") or not name:
         return {"source": "prefix", "manifest": address}
     try:

@@ -122,13 +122,13 @@ class Batches:
 
     def data_of(self, event: Event) -> Any:
         """The `data` of an event about a batch: the batch as it was then, as the API shows it."""
-        return self._decode(event.subject, json.loads(event.data)).model_dump(mode="json")
+        return self._decode(event.subject, json.loads(event.data), event.at.timestamp()).model_dump(mode="json")
 
-    def _decode(self, batch_id: str, record: Mapping[str, str]) -> Batch:
+    def _decode(self, batch_id: str, record: Mapping[str, str], now_s: float | None = None) -> Batch:
         lanes: Any = ()
         if record["state"] not in ENDED:
             lanes = self._redis.smembers(record["lanes"])
-        return decode_batch(batch_id, record, self._lane_cards(lanes), self._pace_of, time.time())
+        return decode_batch(batch_id, record, self._lane_cards(lanes), self._pace_of, now_s or time.time())
 
     def _lane_cards(self, lanes: Sequence[str]) -> list[dict[str, str]]:
         pipe = self._redis.pipeline(transaction=False)

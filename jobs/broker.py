@@ -13,10 +13,9 @@ from jobs.planner import Dispatch, Planner
 from jobs.settings import Settings
 
 EDIT, DELIVER = "edit", "deliver"
-INGEST, SWEEP, RESULTS = Kind.INGEST.value, Kind.SWEEP.value, Kind.RESULTS.value
-"""Names of the tasks."""
+"""Names of the tasks; those of chores are their kinds."""
 EDITS, WEBHOOKS, CHORES = "edits", "webhooks", "ingest"
-QUEUE_OF = {EDIT: EDITS, DELIVER: WEBHOOKS, INGEST: CHORES, SWEEP: CHORES, RESULTS: CHORES}
+QUEUE_OF = {EDIT: EDITS, DELIVER: WEBHOOKS, **{kind.value: CHORES for kind in Kind}}
 """Which queue a task's messages go to. What is not an edit never takes an edit's thread."""
 QUEUES = (EDITS, WEBHOOKS, CHORES)
 MOST_A_BATCH = 100
@@ -54,8 +53,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "global_keyprefix": f"{prefix}celery:",
-            # Leases protect what a message stands for. A list of the unacknowledged would cost two round trips a message,
-            # and restoring one when the broker has died makes a worker of Celery 5.7.0 exit.
+            # Leases protect what a message stands for. A list of the unacknowledged would cost two round trips a
+            # message, and restoring one when the broker has died makes a worker of Celery 5.7.0 exit.
             "ack_emulation": False,
             "socket_connect_timeout": 5,
             "socket_timeout": 30,

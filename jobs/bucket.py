@@ -56,6 +56,15 @@ class StoredObject:
     etag: str
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object as a listing tells of it; `etag` as the store writes it, `size` in bytes."""
+
+    key: str
+    size: int
+    etag: str
+
+
 class Bucket:
     """The store's objects. One for a process, used by all its threads; nothing is connected to before it is used.
 
@@ -221,13 +230,22 @@ class Bucket:
             Key=key,
             Body=data,
             ContentType=media_type,
-            Metadata={name: quote(value, safe=" !#$&'()*+,/:;=?@[]~\"<>^`{|}") for name, value in metadata.items()},
+            Metadata=ascii_metadata(metadata),
             ChecksumSHA256=base64.b64encode(digest).decode(),
             **more,
         )
 
     def get(self, bucket: str, key: str, *, max_bytes: int) -> bytes:
         """All bytes of an object.
+
+        Raises:
+            InputRejected: there is none, it may not be read, or it has more than `max_bytes`.
+            InputUnavailable: the store does not answer, or not whole.
+        """
+        return self.read(bucket, key, max_bytes=max_bytes)[0]
+
+    def read(self, bucket: str, key: str, *, max_bytes: int) -> tuple[bytes, str]:
+        """All bytes of an object, and its ETag as the store writes it.
 
         Raises:
             InputRejected: there is none, it may not be read, or it has more than `max_bytes`.
@@ -242,7 +260,7 @@ class Bucket:
                 data = body.read()
         if len(data) != size:
             raise InputUnavailable(f"s3://{bucket}/{key} ended after {len(data):,} of {size:,} bytes")
-        return data
+        return data, answer["ETag"]
 
     def head(self, bucket: str, key: str) -> StoredObject | None:
         """What is known of an object; None if there is none.
@@ -285,7 +303,11 @@ class Bucket:
             self._s3.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": source_bucket, "Key": source_key})
 
     def list_keys(self, bucket: str, prefix: str, *, start_after: str = "", page: int = 1000) -> Iterator[str]:
-        """The keys that begin with `prefix`, in the store's order, fetched a page at a time.
+        """The keys that begin with `prefix`; see `list_objects`."""
+        return (one.key for one in self.list_objects(bucket, prefix, start_after=start_after, page=page))
+
+    def list_objects(self, bucket: str, prefix: str, *, start_after: str = "", page: int = 1000) -> Iterator[Listed]:
+        """The objects whose keys begin with `prefix`, in the store's order, fetched a page at a time.
 
         Args:
             bucket: where.
@@ -301,7 +323,7 @@ class Bucket:
             with border(_unavailable):
                 answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=page, **more)
             for entry in answer.get("Contents", []):
-                yield entry["Key"]
+                yield Listed(entry["Key"], entry["Size"], entry["ETag"])
             if not answer.get("IsTruncated"):
                 return
             more = {"ContinuationToken": answer["NextContinuationToken"]}
@@ -354,6 +376,11 @@ class Bucket:
         """Let go of every connection."""
         self._s3.close()
         self._public_s3.close()
+
+
+def ascii_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata as headers carry it: what is not ASCII is percent-encoded."""
+    return {name: quote(value, safe=" !#$&'()*+,/:;=?@[]~\"<>^`{|}") for name, value in metadata.items()}
 
 
 class _Faulted(Exception):

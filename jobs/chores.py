@@ -31,6 +31,10 @@ class Kind(StrEnum):
     """Let the jobs of a canceled or retried batch follow."""
     RESULTS = "results"
     """Write an ended batch's record into the bucket."""
+    RUN = "run"
+    """Make the batch of a schedule's run, or take note of its end."""
+    ROLLBACK = "rollback"
+    """Point a batch's output keys back to the versions before."""
 
 
 class Lost(Exception):

@@ -20,6 +20,10 @@ from jobs.endpoints import Endpoints
 from jobs.event_bodies import Bodies
 from jobs.keys import Keys
 from jobs.planner import Planner
+from jobs.reuse import Reuse
+from jobs.schedule_runs import Runs
+from jobs.schedule_seen import Seen
+from jobs.schedules import Schedules
 from jobs.sealing import Seal
 from jobs.settings import Settings
 from jobs.stats import Stats
@@ -52,6 +56,10 @@ class Domain:
     delivery_log: DeliveryLog
     batches: Batches
     chores: Chores
+    schedules: Schedules
+    runs: Runs
+    seen: Seen
+    reuse: Reuse
     stats: Stats
     spans: Spans
 
@@ -69,10 +77,14 @@ class Domain:
         planner = Planner(redis, keys, catalogue, retention_s=retention_s, lease_s=settings.lease_s)
         seal, bucket = Seal(settings.secret_key), Bucket(settings)
         status = Status(redis, keys, catalogue)
-        deliveries = Deliveries(redis, keys, retention_s=retention_s, lease_s=settings.lease_s)
+        deliveries = Deliveries(
+            redis, keys, retention_s=retention_s, lease_s=max(settings.lease_s, settings.webhook_timeout_s + 2)
+        )
         endpoints = Endpoints(redis, keys, settings, seal, deliveries)
         batches = Batches(redis, keys, catalogue, planner, status)
+        runs = Runs(redis, keys, planner)
         bodies = Bodies(redis, keys, bucket)
+        bodies.register("schedule", runs.data_of)
         for kind, data_of in (("endpoint", endpoints.data_of), ("model", status.data_of), ("batch", batches.data_of)):
             bodies.register(kind, data_of)
         return cls(
@@ -93,6 +105,10 @@ class Domain:
             delivery_log=DeliveryLog(redis, keys),
             batches=batches,
             chores=Chores(planner, keys, lease_s=min(LEASE_S, settings.lease_s)),
+            schedules=Schedules(redis, keys, planner, runs),
+            runs=runs,
+            seen=Seen(redis, keys),
+            reuse=Reuse(redis, keys, retention_s=retention_s),
             stats=Stats(redis, keys, planner, status),
             spans=open_spans(),
         )

@@ -26,6 +26,9 @@ URL_LIVES_S = 7 * 86_400
 Renderer = Callable[[Event], Any]
 """Makes an event's `data`: anything that JSON holds."""
 
+_Shared = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
+"""What a batch's jobs share, and what its approval changed."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -59,27 +62,34 @@ class Bodies:
 
     def render_digest(self, digest: Digest) -> str:
         """The body of a digest: each event as it would have been told alone, its job as it is now."""
-        text = self._redis.hget(self._keys.batch(digest.batch_id), "defaults")
-        defaults = json.loads(str(text)) if text else None
+        shared = self._shared(digest.batch_id)
         pipe = self._redis.pipeline(transaction=False)
         for item in digest.items:
             pipe.hgetall(self._keys.job(item["job"]))
         events = []
         for item, record in zip(digest.items, pipe.execute(), strict=True):
-            data = _or_id_alone(item["job"], partial(self._shown, item["job"], record, defaults))
+            data = _or_id_alone(item["job"], partial(self._shown, item["job"], record, shared))
             timestamp = _timestamp(moment(item["at"]))
             events.append({"id": item["id"], "type": item["type"], "timestamp": timestamp, "data": data})
         return _body(JOB_DIGEST, digest.at, {"batch_id": digest.batch_id, "events": events})
 
     def _job(self, event: Event) -> Any:
         batch_id = batch_of(event.subject)
-        text = self._redis.hget(self._keys.batch(batch_id), "defaults") if batch_id else None
-        return self._shown(event.subject, json.loads(event.data), json.loads(str(text)) if text else None)
+        shared = self._shared(batch_id) if batch_id else (None, None)
+        return self._shown(event.subject, json.loads(event.data), shared)
 
-    def _shown(self, job_id: str, record: Mapping[str, str], defaults: Mapping[str, Any] | None) -> Any:
+    def _shared(self, batch_id: str) -> _Shared:
+        texts: Any = self._redis.hmget(self._keys.batch(batch_id), ["defaults", "changes"])
+        defaults, changes = (json.loads(text) if text else None for text in texts)
+        return defaults, changes
+
+    def _shown(self, job_id: str, record: Mapping[str, str], shared: _Shared) -> Any:
         if not record:
             return {"id": job_id}
-        job = decode_job(job_id, "", record, defaults)
+        defaults, changes = shared
+        if changes and self._redis.hget(record["lane"], "trial") == "1":
+            changes = None  # what an approval changed does not hold for the trial before it
+        job = decode_job(job_id, "", record, defaults, changes)
         if job.output is not None:
             output = job.output
             job = job.with_output_url(self._bucket.presign_get(output.bucket, output.key, expires_s=URL_LIVES_S))

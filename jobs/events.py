@@ -27,6 +27,7 @@ TYPES = (
     "batch.awaiting_approval",
     "batch.paused",
     "batch.canceled",
+    "batch.failed",
     "schedule.run_started",
     "schedule.run_failed",
     "model.parked",

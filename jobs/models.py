@@ -106,9 +106,14 @@ class JobRequest(JobFields):
 
 
 class JobSpec(JobRequest):
-    """A request that was accepted: the model is named, the seed is chosen, the picture is an address."""
+    """A request that was accepted: the model is named, the seed is chosen, the picture is an address.
+
+    Attributes:
+        seed_given: the user chose the seed, so that another one would be another edit.
+    """
 
     traceparent: str | None = None
+    seed_given: bool = False
 
 
 class Input(Record):
@@ -123,7 +128,13 @@ class Input(Record):
 
 
 class Output(Record):
-    """The kept result. `url` is presigned when it is read, and never stored."""
+    """The kept result. `url` is presigned when it is read, and never stored.
+
+    Attributes:
+        reused: it was taken from an equal edit that was finished before, and cost nothing.
+        version: of the object under its key, counted from 1; over 1 where the batch supersedes.
+        previous: the key under which the version before is kept.
+    """
 
     bucket: str
     key: str
@@ -134,6 +145,8 @@ class Output(Record):
     height: int
     seed: int | None = None
     reused: bool = False
+    version: int = 1
+    previous: str | None = None
     url: str | None = None
 
 

@@ -137,7 +137,7 @@ class Planner:
         self._retention_ms = int(retention_s * 1000)
         self._lease_ms = int(lease_s * 1000)
         self._clock_ms = clock_ms
-        names = ("submit", "plan", "claim", "checkpoint", "settle", "renew", "depart", "cancel", "retry")
+        names = ("submit", "plan", "claim", "checkpoint", "settle", "renew", "depart", "cancel", "retry", "park")
         self._scripts = {name: scripts.load(redis, name) for name in names}
 
     def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -392,6 +392,24 @@ class Planner:
         """
         deadline = int(deadline_s * 1000) if deadline_s else ""
         return self._act("retry", job_id, [deadline], "only a failed, filtered or canceled job can be tried again")
+
+    def park(self, model: str, reason: str) -> bool:
+        """Set a model aside until `resume`; False where an operator has done so already.
+
+        Raises:
+            InvalidInput: it is no model of the catalogue.
+        """
+        key = self._keys.model(self._catalogue.get(model).name)
+        return bool(self._run("park", [key], ["park", reason]))
+
+    def resume(self, model: str) -> bool:
+        """Take a model up again, whatever it was parked for; False where it is not parked.
+
+        Raises:
+            InvalidInput: it is no model of the catalogue.
+        """
+        key = self._keys.model(self._catalogue.get(model).name)
+        return bool(self._run("park", [key], ["resume", ""]))
 
     def _act(self, script: str, job_id: str, args: Sequence[Any], refusal: str) -> State:
         answer = self._run(script, [self._keys.job(job_id)], args)

@@ -1,4 +1,8 @@
-"""The Lua scripts as callables: each file of `lua/`, with the table of transitions and the prelude before it."""
+"""The Lua scripts as callables: each file of `lua/`, with what it needs before it.
+
+A script on jobs has `core.lua` before it; one that changes a job's state also the table of transitions and `prelude.lua`.
+Most of a small script's time would go into making functions that it does not call: so the others go without.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
@@ -18,11 +22,19 @@ def allowed_table(transitions: Iterable[tuple[str, str]] = TRANSITIONS) -> str:
     return f"local ALLOWED = {{{entries}}}\n"
 
 
+STATELESS = frozenset({"claim", "renew", "depart", "lanes"})
+"""Scripts on jobs that change no job's state."""
+
+
 def source_of(name: str, prelude: str = "prelude", transitions: Iterable[tuple[str, str]] = TRANSITIONS) -> str:
     """The whole text of one script."""
     folder = files("jobs").joinpath("lua")
-    before = folder.joinpath(f"{prelude}.lua").read_text()
-    return allowed_table(transitions) + before + folder.joinpath(f"{name}.lua").read_text()
+    before = ""
+    if prelude == "prelude":
+        before += folder.joinpath("core.lua").read_text()
+    if name not in STATELESS:
+        before += allowed_table(transitions) + folder.joinpath(f"{prelude}.lua").read_text()
+    return before + folder.joinpath(f"{name}.lua").read_text()
 
 
 def load(

@@ -46,8 +46,10 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     secret_key: SecretStr | None = None
     """When set, webhook secrets and header values are encrypted at rest with it."""
+    webhook_timeout_s: float = Field(default=15, gt=0, le=60)
+    """For the whole exchange with a webhook's receiver, in seconds."""
     webhook_ports: str = "80,443,8000-9999"
-    """Ports that webhooks may be sent to, comma-separated, and ranges such as `8000-9999`; any in allowed private networks."""
+    """Ports that webhooks may be sent to, comma-separated, ranges with `-`; any in allowed private networks."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where a worker serves its metrics; nowhere where unset. The API serves its own at `/metrics`."""
     metrics_address: str = "127.0.0.1"

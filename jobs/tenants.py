@@ -6,12 +6,14 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from redis import Redis
 
-from jobs.errors import InvalidInput, Unauthorized
+from jobs.errors import InvalidInput, NotFound, Unauthorized
 from jobs.keys import TENANT_LABEL, Keys
+from jobs.models import Record
 from jobs.sealing import Seal
 from jobs.signing import new_secret, rotate, secrets_of
 
@@ -31,6 +33,20 @@ class Caller:
     tenant: str
     admin: bool
     key_id: str
+
+
+class Quotas(Record):
+    """What a tenant may have; None is no limit.
+
+    Attributes:
+        max_queued: jobs queued and waiting at a time.
+        max_daily: jobs submitted in a day, by UTC.
+        max_in_flight: jobs that run at a time, over all models.
+    """
+
+    max_queued: Annotated[int, Field(ge=0)] | None = None
+    max_daily: Annotated[int, Field(ge=0)] | None = None
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
 
 
 class Tenants:
@@ -89,6 +105,34 @@ class Tenants:
         if tenant is None:
             raise Unauthorized("this API key is not known; `retouch keys create TENANT` makes one")
         return Caller(tenant=str(tenant), admin=admin == "1", key_id=digest[:12])
+
+    def names(self) -> list[str]:
+        """Every tenant, by name."""
+        return sorted(str(name) for name in self._redis.smembers(self._keys.tenants))
+
+    def quotas(self, tenant: str) -> Quotas:
+        """What a tenant may have.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+        if not self._redis.sismember(self._keys.tenants, tenant):
+            raise NotFound(f"there is no tenant {tenant}")
+        names = list(Quotas.model_fields)
+        values = self._redis.hmget(self._keys.tenant(tenant), names)
+        return Quotas(**{name: int(value) for name, value in zip(names, values, strict=True) if value is not None})
+
+    def set_quotas(self, tenant: str, quotas: Quotas) -> None:
+        """Replace what a tenant may have; it is made known where it is not. What runs or is queued stays."""
+        self.ensure(tenant)
+        given: dict[Any, Any] = {name: value for name, value in quotas.model_dump().items() if value is not None}
+        gone = [name for name in Quotas.model_fields if name not in given]
+        pipe = self._redis.pipeline()
+        if given:
+            pipe.hset(self._keys.tenant(tenant), mapping=given)
+        if gone:
+            pipe.hdel(self._keys.tenant(tenant), *gone)
+        pipe.execute()
 
     def webhook_secret(self, tenant: str) -> str:
         """The tenant's secret for Standard Webhooks, `whsec_` and base 64."""

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from retouch.commands import acting, batches, doctor, keys, reading, running, submitting, top, webhooks
+from retouch.commands import acting, batches, doctor, keys, operating, reading, running, submitting, top, webhooks
 from retouch.commands.console import INTERRUPTED, complain, exit_status
 from retouch.errors import RetouchError
 
@@ -78,6 +78,8 @@ batches.register(app)
 top.register(app)
 doctor.register(app)
 app.add_typer(keys.app, name="keys")
+app.add_typer(operating.models, name="models")
+app.add_typer(operating.tenants, name="tenants")
 app.add_typer(webhooks.app, name="webhooks")
 
 

@@ -223,6 +223,25 @@ class Client:
         """Every model that may be named, and how it fares."""
         return [_record(Model, entry) for entry in _members(self._get("/v1/models"))]
 
+    def park(self, model: str, reason: str = "parked by an operator") -> Model:
+        """Set a model aside; needs an admin key."""
+        path = f"/v1/models/{quote(model, safe='')}/park"
+        return _record(Model, read_json(self._transport.call("POST", path, repeatable=True, json={"reason": reason})))
+
+    def resume_model(self, model: str) -> Model:
+        """Take a model up again; needs an admin key."""
+        path = f"/v1/models/{quote(model, safe='')}/resume"
+        return _record(Model, read_json(self._transport.call("POST", path, repeatable=True)))
+
+    def tenants(self) -> list[dict[str, Any]]:
+        """Every tenant with its quotas; needs an admin key."""
+        return _members(self._get("/v1/tenants"))
+
+    def set_quotas(self, tenant: str, quotas: Mapping[str, int | None]) -> dict[str, Any]:
+        """Replace what a tenant may have (`max_queued`, `max_daily`, `max_in_flight`); needs an admin key."""
+        path = f"/v1/tenants/{quote(tenant, safe='')}"
+        return dict(read_json(self._transport.call("PUT", path, repeatable=True, json=dict(quotas))))
+
     def stats(self) -> dict[str, Any]:
         """Counts and rates as the service shows them: `tenant`, and `fleet` where the key is an admin's."""
         return self._get("/v1/stats")

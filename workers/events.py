@@ -1,7 +1,6 @@
-"""What a worker tells Flower of its tasks: many events in one message, and none forgotten while it drains.
+"""What a worker tells Flower of its tasks: many events in one message.
 
-Celery 5.7's own dispatcher publishes almost each event alone, and is switched off before the pool has drained: a task
-that ends within the grace would be shown as started for ever.
+Over a pool of threads, Celery 5.7's own dispatcher publishes each event alone, from the thread of its task.
 """
 
 import threading
@@ -23,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class TaskEvents(EventDispatcher):
-    """Celery's dispatcher, which keeps the events of tasks until it is flushed, and takes them when it is closed, too."""
+    """Celery's dispatcher, which keeps the events of tasks until a flush, and takes them also when it is closed."""
 
     _group_buffer: defaultdict[str, list[dict[str, Any]]]
 
@@ -33,13 +32,15 @@ class TaskEvents(EventDispatcher):
     def disable(self) -> None:
         """Publish nothing more; what tasks still tell is kept."""
         self.close()
-        for callback in self.on_disabled:
+        callbacks: Any = self.on_disabled
+        for callback in callbacks:
             callback()
 
-    def extend_buffer(self, other: "TaskEvents") -> None:
+    def extend_buffer(self, other: EventDispatcher) -> None:
         """Take over what another one has not published."""
         super().extend_buffer(other)
-        for group, events in other._group_buffer.items():  # noqa: SLF001 - of its own class
+        kept = other._group_buffer if isinstance(other, TaskEvents) else {}  # noqa: SLF001 - of its own class
+        for group, events in kept.items():
             self._group_buffer[group].extend(events)
 
 

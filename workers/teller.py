@@ -10,7 +10,7 @@ from secrets import token_hex
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from jobs.audience import Audience
+from jobs.audience import Audience, Target
 from jobs.domain import Domain
 from jobs.events import Event, Outbox
 
@@ -97,15 +97,22 @@ class Teller:
         events = self._beat() if time.monotonic() >= self._beat_at else []
         events += self._outbox.read(self.name, count=MOST_EVENTS, block_ms=0 if events else block_ms)
         if events:
-            told = [(event, self._audience.of(event)) for event in events]
-            bodies = self._domain.bodies
-            self._domain.deliveries.fan_out_many(
-                (event, bodies.render(event) if targets else "", targets) for event, targets in told
-            )
+            self._domain.deliveries.fan_out_many(filter(None, map(self._addressed, events)))
         for digest in self._domain.deliveries.due_digests():
             self._domain.deliveries.tell_digest(digest, self._domain.bodies.render_digest(digest))
         self._changed.set()
         return len(events)
+
+    def _addressed(self, event: Event) -> tuple[Event, str, list[Target]] | None:
+        """An event with its body and targets. One that cannot be read stays in the outbox, and holds back no other."""
+        try:
+            targets = self._audience.of(event)
+            return event, self._domain.bodies.render(event) if targets else "", targets
+        except RedisError:
+            raise
+        except Exception:
+            log.exception("teller.not_read", entry=event.entry, type=event.type, subject=event.subject)
+            return None
 
     def _beat(self) -> list[Event]:
         self._outbox.ensure()

@@ -29,7 +29,12 @@ def start_telling(
     """
     teller = Teller(domain, threads=threads, name=name)
     http = Http(domain.settings.private_networks)
-    register_deliver(app, Deliverer(domain, http, changed=teller.changed, listeners=listeners))
+    register_deliver(
+        app,
+        Deliverer(
+            domain, http, changed=teller.changed, exchange_s=domain.settings.webhook_timeout_s, listeners=listeners
+        ),
+    )
     stop = threading.Event()
     threading.Thread(target=teller.run, args=(stop,), name="teller", daemon=True).start()
 

@@ -47,14 +47,14 @@ def main() -> None:
             rpm=RPM,
             concurrency=CONCURRENCY,
         ) as stand:
-            _fill(stand, picture, int((options.measure + options.warm_up) * RPM / 60 * 1.3))
+            fill(stand, picture, int((options.measure + options.warm_up) * RPM / 60 * 1.3))
             for _ in range(options.workers):
                 stand.worker(concurrency=options.threads)
             time.sleep(options.warm_up)
             _measure(stand, mode, options.measure)
 
 
-def _fill(stand: Bench, picture: bytes, jobs: int) -> None:
+def fill(stand: Bench, picture: bytes, jobs: int) -> None:
     """A backlog that outlasts the run; every job reads the same picture from the bucket."""
     bucket = stand.domain.settings.s3_bucket
     stand.domain.bucket.put(bucket, "in/picture.jpg", picture, media_type="image/jpeg")

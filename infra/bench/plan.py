@@ -1,9 +1,9 @@
-"""The plan alone: submit, plan, claim and settle on one Valkey core, with many lanes and a deep backlog, and memory a job.
+"""The plan alone: submit, plan, claim and settle on one Valkey core; many lanes, a deep backlog, memory a job.
 
-One driver process sends what a fleet would send: submits in chunks, plans of 100, claims and settles in pipelines. What is
-reported is jobs a second against the CPU seconds of Valkey, since a driver in Python is slower than the scripts: a fleet of
-drivers is limited by Valkey's one core alone. Append-only persistence is on, with fsync always, as in the embedded stack.
-The deep backlog is compared with a shallow one in the same run.
+One driver process sends what a fleet would send: submits in chunks, plans of 100, claims and settles in pipelines. A
+driver in Python is slower than the scripts, so what counts is jobs a second of Valkey's CPU time: a fleet of drivers
+is limited by its one core alone. Append-only persistence is on, with fsync always, as in the embedded stack. The deep
+backlog is compared with a shallow one in the same run.
 
     python -m infra.bench.plan [--jobs 10000] [--deep 1000000]
 """
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from redis.commands.core import Script
@@ -109,7 +110,7 @@ class Plan:
     def _settle(self, started: list[Dispatch]) -> None:
         self._send(self.end, [(one, [one.attempt, SETTLEMENT]) for one in started])
 
-    def _send(self, script: Script, calls: list[tuple[Dispatch, list[object]]]) -> None:
+    def _send(self, script: Script, calls: list[tuple[Dispatch, list[Any]]]) -> None:
         """What the planner sends, a pipeline at a time: one driver for a fleet of workers."""
         pipe = self.redis.pipeline(transaction=False)
         for one, arguments in calls:

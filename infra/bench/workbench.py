@@ -4,7 +4,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -60,7 +60,7 @@ class Bench:
 
 
 @contextmanager
-def bench(*, limits: dict[str, object] | None = None, **knobs: object) -> Iterator[Bench]:
+def bench(*, limits: Mapping[str, object] | None = None, **knobs: object) -> Iterator[Bench]:
     """Start the servers and a simulator; `limits` go into the model's catalogue entry, `knobs` to the simulator."""
     with (
         tempfile.TemporaryDirectory(prefix="retouch-bench-") as folder,

@@ -1,45 +1,20 @@
--- Prepended to every script, after the table ALLOWED that planner.py makes from states.TRANSITIONS.
---
--- The spine, the same in every script that changes a job:
---   KEYS[1] leases     ZSET  job key#attempt -> end of the lease, ms
---   KEYS[2] waiting    ZSET  job key -> due, ms
---   KEYS[3] deadlines  ZSET  job key -> deadline, ms
---   KEYS[4] outbox     STREAM
---   KEYS[5] fleet      HASH
---   ARGV[1] now, ms since 1970; 0 takes the server's clock (the only clock of the fleet; tests give their own)
---   ARGV[2] retention of a finished job's record, ms
---   ARGV[3] length of a lease, ms
--- Records name the keys they belong with (job.lane; lane.list, .share, .model, .totals, .tenant, .batch, .i:STATE;
--- share.lanes, .ring; batch.lanes, .chores), so no key is ever put together here.
+-- Prepended, after core.lua and the table ALLOWED (states.TRANSITIONS), to every script that changes a job's state.
 
-local LEASES, WAITING, DEADLINES, OUTBOX, FLEET = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-
-local function clock()
-  if ARGV[1] ~= '0' then return tonumber(ARGV[1]) end
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
-
-local NOW = clock()
-local RETENTION = tonumber(ARGV[2])
-local LEASE = tonumber(ARGV[3])
 local MOST_LOST = 3
-local SILENCE = LEASE / 3
 
-local function exact(number) return string.format('%.17g', number) end
-
-local function member_of(job, attempt) return job .. '#' .. attempt end
-
-local function parts_of(member)
-  local at = string.find(member, '#', 1, true)
-  return string.sub(member, 1, at - 1), string.sub(member, at + 1)
-end
-
--- Field-value list of HGETALL as a table.
-local function fields_of(key)
-  local flat, record = redis.call('HGETALL', key), {}
-  for i = 1, #flat, 2 do record[flat[i]] = flat[i + 1] end
-  return record
+-- What a lane's card says for good, read once a call of a script.
+local FIXED = {'list', 'share', 'model', 'tenant', 'batch', 'owner', 'trial', 'totals', 'weight', 'i:queued', 'i:waiting',
+  'i:running', 'i:succeeded', 'i:filtered', 'i:failed', 'i:canceled'}
+local cards = {}
+local function card_of(lane)
+  local card = cards[lane]
+  if not card then
+    local values = redis.call('HMGET', lane, unpack(FIXED))
+    card = {}
+    for i, field in ipairs(FIXED) do card[field] = values[i] end
+    cards[lane] = card
+  end
+  return card
 end
 
 -- The first score of a sorted set, or nil where it is empty.
@@ -65,7 +40,7 @@ local function activate(lane)
 end
 
 local function enqueue(job, lane, front)
-  redis.call(front and 'LPUSH' or 'RPUSH', redis.call('HGET', lane, 'list'), job)
+  redis.call(front and 'LPUSH' or 'RPUSH', card_of(lane).list, job)
   activate(lane)
 end
 
@@ -97,6 +72,9 @@ end
 
 local function emit_batch(kind, batch)
   emit('batch.' .. kind, redis.call('HGET', batch, 'tenant'), batch, cjson.encode(fields_of(batch)))
+  -- The run of a schedule that made it looks at it again once it has ended.
+  local b = redis.call('HMGET', batch, 'run', 'finished', 'chores')
+  if b[1] and b[2] and redis.call('EXISTS', b[1]) == 1 then redis.call('ZADD', b[3], exact(NOW), 'run ' .. b[1]) end
 end
 
 -- A batch whose last job has ended is completed; one whose trial has ended waits for a word. Each is told once, in the
@@ -147,19 +125,25 @@ local function move(job, lane, from, to, counted)
   if not ALLOWED[from .. '>' .. to] then
     error(redis.error_reply('ILLEGAL transition ' .. from .. ' to ' .. to .. ' of ' .. job).err)
   end
-  local l = redis.call('HMGET', lane, 'i:' .. from, 'i:' .. to, 'batch', 'model', 'totals')
-  redis.call('HSET', job, 'state', to)
-  -- The id of one that is queued at once tells since when.
-  if to == 'queued' and from ~= 'new' then redis.call('HSET', job, 'queued', exact(NOW)) end
-  if from == 'new' then redis.call('HINCRBY', l[5], 'submitted', 1) end
-  if l[1] then
-    redis.call('ZREM', l[1], job)
-    redis.call('HINCRBY', l[4], 'n:' .. from, -1)
-    if l[3] ~= '' and not counted then redis.call('HINCRBY', l[3], from, -1) end
+  local l = card_of(lane)
+  local batch = not counted and l.batch ~= '' and l.batch
+  if from == 'new' then
+    redis.call('HINCRBY', l.totals, 'submitted', 1)
+  else
+    redis.call('ZREM', l['i:' .. from], job)
+    -- How many run is the model's in_flight.
+    if from ~= 'running' then redis.call('HINCRBY', l.model, 'n:' .. from, -1) end
+    if batch then redis.call('HINCRBY', batch, from, -1) end
   end
-  redis.call('ZADD', l[2], 0, job)
-  redis.call('HINCRBY', l[4], 'n:' .. to, 1)
-  if l[3] ~= '' and not counted then redis.call('HINCRBY', l[3], to, 1) end
+  -- The id of one that is queued at once tells since when.
+  if to == 'queued' and from ~= 'new' then
+    redis.call('HSET', job, 'state', to, 'queued', exact(NOW))
+  else
+    redis.call('HSET', job, 'state', to)
+  end
+  redis.call('ZADD', l['i:' .. to], 0, job)
+  if to ~= 'running' then redis.call('HINCRBY', l.model, 'n:' .. to, 1) end
+  if batch then redis.call('HINCRBY', batch, to, 1) end
 end
 
 -- The part of its batch's budget that an attempt held until its price was known, or until it ended.
@@ -172,17 +156,18 @@ end
 
 -- What an attempt cost, or may have cost, counts once however often it is said, and whatever became of the job.
 local function charge(job, attempt, lane, cost)
+  if cost <= 0 then return end
   local before = redis.call('HMGET', job, 'paid', 'again_after', 'cost')
-  if cost <= 0 or before[1] == attempt then return end
+  if before[1] == attempt then return end
   redis.call('HSET', job, 'paid', attempt)
   redis.call('HINCRBY', job, 'cost', cost)
-  local l = redis.call('HMGET', lane, 'batch', 'totals')
-  local batch = l[1]
-  redis.call('HINCRBY', l[2], 'cost', cost)
-  redis.call('HINCRBY', l[2], 'paid', 1)
+  local l = card_of(lane)
+  local batch = l.batch
+  redis.call('HINCRBY', l.totals, 'cost', cost)
+  redis.call('HINCRBY', l.totals, 'paid', 1)
   -- A job that succeeded has no last paid attempt any more.
   if before[3] and tonumber(before[1] or math.huge) > tonumber(before[2] or 0) then
-    redis.call('HINCRBY', l[2], 'paid_again', 1)
+    redis.call('HINCRBY', l.totals, 'paid_again', 1)
   end
   if batch ~= '' then
     redis.call('HINCRBY', batch, 'cost', cost)
@@ -211,17 +196,17 @@ local function finish(job, lane, from, to, counted)
   redis.call('ZREM', DEADLINES, job)
   redis.call('PEXPIRE', job, RETENTION)
   redis.call('PUBLISH', job, to)
-  local l = redis.call('HMGET', lane, 'tenant', 'batch', 'owner', 'trial', 'totals')
-  redis.call('HINCRBY', l[5], 'ended:' .. to, 1)
-  local single = l[2] == ''
-  local asked = redis.call('HGET', single and l[1] or l[2], single and 'listening' or 'tell')
+  local l = card_of(lane)
+  redis.call('HINCRBY', l.totals, 'ended:' .. to, 1)
+  local single = l.batch == ''
+  local asked = redis.call('HGET', single and l.tenant or l.batch, single and 'listening' or 'tell')
   if asked == '1' or redis.call('HGET', job, 'tell') == '1' then
-    emit('job.' .. to, l[3], job, cjson.encode(fields_of(job)))
+    emit('job.' .. to, l.owner, job, cjson.encode(fields_of(job)))
   end
   if single or counted then return end
-  count_end(l[2])
-  if l[4] == '1' then redis.call('HINCRBY', l[2], 'trial_open', -1) end
-  advance(l[2])
+  count_end(l.batch)
+  if l.trial == '1' then redis.call('HINCRBY', l.batch, 'trial_open', -1) end
+  advance(l.batch)
 end
 
 -- A job of a canceled batch: its record follows what the batch has said already. True where that is so.
@@ -273,29 +258,15 @@ end
 
 -- An attempt no longer occupies its model's window, whatever became of its job. True if it did until now.
 local function drop_lease(job, attempt, lane)
-  local member = member_of(job, attempt)
-  if redis.call('ZREM', LEASES, member) == 0 then return false end
-  local l = redis.call('HMGET', lane, 'model', 'tenant', 'batch')
-  redis.call('HINCRBY', l[1], 'in_flight', -1)
-  redis.call('HINCRBY', l[2], 'in_flight', -1)
-  if l[3] ~= '' then unreserve(job, l[3]) end
-  unstall(l[2])
+  if redis.call('ZREM', LEASES, member_of(job, attempt)) == 0 then return false end
+  local l = card_of(lane)
+  redis.call('HINCRBY', l.model, 'in_flight', -1)
+  redis.call('HINCRBY', l.tenant, 'in_flight', -1)
+  if l.batch ~= '' then unreserve(job, l.batch) end
+  unstall(l.tenant)
   return true
 end
 
 local function forget_probe(model, member)
   if redis.call('HGET', model, 'probe') == member then redis.call('HDEL', model, 'probe') end
-end
-
--- Where nobody reached the store for a while, leases ended unheard: their holders get one lease's time to be heard.
--- Called by all that keeps leases alive or takes them back. True while nothing may be taken back.
-local function spared_now()
-  local f = redis.call('HMGET', FLEET, 'seen', 'spared_until')
-  local until_ms = tonumber(f[2] or 0)
-  if f[1] and NOW - tonumber(f[1]) > SILENCE then
-    until_ms = NOW + LEASE
-    redis.call('HSET', FLEET, 'spared_until', exact(until_ms))
-  end
-  redis.call('HSET', FLEET, 'seen', exact(NOW))
-  return NOW < until_ms
 end

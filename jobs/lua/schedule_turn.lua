@@ -2,7 +2,8 @@
 --
 -- KEYS[6] chores   KEYS[7] run   KEYS[8] schedule   KEYS[9] its runs that wait   KEYS[10] batch; not touched without one
 -- ARGV[4] number of the chore's claim
--- ARGV[5] JSON: {fields: {field: text}, the new `state` among them, seen: the batch's `finished` as the caller saw it, or ''}
+-- ARGV[5] JSON: {fields: {field: text}, the new `state` among them where it changes,
+--   seen: the batch's `finished` as the caller saw it, or ''}
 -- Returns 1, or 0 where the claim is another's.
 
 local chores, run, schedule, waiting, batch = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -14,7 +15,9 @@ for field, value in pairs(order.fields) do redis.call('HSET', run, field, value)
 redis.call('HDEL', run, 'u:run', 'waits_for')
 local state = order.fields.state
 
-if state == 'running' then
+if not state then
+  redis.call('HDEL', run, 'cancel')
+elseif state == 'running' then
   redis.call('HSET', run, 'started', exact(NOW))
   emit('schedule.run_started', r[3], run, cjson.encode(fields_of(run)))
 else

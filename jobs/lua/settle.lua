@@ -14,8 +14,7 @@ local job, attempt, order = KEYS[6], ARGV[4], cjson.decode(ARGV[5])
 local r = redis.call('HMGET', job, 'state', 'attempt', 'lane', 'claimed')
 if not r[1] then return 0 end
 local lane = r[3]
-local named = redis.call('HMGET', lane, 'model', 'totals')
-local model, totals = named[1], named[2]
+local model, totals = card_of(lane).model, card_of(lane).totals
 
 -- How long a park lasts before the next probe: doubled each time the probe fails.
 local FIRST_PAUSE, LONGEST_PAUSE = 5000, 600000
@@ -38,7 +37,7 @@ local function park(signal, m)
 end
 
 local function succeed(m)
-  redis.call('HSET', model, 'fails', 0)
+  if m.fails and m.fails ~= '0' then redis.call('HSET', model, 'fails', 0) end
   if m.parked and m.parked ~= 'operator' then
     redis.call('HDEL', model, 'parked', 'park_reason', 'park_until', 'park_pause', 'parked_at')
     emit('model.resumed', '', model, cjson.encode({code = m.parked, reason = m.park_reason}))
@@ -90,8 +89,13 @@ local function press_rate(m, signal)
   redis.call('HSET', model, 'pace', exact(pace), 'pace_at', exact(NOW), 'pace_hold', hold)
 end
 
+-- What the model's record must tell to learn from a signal.
+local LESSON = {'fails', 'parked', 'park_reason', 'park_pause', 'probe', 'limit', 'concurrency', 'in_flight', 'pressed',
+  'pace', 'pace_at', 'pace_hold', 'rpm', 'tat', 'minute', 'starts', 'starts_before'}
+
 local function learn(signal)
-  local m = fields_of(model)
+  local values, m = redis.call('HMGET', model, unpack(LESSON)), {}
+  for i, field in ipairs(LESSON) do m[field] = values[i] or nil end
   if signal.kind == 'ok' then
     succeed(m)
   elseif signal.kind == 'rate' then
@@ -123,9 +127,13 @@ if r[1] ~= 'running' or r[2] ~= attempt or turned(job, lane, 'running') then
   return 0
 end
 
-for field, value in pairs(order.fields) do redis.call('HSET', job, field, value) end
-for _, field in ipairs(order.drop) do redis.call('HDEL', job, field) end
-redis.call('HDEL', job, 'claimed', 'worker', 'holder')
+local written = {}
+for field, value in pairs(order.fields) do
+  written[#written + 1] = field
+  written[#written + 1] = value
+end
+if #written > 0 then redis.call('HSET', job, unpack(written)) end
+redis.call('HDEL', job, 'claimed', 'worker', 'holder', unpack(order.drop))
 log_attempt(job, order.log)
 if order.count then redis.call('HINCRBY', job, 'tries', 1) end
 
@@ -136,7 +144,7 @@ elseif order.to == 'queued' then
   move(job, lane, 'running', 'queued')
   enqueue(job, lane, true)
 else
-  local batch = redis.call('HGET', lane, 'batch')
+  local batch = card_of(lane).batch
   if batch ~= '' then
     if r[4] then redis.call('HINCRBY', batch, 'busy_ms', NOW - tonumber(r[4])) end
     redis.call('HINCRBY', batch, 'edits', 1)

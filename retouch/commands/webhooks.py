@@ -332,7 +332,8 @@ def _print_rows(headings: tuple[str, ...], rows: list[list[str]]) -> None:
     console = out()
     if not console.is_terminal:
         for row in rows:
-            console.print("\t".join(row), markup=False)
+            # rich would turn the tabs into spaces.
+            typer.echo("\t".join(row))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from jobs.domain import Domain
 from jobs.errors import InputRejected
@@ -45,6 +46,6 @@ def end_jobs(domain: Domain, drafts: Sequence[Draft], *, tenant: str = "acme", f
     return ids
 
 
-def end_job(domain: Domain, *, tenant: str = "acme", failed: bool = False, **fields: object) -> str:
+def end_job(domain: Domain, *, tenant: str = "acme", failed: bool = False, **fields: Any) -> str:
     """One job that has ended; its id."""
     return end_jobs(domain, [draft(**fields)], tenant=tenant, failed=failed)[0]

@@ -308,7 +308,8 @@ def test_a_budget_stops_the_batch_before_it_is_exceeded(hands: Hands, domain: Do
     batch_id = hands.running(10, budget_usd=0.0125)
     assert hands.work(cost_micro_usd=3000) == 4
     batch = hands.batch(batch_id)
-    assert (batch.state, batch.reason, batch.cost_usd) == (BatchState.PAUSED, "budget", pytest.approx(0.012))
+    assert (batch.state, batch.reason) == (BatchState.PAUSED, "budget")
+    assert batch.cost_usd == pytest.approx(0.012)
     assert hands.events() == ["batch.paused"]
     with pytest.raises(Conflict, match="budget"):
         domain.batches.resume("acme", batch_id)
@@ -343,12 +344,12 @@ def test_a_call_of_unknown_outcome_counts_as_spent(hands: Hands, domain: Domain)
 
 def test_acts_that_the_state_does_not_allow_are_refused(hands: Hands, domain: Domain) -> None:
     batch_id = hands.running(1)
-    for act in (domain.batches.resume, domain.batches.approve):
-        with pytest.raises(Conflict):
-            act("acme", batch_id)
+    with pytest.raises(Conflict):
+        domain.batches.resume("acme", batch_id)
+    with pytest.raises(Conflict):
+        domain.batches.approve("acme", batch_id)
     hands.work()
-    acts: list[Callable[[str, str], object]] = [domain.batches.pause, domain.batches.cancel]
-    for act in acts:
+    for act in (domain.batches.pause, domain.batches.cancel):
         with pytest.raises(Conflict, match="completed"):
             act("acme", batch_id)
     with pytest.raises(NotFound):

@@ -18,7 +18,6 @@ from tests.conftest import Clock
 from tests.integration.receiver import Receiver, receiving
 from tests.integration.telling_hand import Hand, hand_of
 
-
 FILTER = DeliveryFilter()
 
 
@@ -51,9 +50,9 @@ def job_event(domain: Domain, batch_id: str, row: int, **spec: Any) -> str:
     job_id = batch_job_id(batch_id, row)
     wanted = JobSpec.model_validate({"model": "step-image-edit-2", "image": "s3://b/k", "seed": 1, **spec})
     record: dict[Any, Any] = {"lane": "l", "state": "succeeded", "spec": to_json(wanted)}
-    domain.redis.hset(domain.keys.job(job_id), mapping=record)
-    key = domain.keys.job(job_id)
-    fields: dict[Any, Any] = {"type": "job.succeeded", "tenant": "acme", "subject": key, "at": 1, "data": json.dumps(record)}
+    key, data = domain.keys.job(job_id), json.dumps(record)
+    domain.redis.hset(key, mapping=record)
+    fields: dict[Any, Any] = {"type": "job.succeeded", "tenant": "acme", "subject": key, "at": 1, "data": data}
     domain.redis.xadd(domain.keys.outbox, fields)
     return job_id
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from typer.testing import CliRunner, Result
 
 from jobs.domain import Domain
@@ -15,6 +16,14 @@ from tests.integration.api_harness import Api, api_of
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Answer, Receiver, receiving
 from tests.integration.telling_hand import telling
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """The API runs in this process, whose output is the command's."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -101,9 +110,7 @@ def test_tail_shows_each_try_as_it_is_made(api: Api, receiver: Receiver) -> None
     run(api, "create", receiver.url)
     receiver.answer = lambda _got, number: Answer(status=500 if number == 0 else 204, body=b"")
     command = [sys.executable, "-m", "retouch", "webhooks", "tail", "--json"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment(api)}
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment(api)})
     try:
         with telling(api.domain):
             job_id = end_job(api.domain, tenant=api.tenant)

@@ -20,17 +20,19 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     with Valkey(tmp_path / "own") as valkey, receiving() as receiver:
-        settings = make_settings(redis_url=SecretStr(valkey.url), broker_url=SecretStr(valkey.url_of(1)), lease_s=3.0)
+        settings = make_settings(
+            redis_url=SecretStr(valkey.url), broker_url=SecretStr(valkey.url_of(1)), lease_s=3.0, webhook_timeout_s=1.0
+        )
         domain = Domain.open(settings)
         domain.planner.register_models()
         jobs = set(end_jobs(domain, [draft(webhook_url=receiver.url) for _ in range(EVENTS)]))
-        first = Worker(domain, tmp_path / "first.log", queues="webhooks")
+        first = webhook_worker(domain, tmp_path / "first.log")
         second = None
         try:
             receiver.wait_for(lambda got: len(got) >= EVENTS // 10)
             first.kill()
             assert len(told_jobs(receiver.got, domain)) < EVENTS
-            second = Worker(domain, tmp_path / "second.log", queues="webhooks").wait_ready()
+            second = webhook_worker(domain, tmp_path / "second.log").wait_ready()
             before = len(receiver.got)
             receiver.wait_for(lambda got: len(got) >= min(EVENTS, before + EVENTS // 10))
             valkey.kill()
@@ -43,6 +45,11 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
             for worker in filter(None, (first, second)):
                 worker.close()
             domain.close()
+
+
+def webhook_worker(domain: Domain, log: Path) -> Worker:
+    """A worker whose leases are as short as its exchanges."""
+    return Worker(domain, log, queues="webhooks", RETOUCH_WEBHOOK_TIMEOUT_S="1")
 
 
 def told_jobs(got: list[Got], domain: Domain) -> set[str]:

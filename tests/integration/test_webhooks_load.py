@@ -1,4 +1,4 @@
-"""Two thousand events through a real webhook worker, to a receiver that fails at first, beside one that never answers."""
+"""Two thousand events through a real webhook worker, to a receiver that fails at first, beside one that hangs."""
 
 import json
 import socket

@@ -218,7 +218,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("url", HOSTILE)
 def test_a_hostile_url_is_refused_before_anything_is_resolved(url: str) -> None:
-    with pytest.raises(ValueError, match="it|port 0"):
+    with pytest.raises(ValueError, match=r"it|port 0"):
         check_webhook_url(url, Settings())
 
 

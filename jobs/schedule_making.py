@@ -1,0 +1,176 @@
+"""From a run's record to its batch, and from the batch's end back to the record. Any worker goes on where one stopped."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+
+from jobs.batch_models import ENDED, BatchOptions, BatchRequest, BatchState
+from jobs.batch_submission import begin_batch
+from jobs.chores import Held
+from jobs.domain import Domain
+from jobs.encoding import moment
+from jobs.errors import Conflict, InvalidInput, NotFound, Unavailable
+from jobs.object_names import manifest_key, parse_s3_url
+from jobs.schedule_models import RunState, ScheduleTemplate, batch_id_of
+from jobs.schedule_runs import counts_of
+from jobs.schedule_source import Taken, keep_changed, record_successes
+
+PATIENCE_S = 3600.0
+"""A run whose batch cannot be made for so long has failed."""
+
+log = structlog.get_logger(__name__)
+
+
+def work_on(domain: Domain, run_id: str, held: Held) -> None:
+    """Do what is to be done for a run now: make its batch, cancel it, or take note of its end.
+
+    Args:
+        domain: what the process works with.
+        run_id: the run.
+        held: the chore; its number fences what is written.
+
+    Raises:
+        jobs.chores.Lost: another worker is at it by now.
+        Unavailable, redis.exceptions.RedisError: a store does not answer.
+    """
+    record = domain.runs.record(run_id)
+    if "state" in record:
+        _Work(domain, run_id, record, held).do()
+
+
+class _Work:
+    """One run in one worker's hands."""
+
+    def __init__(self, domain: Domain, run_id: str, record: Mapping[str, str], held: Held) -> None:
+        self._domain = domain
+        self._run_id = run_id
+        self._record = record
+        self._held = held
+        self._tenant = record["tenant"]
+        self._schedule_id = domain.keys.id_of(record["schedule"])
+        self._batch_id = record.get("batch") or batch_id_of(run_id, int(float(record["made"])))
+
+    def do(self) -> None:
+        if self._record["state"] != RunState.DUE:
+            self._look()
+        elif "cancel" in self._record:
+            self._turn(RunState.CANCELED, reason="a later run took its place")
+        else:
+            self._make()
+
+    def _make(self) -> None:
+        try:
+            template, schedule = self._domain.schedules.read(self._tenant, self._schedule_id)
+        except NotFound:
+            log.info("run.schedule_gone", run_id=self._run_id)
+            return
+        try:
+            taken = self._begin(template, schedule)
+        except (InvalidInput, NotFound) as error:
+            self._turn(RunState.FAILED, reason=str(error))
+            return
+        except Unavailable as error:
+            if self._domain.schedules.now() - moment(self._record["made"]) < timedelta(seconds=PATIENCE_S):
+                raise
+            self._turn(RunState.FAILED, reason=f"its batch could not be made for an hour: {error}")
+            return
+        told = {"listed": str(taken.listed), "unchanged": str(taken.listed - taken.changed)} if taken else {}
+        if taken is not None and taken.changed == 0:
+            self._turn(RunState.UNCHANGED, **told)
+        else:
+            self._turn(RunState.RUNNING, batch=self._batch_id, **told)
+            log.info("run.begun", run_id=self._run_id, batch_id=self._batch_id, **told)
+
+    def _begin(self, template: ScheduleTemplate, schedule: Mapping[str, str]) -> Taken | None:
+        """Write the batch, unless there is nothing to do; once, however often it is called."""
+        domain, batch_id = self._domain, self._batch_id
+        known = domain.batches.record(batch_id)
+        if known:
+            return Taken(int(known["listed"]), int(known["changed"])) if "listed" in known else None
+        options = options_of(template)
+        more = {
+            "run": domain.keys.run(self._run_id),
+            "run_id": self._run_id,
+            "schedule_id": self._schedule_id,
+        }
+        taken = None
+        if template.is_prefix and template.only_changed:
+            taken = keep_changed(
+                domain,
+                template,
+                schedule_id=self._schedule_id,
+                tenant=self._tenant,
+                batch_id=batch_id,
+                check=self._held.check,
+            )
+            if taken.changed == 0:
+                return taken
+            more |= {"listed": str(taken.listed), "changed": str(taken.changed), "given": template.manifest or ""}
+        elif template.manifest is None:
+            domain.bucket.copy(
+                *parse_s3_url(schedule["items"]), domain.bucket.name, manifest_key(self._tenant, batch_id)
+            )
+        else:
+            options = BatchRequest.model_validate({**dict(options), "manifest": template.manifest})
+        self._held.check()
+        kept = not isinstance(options, BatchRequest)
+        begin_batch(domain, options, tenant=self._tenant, batch_id=batch_id, kept=kept, more=more)
+        return taken
+
+    def _look(self) -> None:
+        """See how the batch is."""
+        batch = self._domain.batches.record(self._batch_id)
+        if "cancel" in self._record and batch and batch["state"] not in ENDED:
+            try:
+                self._domain.batches.cancel(self._tenant, self._batch_id)
+            except (Conflict, NotFound) as error:
+                log.info("run.not_canceled", run_id=self._run_id, why=str(error))
+            batch = self._domain.batches.record(self._batch_id)
+        if not batch:
+            self._turn(RunState.FAILED, reason="its batch is gone")
+        elif batch["state"] not in ENDED:
+            self._turn(None)
+        else:
+            self._close(batch)
+
+    def _close(self, batch: Mapping[str, str]) -> None:
+        if "listed" in batch:
+            record_successes(
+                self._domain,
+                schedule_id=self._schedule_id,
+                tenant=self._tenant,
+                batch_id=self._batch_id,
+                check=self._held.check,
+            )
+        state = {BatchState.FAILED: RunState.FAILED, BatchState.CANCELED: RunState.CANCELED}.get(
+            BatchState(batch["state"]), RunState.COMPLETED
+        )
+        reason = batch.get("reason") or ("a later run took its place" if "cancel" in self._record else "")
+        self._turn(
+            state,
+            seen=batch.get("finished", ""),
+            counts=counts_of(batch).model_dump_json(exclude_defaults=True),
+            cost=batch.get("cost", "0"),
+            **({"reason": reason} if reason else {}),
+        )
+        log.info("run.ended", run_id=self._run_id, batch_id=self._batch_id, state=state)
+
+    def _turn(self, state: RunState | None, *, seen: str = "", **fields: str) -> None:
+        said = {**fields, **({"state": str(state)} if state else {})}
+        self._domain.runs.turn(
+            self._run_id,
+            self._held.number,
+            said,
+            schedule_id=self._schedule_id,
+            batch_id=self._batch_id,
+            seen=seen,
+        )
+
+
+def options_of(template: ScheduleTemplate) -> BatchOptions:
+    """What the batch of a run is told; it takes over equal edits unless the schedule says otherwise."""
+    options = BatchOptions(**{name: getattr(template, name) for name in BatchOptions.model_fields})
+    if options.defaults.reuse is not None:
+        return options
+    return options.model_copy(update={"defaults": options.defaults.model_copy(update={"reuse": True})})
