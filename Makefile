@@ -13,21 +13,30 @@ up: $(READY)
 	$(BIN)/retouch up
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/yamllint -c infra/.yamllint infra
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
+	$(BIN)/hadolint infra/docker/Dockerfile
 
 bench: $(READY)
 	$(BIN)/python -m infra.bench
 
-# The pinned requirements, with hashes and without any registry's address. Needs `uv`.
+# The pinned requirements, with hashes and without any registry's address: for a checkout, for the image, and for building
+# the image. The image gets the versions that the tests ran with. Needs `uv`.
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	--no-annotate --quiet
 lock:
-	uv pip compile pyproject.toml --extra local --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra local --extra dev --output-file requirements.lock
+	grep -E '^[a-z].*==' requirements.lock | sed 's/ \\$$//' > infra/docker/pins.txt
+	$(COMPILE) pyproject.toml --extra otel --constraint infra/docker/pins.txt --output-file infra/docker/requirements.lock
+	echo hatchling | $(COMPILE) - --constraint infra/docker/pins.txt --output-file infra/docker/build.lock
+	rm infra/docker/pins.txt
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -160,9 +160,10 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
         schemas.pop(name, None)
     for schema in schemas.values():
         # A job's tenant is the caller: it is kept and never shown.
-        schema.get("properties", {}).pop("tenant", None)
-        if "tenant" in schema.get("required", ()):
-            schema["required"].remove("tenant")
+        if schema.get("properties", {}).get("tenant", {}).get("type") == "string":
+            schema["properties"].pop("tenant")
+            if "tenant" in schema.get("required", ()):
+                schema["required"].remove("tenant")
     ours = problems(422)[422]
     for path in document["paths"].values():
         for operation in path.values():

@@ -153,6 +153,10 @@ class Ingest:
                     "fields": item.fields,
                 }
             )
+        if self._record.get("supersede") == "1":
+            # Before the stretch is written: a reader that goes on after a crash does it again.
+            names = [item.custom_id for item in items if item.custom_id is not None]
+            self._domain.batches.supersede(self._tenant, self._batch_id, names)
         keys = self._domain.keys
         order = {
             "number": self._held.number,

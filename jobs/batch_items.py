@@ -120,6 +120,8 @@ class Items:
         if request.seed is None and model.default_seed:
             said["seed"] = _seed(model)
         own = {name: value for name, value in said.items() if self._defaults.get(name, UNSAID[name]) != value}
+        if request.seed is not None and "seed" in own:
+            own["seed_given"] = True
         spec = json.dumps(own, ensure_ascii=False, separators=(",", ":"))
         try:
             spec.encode()
@@ -145,8 +147,7 @@ class Items:
 
     def _place(self, request: JobRequest, job_id: str) -> str:
         settings = self._domain.settings
-        spec = JobSpec.model_construct(output_key=request.output_key, custom_id=request.custom_id)
-        bucket, key = output_location(spec, job_id, "image/jpeg", settings.s3_bucket, settings.allowed_buckets)
+        bucket, key = output_location(request, job_id, "image/jpeg", settings.s3_bucket, settings.allowed_buckets)
         return b64encode(hashlib.blake2b(f"{bucket}/{key}".encode(), digest_size=9).digest()).decode()
 
 

@@ -152,6 +152,7 @@ class Batch(Record):
         fault: why a manifest could not be read to its end.
         retrying: whether jobs are still being put back on their lanes after a retry.
         results: where its results lie, once they were written.
+        superseded: jobs of earlier batches that were canceled because this one edits them anew.
         schedule_id, run_id: what made it, where a schedule did.
         rollback: how far pointing its output keys back to the versions before has come.
     """
@@ -182,6 +183,7 @@ class Batch(Record):
     webhook_url: str | None = None
     sheet: bool = False
     supersede: bool = False
+    superseded: int = 0
     schedule_id: str | None = None
     run_id: str | None = None
     rollback: Rollback | None = None

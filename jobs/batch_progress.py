@@ -78,6 +78,7 @@ def decode_batch(
         webhook_url=record.get("webhook_url"),
         sheet=record.get("sheet") == "1",
         supersede=record.get("supersede") == "1",
+        superseded=int(record.get("superseded", 0)),
         schedule_id=record.get("schedule_id"),
         run_id=record.get("run_id"),
         rollback=Rollback.model_validate_json(record["rollback"]) if "rollback" in record else None,

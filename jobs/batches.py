@@ -250,6 +250,15 @@ class Batches:
         prefix = self._keys.job(batch_job_prefix(batch_id))
         return int(self._planner.run("batch_sweep", [self._keys.batch(batch_id)], [number, prefix, most]))
 
+    def supersede(self, tenant: str, batch_id: str, custom_ids: Sequence[str], *, most: int = 50) -> int:
+        """Cancel jobs of the tenant's earlier batches that wait under these names; returns how many there were."""
+        keys = [self._keys.customs(tenant), self._keys.batch(batch_id)]
+        prefix = self._keys.job(batch_job_prefix(batch_id))
+        return sum(
+            int(self._planner.run("batch_supersede", keys, [prefix, batch_id, *custom_ids[first : first + most]]))
+            for first in range(0, len(custom_ids), most)
+        )
+
     def kept(self, batch_id: str, number: int, what: str, known_s: float) -> bool:
         """The results of an ended batch are in the bucket; `what` says where (JSON of a `Kept`)."""
         keys = [self._keys.batch(batch_id), self._keys.batch_rejects(batch_id)]

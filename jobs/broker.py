@@ -32,6 +32,7 @@ def make_celery(settings: Settings) -> Celery:
     """
     app = Celery("retouch", broker=settings.broker, set_as_current=False)
     prefix = settings.key_prefix
+    over_redis = settings.broker.startswith(("redis", "valkey"))
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -43,7 +44,9 @@ def make_celery(settings: Settings) -> Celery:
         task_routes={task: {"queue": queue} for task, queue in QUEUE_OF.items()},
         task_create_missing_queues=False,
         task_send_sent_event=False,
-        worker_disable_prefetch=settings.broker.startswith(("redis", "valkey")),
+        # Over RabbitMQ a worker that had its prefetch reduced when the connection was lost takes no more messages.
+        worker_disable_prefetch=over_redis,
+        worker_enable_prefetch_count_reduction=over_redis,
         worker_prefetch_multiplier=1,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,

@@ -109,7 +109,7 @@ class Domain:
             runs=runs,
             seen=Seen(redis, keys),
             reuse=Reuse(redis, keys, retention_s=retention_s),
-            stats=Stats(redis, keys, planner, status),
+            stats=Stats(redis, keys, catalogue, planner, status),
             spans=open_spans(),
         )
 

@@ -6,12 +6,15 @@ tell ('1': its events are wanted), queued (ms: put back on its lane), again_afte
 """
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from jobs.ids import batch_of, made_at
 from jobs.models import Attempt, Checkpoint, Input, Job, JobError, JobSpec, Output, Record
+from jobs.object_names import default_key
+from jobs.states import State
 
 MICRO = 1_000_000
 
@@ -42,17 +45,47 @@ def decode_spec(
 ) -> JobSpec:
     """A job's spec; a batch's shared defaults stand where its own says nothing, its approval's changes over all."""
     own = json.loads(record["spec"])
-    return JobSpec.model_validate({**(defaults or {}), **own, **(changes or {})})
+    spec = {**(defaults or {}), **own, **(changes or {})}
+    # A seed that the row does not have itself is the user's: one that was drawn stands in the row.
+    if "seed" in (changes or {}) or ("seed" not in own and spec.get("seed") is not None):
+        spec["seed_given"] = True
+    return JobSpec.model_validate(spec)
 
 
 def encode_input(known: Input, spec: JobSpec) -> str:
-    """What is known of a job's picture; not its address again where the spec has it."""
-    return known.model_dump_json(exclude_defaults=True, exclude={"image"} if known.image == spec.image else None)
+    """What is known of a job's picture: a list, without names, and its address only where that is not the spec's."""
+    sha256 = b64encode(bytes.fromhex(known.sha256)).decode() if known.sha256 else None
+    facts = [sha256, known.bytes, known.media_type, known.width, known.height]
+    return json.dumps(facts if known.image == spec.image else [*facts, known.image], separators=(",", ":"))
 
 
 def decode_input(record: Mapping[str, str], spec: JobSpec) -> Input:
     """What is known of a job's picture."""
-    return Input.model_validate({"image": spec.image or "", **json.loads(record.get("input", "{}"))})
+    if "input" not in record:
+        return Input(image=spec.image or "")
+    sha256, size, media_type, width, height, *image = json.loads(record["input"])
+    return Input(
+        image=image[0] if image else spec.image or "",
+        sha256=b64decode(sha256).hex() if sha256 else None,
+        bytes=size,
+        media_type=media_type,
+        width=width,
+        height=height,
+    )
+
+
+def encode_output(output: Output, spec: JobSpec, job_id: str) -> str:
+    """A result; not its key where that is the default one, which its job's names tell."""
+    usual = output.key == default_key(spec.custom_id, job_id, output.media_type)
+    return output.model_dump_json(exclude_defaults=True, exclude={"key"} if usual else None)
+
+
+def decode_output(text: str, spec: JobSpec, job_id: str) -> Output:
+    """A job's result."""
+    stored = json.loads(text)
+    if "key" not in stored:
+        stored["key"] = default_key(spec.custom_id, job_id, stored["media_type"])
+    return Output.model_validate(stored)
 
 
 def decode_checkpoint(record: Mapping[str, str]) -> Checkpoint | None:
@@ -93,19 +126,30 @@ def decode_job(
     """A job as the API shows it, its output's URL still missing; `defaults` and `changes` are its batch's."""
     spec = decode_spec(record, defaults, changes)
     output, error = record.get("output"), record.get("error")
+    attempts = decode_attempts(record.get("log", ""))
     return Job(
-        **spec.model_dump(exclude={"image", "traceparent", "model"}),
+        **spec.model_dump(exclude={"image", "traceparent", "model", "seed_given"}),
         id=job_id,
         state=record["state"],
         tenant=tenant,
         model=spec.model or "",
         batch_id=batch_of(job_id),
         input=decode_input(record, spec),
-        output=Output.model_validate_json(output) if output else None,
+        output=decode_output(output, spec, job_id) if output else None,
         error=JobError.model_validate_json(error) if error else None,
-        attempts=decode_attempts(record.get("log", "")),
+        attempts=attempts,
         cost_usd=int(record.get("cost", 0)) / MICRO,
         created_at=made_at(job_id),
-        started_at=moment(record["started"]) if "started" in record else None,
-        finished_at=moment(record["finished"]) if "finished" in record else None,
+        started_at=moment(record["started"]) if "started" in record else next(iter(attempts), _NONE).started_at,
+        finished_at=_finished_at(record, attempts),
     )
+
+
+_NONE = Attempt(number=0, outcome="failed")
+
+
+def _finished_at(record: Mapping[str, str], attempts: list[Attempt]) -> datetime | None:
+    """A success keeps no moment beside its log's: records are counted by the hundred thousand."""
+    if "finished" in record:
+        return moment(record["finished"])
+    return attempts[-1].finished_at if attempts and record["state"] == State.SUCCEEDED else None

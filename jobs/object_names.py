@@ -3,6 +3,7 @@
     retouch/{tenant}/inputs/{job_id}.{ext}       a picture that came with a submit
     retouch/{tenant}/uploads/{upload_id}/{name}  what a user put through a presigned URL
     retouch/{tenant}/batches/{batch_id}/manifest the manifest of a batch
+    retouch/{tenant}/schedules/{schedule_id}/... the items of a schedule
     outputs/...                                  results, unless `output_key` says otherwise
 
 Below `retouch/{tenant}/` only that tenant reads and writes; the rest of a bucket is the team's own.
@@ -13,13 +14,14 @@ import re
 
 from jobs.errors import InvalidInput
 from jobs.ids import batch_of
-from jobs.models import JobSpec
+from jobs.models import JobRequest
 from jobs.pictures import EXTENSIONS
 
 PRIVATE = "retouch/"
 KEY_MAX = 1024
 """Most bytes of a key in UTF-8 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html)."""
 
+_OURS = ("inputs", "uploads", "batches", "schedules")
 _PART_MAX = 128
 _UNSAFE = re.compile(r"[^\w.@+=,()!~-]+")
 
@@ -44,6 +46,11 @@ def manifest_key(tenant: str, batch_id: str) -> str:
     return f"{tenant_prefix(tenant)}batches/{batch_id}/manifest"
 
 
+def items_key(tenant: str, schedule_id: str, digest: str) -> str:
+    """The key of a schedule's inline items; other items are another object, so that a run keeps what it began with."""
+    return f"{tenant_prefix(tenant)}schedules/{schedule_id}/items-{digest}.jsonl"
+
+
 def record_key(batch_id: str, name: str) -> str:
     """The key of a file about a whole batch, beside its pictures."""
     return f"outputs/{batch_id}/{name}"
@@ -62,8 +69,17 @@ def key_part(text: str) -> str:
     return f"{safe}~{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:10]}"
 
 
+def default_key(custom_id: str | None, job_id: str, media_type: str) -> str:
+    """Where a result lies unless `output_key` says otherwise."""
+    batch_id = batch_of(job_id)
+    extension = EXTENSIONS.get(media_type, "bin")
+    if batch_id is None:
+        return f"outputs/{job_id}.{extension}"
+    return f"outputs/{batch_id}/{key_part(custom_id) if custom_id else job_id}.{extension}"
+
+
 def output_location(
-    spec: JobSpec, job_id: str, media_type: str, default_bucket: str, buckets: tuple[str, ...] = ()
+    spec: JobRequest, job_id: str, media_type: str, default_bucket: str, buckets: tuple[str, ...] = ()
 ) -> tuple[str, str]:
     """Bucket and key of a job's result.
 
@@ -79,11 +95,11 @@ def output_location(
     Raises:
         InvalidInput: `output_key` names another bucket, or makes a key that is too long or no key.
     """
+    if spec.output_key is None:
+        return default_bucket, default_key(spec.custom_id, job_id, media_type)
     batch_id = batch_of(job_id)
     name = key_part(spec.custom_id) if spec.custom_id else job_id
     extension = EXTENSIONS.get(media_type, "bin")
-    if spec.output_key is None:
-        return default_bucket, f"outputs/{batch_id}/{name}.{extension}" if batch_id else f"outputs/{job_id}.{extension}"
     values = {"custom_id": name, "job_id": job_id, "batch_id": batch_id or "single", "ext": extension}
     filled = re.sub(r"\{(\w+)\}", lambda found: values[found[1]], spec.output_key)
     if not filled.startswith("s3://"):
@@ -153,5 +169,5 @@ def check_writable(tenant: str, bucket: str, key: str, *, buckets: tuple[str, ..
     """
     check_readable(tenant, bucket, key, buckets=buckets, default_bucket=default_bucket, field="output_key")
     prefix = tenant_prefix(tenant)
-    if bucket == default_bucket and key.startswith((f"{prefix}inputs/", f"{prefix}uploads/", f"{prefix}batches/")):
+    if bucket == default_bucket and key.startswith(tuple(f"{prefix}{name}/" for name in _OURS)):
         raise InvalidInput.of("output_key", "inputs, uploads and manifests are kept below this key", "forbidden_key")

@@ -18,11 +18,13 @@ from jobs.encoding import (
     decode_spec,
     encode_attempt,
     encode_input,
+    encode_output,
     moment,
     pairs,
     to_json,
     to_ms,
 )
+from jobs.entries import Entry
 from jobs.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
 from jobs.ids import batch_of, made_at
 from jobs.keys import Keys
@@ -94,6 +96,7 @@ class Claim:
         claimed_at: by the server's clock.
         queued_at: since when it could have been started.
         sheet: whether its batch wants thumbnails for a contact sheet.
+        supersede: whether its output is the next version of what lies under its key.
     """
 
     job_id: str
@@ -107,6 +110,7 @@ class Claim:
     claimed_at: datetime
     queued_at: datetime
     sheet: bool = False
+    supersede: bool = False
 
 
 class Planner:
@@ -297,6 +301,7 @@ class Planner:
             claimed_at=moment(answer[0]),
             queued_at=_queued_at(job_id, record),
             sheet=answer[4] == "1",
+            supersede=record.get("supersede") == "1",
         )
 
     def checkpoint(self, claim: Claim, answer: Checkpoint | None, *, cost_micro_usd: int = 0) -> bool:
@@ -310,7 +315,15 @@ class Planner:
         known = encode_input(claim.input, claim.spec)
         return bool(self._run("checkpoint", keys, [claim.attempt, text, cost_micro_usd, known]))
 
-    def settle(self, claim: Claim, end: Settlement, *, finished_at: datetime, cost_micro_usd: int = 0) -> bool:
+    def settle(
+        self,
+        claim: Claim,
+        end: Settlement,
+        *,
+        finished_at: datetime,
+        cost_micro_usd: int = 0,
+        entry: Entry | None = None,
+    ) -> bool:
         """End an attempt: state, output or error, log, counts, window, pace and event, in one step.
 
         Args:
@@ -318,6 +331,7 @@ class Planner:
             end: how it ends.
             finished_at: when it did.
             cost_micro_usd: what its call cost or may have cost, where no checkpoint has said it.
+            entry: where an equal edit will find this one.
 
         Returns:
             False where the fence refused it: another attempt, or the user, was faster.
@@ -332,7 +346,7 @@ class Planner:
         )
         fields: dict[str, str] = {}
         if end.output is not None:
-            fields["output"] = to_json(end.output)
+            fields["output"] = encode_output(end.output, claim.spec, claim.job_id)
         if end.error is not None:
             fields["error"] = to_json(end.error)
         if end.to in FINAL:
@@ -347,10 +361,11 @@ class Planner:
             "delay_ms": end.delay_ms,
             "cost": cost_micro_usd,
             "reused": end.output is not None and end.output.reused,
+            "entry": [entry.field, entry.name, entry.lives_ms] if entry else None,
             "count": end.counts,
             "signal": {k: v for k, v in vars(signal).items() if v is not None} if signal else None,
         }
-        keys = [self._keys.job(claim.job_id)]
+        keys = [self._keys.job(claim.job_id), entry.key if entry else self._keys.job(claim.job_id)]
         return bool(self._run("settle", keys, [claim.attempt, json.dumps(order, ensure_ascii=False)]))
 
     def renew(self, worker: str, *, slots: int, words: str, held: Sequence[Dispatch]) -> list[Dispatch]:

@@ -11,34 +11,23 @@ import json
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from redis import Redis
 
 from jobs.catalogue import PARAMETERS, ModelSpec
+from jobs.encoding import decode_output, decode_spec
+from jobs.entries import Entry
 from jobs.keys import Keys
 from jobs.models import JobSpec, Output
 from jobs.pictures import Picture
+from jobs.states import State
 
 PARTS = 4096
 """Hashes a period and tenant: 500,000 edits make 122 fields each, under `hash-max-listpack-entries`."""
 PERIODS = 4
 """Periods that a retention has."""
 _FIELD = 9
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where a finished edit is to be entered.
-
-    Attributes:
-        key: of the hash.
-        field: of it.
-        lives_ms: how long the hash is kept after its last entry, ms.
-    """
-
-    key: str
-    field: str
-    lives_ms: int
 
 
 @dataclass(frozen=True)
@@ -101,10 +90,10 @@ class Reuse:
         self._retention_s = retention_s
         self._period_s = max(1.0, retention_s / PERIODS)
 
-    def entry(self, tenant: str, print_: bytes, at: datetime) -> Entry:
-        """Where an edit that ends at `at` is entered; the scripts do it in the step that ends the job."""
+    def entry(self, tenant: str, print_: bytes, job_id: str, at: datetime) -> Entry:
+        """Where an edit that ends at `at` is entered; the script that ends the job does it in the same step."""
         key, field = self._place(tenant, print_, int(at.timestamp() // self._period_s))
-        return Entry(key, field, int((self._retention_s + self._period_s) * 1000))
+        return Entry(key, field, job_id.removeprefix("job_"), int((self._retention_s + self._period_s) * 1000))
 
     def find(self, tenant: str, print_: bytes, at: datetime) -> Made | None:
         """The latest edit of this fingerprint whose record is there still. Whether its output is, is not asked."""
@@ -115,9 +104,10 @@ class Reuse:
             pipe.hget(*self._place(tenant, print_, period))
         for name in filter(None, pipe.execute()):
             job_id = f"job_{name}"
-            text, state = self._redis.hmget(self._keys.job(job_id), ["output", "state"])
-            if text and state == "succeeded":
-                return Made(job_id, Output.model_validate_json(str(text)))
+            found: Any = self._redis.hmget(self._keys.job(job_id), ["output", "state", "spec"])
+            output, state, spec = found
+            if output and state == State.SUCCEEDED:
+                return Made(job_id, decode_output(output, decode_spec({"spec": spec}), job_id))
         return None
 
     def _place(self, tenant: str, print_: bytes, period: int) -> tuple[str, str]:
@@ -143,8 +133,3 @@ class Reuse:
     def _read_key(self, tenant: str, address: str) -> str:
         digest = hashlib.blake2b(address.encode(errors="surrogatepass"), digest_size=12).digest()
         return self._keys.read(tenant, b64encode(digest).decode())
-
-
-def entered_name(job_id: str) -> str:
-    """A job as an entry names it."""
-    return job_id.removeprefix("job_")

@@ -1,4 +1,4 @@
-"""From a run's record to its batch, and from the batch's end back to the record. Any worker goes on where one stopped."""
+"""From a run's record to its batch, and from the batch's end back to the record. Any worker may go on at any point."""
 
 from collections.abc import Mapping
 from datetime import timedelta

@@ -1,10 +1,11 @@
 """What a schedule and its runs are, as they are submitted and as the API shows them."""
 
 import hashlib
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 from ulid import ULID
 
 from jobs.batch_models import MAX_ITEMS, BatchDefaults, BatchOptions, Budget, Counts
@@ -44,13 +45,23 @@ class ScheduleTemplate(BatchOptions):
     catch_up_s: CatchUp = CATCH_UP_S
     ends_at: Moment | None = None
 
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        if self.not_before is not None or self.defaults.not_before is not None:
-            raise ValueError("not_before: a schedule's jobs may start when their run is due")
-        parse_expression(self.cron)
-        parse_zone(self.timezone)
-        return self
+    @field_validator("cron")
+    @classmethod
+    def _cron_fires(cls, value: str) -> str:
+        return parse_expression(value)
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_is_known(cls, value: str) -> str:
+        parse_zone(value)
+        return value
+
+    @field_validator("not_before", "defaults")
+    @classmethod
+    def _starts_when_due(cls, value: object) -> object:
+        if isinstance(value, datetime) or (isinstance(value, BatchDefaults) and value.not_before is not None):
+            raise ValueError("a schedule's jobs may start when their run is due: it takes no not_before")
+        return value
 
     @property
     def is_prefix(self) -> bool:

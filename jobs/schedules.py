@@ -149,9 +149,24 @@ class Schedules:
         revision: str,
         state: ScheduleState,
         next_tick: datetime | None,
+        keep_tick: bool = False,
         more: Mapping[str, str] | None = None,
     ) -> bool:
-        """Make a schedule or write it anew; False where it was changed since `revision` was read ("" of a new one)."""
+        """Make a schedule or write it anew.
+
+        Args:
+            schedule_id: its id.
+            tenant: whose it is.
+            template: what it is told.
+            revision: of its record as it was read; "" of a new one.
+            state: whether it fires.
+            next_tick: when it is due next.
+            keep_tick: it is due when it was, whatever that is by now.
+            more: further fields.
+
+        Returns:
+            False where it was changed or deleted since `revision` was read.
+        """
         fields = {
             "tenant": tenant,
             "name": template.name,
@@ -170,6 +185,7 @@ class Schedules:
             "revision": revision,
             "set": fields,
             "drop": drop,
+            "keep": keep_tick,
             "next": to_ms(next_tick) if next_tick and state is ScheduleState.ACTIVE else None,
         }
         keys = [self._keys.schedule(schedule_id), self._keys.schedules_due, self._keys.schedules(tenant)]

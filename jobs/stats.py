@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 from pydantic import Field
 from redis import Redis
 
+from jobs.catalogue import Catalogue
 from jobs.encoding import MICRO, moment
 from jobs.keys import Keys
 from jobs.metrics import HOLDERS, TRY_OUTCOMES
 from jobs.models import WEIGHTS, Outcome, Record
 from jobs.planner import Planner
 from jobs.states import FINAL, State
-from jobs.status import ModelStatus, Status, WorkerStatus
+from jobs.status import ModelStatus, Status, WorkerStatus, status_of
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 SAMPLE_MS = 10_000
@@ -51,7 +52,8 @@ class ModelStats(Record):
     """One model's counts: now, since ever, and of late.
 
     Attributes:
-        jobs: by the state they are in; an ended one counts also when its record has expired.
+        jobs: by the state they are in; an ended one counts also when its record has expired. Those that run are those
+            that occupy the window: one that was canceled goes on until its worker lets go.
         ended: ends by state; a job that was tried again by its user has several.
         attempts: ended attempts by their outcome in the jobs' logs.
         leases_lost: by who held them: a `worker` that died, or `nobody`, since the message was lost.
@@ -155,13 +157,15 @@ class Stats:
     Args:
         redis: a client that decodes answers.
         keys: names of the keys.
-        planner: whose scripts are used.
-        status: of models and workers.
+        catalogue: the models.
+        planner: whose scripts and clock are used.
+        status: of the workers.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, planner: Planner, status: Status) -> None:
+    def __init__(self, redis: Redis, keys: Keys, catalogue: Catalogue, planner: Planner, status: Status) -> None:
         self._redis = redis
         self._keys = keys
+        self._catalogue = catalogue
         self._planner = planner
         self._status = status
 
@@ -175,26 +179,26 @@ class Stats:
         return StatsReport(at=moment(self.now_ms()), tenant=self.tenant(tenant), fleet=self.fleet() if fleet else None)
 
     def fleet(self) -> FleetStats:
-        """All counts, in a handful of round trips whatever there is."""
-        now = self.now_ms()
-        statuses = self._status.models()
+        """All counts, in four round trips whatever there is."""
+        specs = list(self._catalogue.models.values())
+        now, *lanes = self._planner.run("lanes", [self._keys.model(spec.name) for spec in specs], [MOST_LANES])
         pipe = self._redis.pipeline(transaction=False)
         pipe.hmget(self._keys.fleet, ["slots", "rows:accepted", "rows:rejected"])
         pipe.hgetall(self._keys.deliveries("totals"))
-        pipe.zcount(self._keys.deliveries("breakers"), now - BREAKER_MS, "+inf")
+        pipe.zcount(self._keys.deliveries("breakers"), int(now) - BREAKER_MS, "+inf")
         pipe.xlen(self._keys.outbox)
         pipe.info("memory")
-        for model in statuses:
+        for model in specs:
             pipe.hgetall(self._keys.model(model.name))
             pipe.hgetall(self._keys.totals(model.name))
             pipe.lrange(self._keys.samples(model.name), 0, MINUTE_MS // SAMPLE_MS)
             pipe.lindex(self._keys.samples(model.name), -1)
         (slots, accepted, rejected), told, breakers, outbox, memory, *rest = pipe.execute()
-        lanes = self._planner.run("lanes", [self._keys.model(model.name) for model in statuses], [MOST_LANES])
         models = []
-        for i, status in enumerate(statuses):
+        for i, spec in enumerate(specs):
             record, totals, samples, oldest = rest[4 * i : 4 * i + 4]
-            models.append(_model_stats(status, _Read(record, totals, samples, oldest, lanes[i]), now))
+            status = status_of(spec, record, int(slots or 0))
+            models.append(_model_stats(status, _Read(record, totals, samples, oldest, lanes[i]), int(now)))
         return FleetStats(
             models=models,
             jobs={state: sum(model.jobs[state] for model in models) for state in State},
@@ -268,7 +272,9 @@ def _model_stats(status: ModelStatus, read: _Read, now: int) -> ModelStats:
         in_flight=status.in_flight,
         parked=status.parked,
         parked_reason=status.parked_reason,
-        jobs={state: int(record.get(f"n:{state}", 0)) for state in State},
+        jobs={
+            state: status.in_flight if state is State.RUNNING else int(record.get(f"n:{state}", 0)) for state in State
+        },
         submitted=count("submitted"),
         started=count("started"),
         ended={state: count(f"ended:{state}") for state in State if state in FINAL},

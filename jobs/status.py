@@ -89,7 +89,7 @@ class Status:
         for spec in specs:
             pipe.hgetall(self._keys.model(spec.name))
         slots, *records = pipe.execute()
-        return [_status(spec, record, int(slots or 0)) for spec, record in zip(specs, records, strict=True)]
+        return [status_of(spec, record, int(slots or 0)) for spec, record in zip(specs, records, strict=True)]
 
     def data_of(self, event: Event) -> Any:
         """The `data` of an event about a model: the model as the API shows it, and why it was parked or resumed."""
@@ -113,7 +113,8 @@ class Status:
         return found
 
 
-def _status(spec: ModelSpec, record: dict[str, str], slots: int) -> ModelStatus:
+def status_of(spec: ModelSpec, record: dict[str, str], slots: int) -> ModelStatus:
+    """A model by its record; `slots` are the fleet's threads for edits."""
     limit = float(record.get("limit", spec.concurrency))
     paces = [float(value) for value in (record.get("rpm", str(spec.rpm)), record.get("pace", "0")) if float(value) > 0]
     until = record.get("park_until")

@@ -137,6 +137,7 @@ def submit(
         | {
             "model": model.name,
             "seed": _seed(model) if request.seed is None and model.default_seed else request.seed,
+            "seed_given": request.seed is not None,
             "image": kept.input.image if kept else request.image,
             "traceparent": context if trace_id_of(context) else None,
         }
@@ -356,10 +357,9 @@ def _timing_faults(request: JobRequest) -> list[FieldError]:
 
 
 def _output_key_faults(request: JobRequest, settings: Settings, tenant: str, job_id: str) -> list[FieldError]:
-    spec = JobSpec(output_key=request.output_key, custom_id=request.custom_id)
     try:
         # The extension is known with the result alone, and decides nothing about whose place it is.
-        bucket, key = output_location(spec, job_id, "image/jpeg", settings.s3_bucket, settings.allowed_buckets)
+        bucket, key = output_location(request, job_id, "image/jpeg", settings.s3_bucket, settings.allowed_buckets)
         check_writable(tenant, bucket, key, buckets=settings.buckets, default_bucket=settings.s3_bucket)
     except InvalidInput as error:
         return list(error.errors)

@@ -22,12 +22,16 @@ from jobs.settings import Settings
 from jobs.settlement import Settlement
 from jobs.states import State
 from workers.chores import register_chores, start_looking
+from workers.consuming import Consuming
 from workers.edit import Editor, Ended
-from workers.events import EventFlow
+from workers.firing import start_firing
 from workers.held import Held
 from workers.metrics import WorkerMetrics
 from workers.pulse import Pulse, step_of
 from workers.telling import start_telling
+
+EX_TEMPFAIL = 75
+"""The exit status of a worker that wants to be started again, as sysexits.h has it."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,17 +57,19 @@ def run_worker(
     name = name or f"{'-'.join(queues)}-{token_hex(3)}@{socket.gethostname()}"
     held = Held()
     slots = concurrency if EDITS in queues else 0
-    pulse = Pulse(domain, held, name=name, slots=slots, queues=queues)
     app = domain.broker.app
+    consuming = Consuming(app, queues, concurrency)
+    pulse = Pulse(domain, held, consuming, name=name, slots=slots, queues=queues)
     metrics = WorkerMetrics(lambda: len(held.claims())) if settings.metrics_port is not None else None
     register_edit(app, Editor(domain, held, name, listeners=[metrics.attempt] if metrics else []))
-    app.steps["worker"].add(step_of(pulse))
-    drain = Drain(domain, held, pulse, EventFlow(app), grace_s)
+    drain = Drain(domain, held, pulse, grace_s)
+    app.steps["worker"].add(step_of(pulse, consuming, drain.leave))
     setup_logging.connect(_keep_logging, weak=False)
     worker_shutting_down.connect(drain.begin, weak=False)
     if CHORES in queues:
         register_chores(app, domain)
     worker_shutting_down.connect(start_looking(domain), weak=False)
+    worker_shutting_down.connect(start_firing(domain), weak=False)
     if WEBHOOKS in queues:
         listeners = [metrics.exchange] if metrics else []
         end_telling = start_telling(app, domain, threads=concurrency, name=name, listeners=listeners)
@@ -85,7 +91,7 @@ def run_worker(
     worker.start()
     drain.finish()
     log.info("worker.ended", name=name)
-    return worker.exitcode or 0
+    return drain.status or worker.exitcode or 0
 
 
 def register_edit(app: Celery, editor: Editor) -> None:
@@ -123,33 +129,43 @@ class Drain:
         domain: what the process works with.
         held: the attempts the worker holds.
         pulse: goes on until the last attempt has ended.
-        events: of tasks; those of the last ones are told at the end.
         grace_s: seconds for what runs.
     """
 
-    def __init__(self, domain: Domain, held: Held, pulse: Pulse, events: EventFlow, grace_s: float) -> None:
+    def __init__(self, domain: Domain, held: Held, pulse: Pulse, grace_s: float) -> None:
         self._domain = domain
-        self._events = events
         self._held = held
         self._pulse = pulse
         self._grace_s = grace_s
         self._handing_back = threading.Lock()
+        self.status = 0
+        """What the process is to end with."""
 
     def begin(self, **_: object) -> None:
         """SIGTERM or SIGINT came: Celery stops consuming and waits for its threads."""
         log.info("worker.draining", grace_s=self._grace_s, held=len(self._held.claims()))
         threading.Thread(target=self._pulse.drain, name="drain", daemon=True).start()
-        timer = threading.Timer(self._grace_s, self._give_up, ["the grace period is over"])
-        timer.daemon = True
-        timer.start()
+        self._give_up_after_grace()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._second_signal)
 
+    def leave(self, why: str) -> None:
+        """The worker is of no use any more: drain it, and end with a status that has it started again."""
+        log.error("worker.leaving", why=why)
+        self.status = EX_TEMPFAIL
+        # Signals are handled by the main thread, which may be what is stuck.
+        self._give_up_after_grace()
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def finish(self) -> None:
         """Every task has ended."""
-        self._events.finish()
         self._pulse.end()
         self._domain.close()
+
+    def _give_up_after_grace(self) -> None:
+        timer = threading.Timer(self._grace_s, self._give_up, ["the grace period is over"])
+        timer.daemon = True
+        timer.start()
 
     def _second_signal(self, _number: int, _frame: FrameType | None) -> None:
         threading.Thread(target=self._give_up, args=["a second signal came"], name="give-up").start()
@@ -168,9 +184,8 @@ class Drain:
                     self._domain.planner.settle(claim, settlement, finished_at=datetime.now(UTC))
                 except RedisError as error:
                     log.warning("worker.not_handed_back", job_id=claim.job_id, error=str(error))
-            self._events.finish()
             self._pulse.end()
-            os._exit(0)
+            os._exit(self.status)
 
 
 def _keep_logging(**_: object) -> None:

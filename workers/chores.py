@@ -14,6 +14,8 @@ from jobs.chores import Held, Kind, Lost
 from jobs.domain import Domain
 from jobs.errors import NotFound, Unavailable
 from jobs.result_record import keep_record
+from jobs.rollback import roll_back
+from jobs.schedule_making import work_on
 from workers.http import Http
 from workers.manifest import ManifestRefused, ManifestUnavailable, keep_from_web
 
@@ -50,6 +52,16 @@ def register_chores(app: Celery, domain: Domain) -> None:
     def sweep(batch_id: str) -> str:
         """Let the jobs of a canceled or retried batch follow."""
         return _done(domain, Kind.SWEEP, batch_id, lambda held: _sweep(domain, batch_id, held))
+
+    @app.task(name=Kind.RUN.value, throws=(Lost,), shared=False)
+    def run(run_id: str) -> str:
+        """Make the batch of a schedule's run, or take note of its end."""
+        return _done(domain, Kind.RUN, run_id, lambda held: work_on(domain, run_id, held))
+
+    @app.task(name=Kind.ROLLBACK.value, throws=(Lost,), shared=False)
+    def rollback(batch_id: str) -> str:
+        """Point a batch's output keys back to the versions before."""
+        return _done(domain, Kind.ROLLBACK, batch_id, lambda held: roll_back(domain, batch_id, held))
 
     @app.task(name=Kind.RESULTS.value, throws=(Lost,), shared=False)
     def results(batch_id: str) -> str:

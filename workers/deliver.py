@@ -4,11 +4,11 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 import structlog
-from celery import Celery, Task
+from celery import Celery
 from celery.exceptions import Retry
 from redis.exceptions import RedisError
 
@@ -153,8 +153,8 @@ class Deliverer:
 def register_deliver(app: Celery, deliverer: Deliverer) -> None:
     """Make the task `deliver` known to a worker's app."""
 
-    @app.task(name=DELIVER, bind=True)
-    def deliver(task: "Task[Any, Any]", delivery_id: str, number: int) -> str:  # noqa: ARG001
+    @app.task(name=DELIVER, throws=(NotDelivered,))
+    def deliver(delivery_id: str, number: int) -> str:
         """One try of a delivery. It raises where the try failed, so that Flower shows what was."""
         return deliverer.deliver(delivery_id, number)
 

@@ -18,6 +18,7 @@ from jobs.backoff import History, decide
 from jobs.catalogue import ModelSpec
 from jobs.domain import Domain
 from jobs.encoding import MICRO
+from jobs.entries import Entry
 from jobs.errors import (
     BadResult,
     DeadlineExceeded,
@@ -30,16 +31,19 @@ from jobs.errors import (
     Transient,
     Unavailable,
 )
-from jobs.models import Checkpoint, Input, Output
+from jobs.models import Checkpoint, Output
 from jobs.object_names import output_location
 from jobs.pictures import EXTENSIONS, Picture
 from jobs.planner import Claim
+from jobs.reuse import fingerprint
 from jobs.settlement import OK, Settlement
 from workers.dialects import Answer, EditCall, dialect_of
 from workers.download import download
 from workers.fetch import InputFetcher
 from workers.held import Held
 from workers.http import Http
+from workers.placing import found_again, place
+from workers.reusing import Equal, Obtained, Reusing
 from workers.thumbnails import put_thumbnail
 from workers.timings import AttemptReport, Listener, Stopwatch, answer_class, names_of
 from workers.verify import verify
@@ -75,7 +79,7 @@ class Editor:
         self._worker = worker
         self._listeners = tuple(listeners)
         self._http = Http(domain.settings.private_networks)
-        self._fetcher = InputFetcher(self._http, domain.bucket, domain.settings)
+        self._reusing = Reusing(domain, InputFetcher(self._http, domain.bucket, domain.settings))
 
     def edit(self, job_id: str, attempt: int) -> Ended | None:
         """Run one attempt to its settlement; None where the message was to be dropped."""
@@ -91,7 +95,7 @@ class Editor:
                 structlog.contextvars.bound_contextvars(**names_of(claim)),
                 spans.span("edit", parent=given, job_id=job_id, attempt=attempt),
             ):
-                one = _Attempt(self._domain, self._held, self._http, self._fetcher, claim)
+                one = _Attempt(self._domain, self._held, self._http, self._reusing, claim)
                 ended = one.run()
                 report = one.report(ended)
                 for listener in self._listeners:
@@ -123,11 +127,11 @@ def insist(held: Held, step: Callable[[], T]) -> T:
 class _Attempt:
     """The steps of one attempt, in their order."""
 
-    def __init__(self, domain: Domain, held: Held, http: Http, fetcher: InputFetcher, claim: Claim) -> None:
+    def __init__(self, domain: Domain, held: Held, http: Http, reusing: Reusing, claim: Claim) -> None:
         self._domain = domain
         self._held = held
         self._http = http
-        self._fetcher = fetcher
+        self._reusing = reusing
         self._claim = claim
         self._model: ModelSpec = domain.catalogue.get(claim.spec.model)
         self._price = round(self._model.price_usd * MICRO)
@@ -162,7 +166,7 @@ class _Attempt:
             written = insist(
                 self._held,
                 lambda: self._domain.planner.settle(
-                    self._claim, settlement, finished_at=self._now(), cost_micro_usd=cost
+                    self._claim, settlement, finished_at=self._now(), cost_micro_usd=cost, entry=self._entry(settlement)
                 ),
             )
         self._tell_log(settlement, written)
@@ -182,21 +186,16 @@ class _Attempt:
 
     def _buy(self) -> Output:
         """Fetch, call, checkpoint, and keep."""
-        image = self._claim.input.image
-        with self._watch.step("fetch"):
-            fetched = self._fetcher.fetch(image, self._model, self._claim.tenant, stop=self._stopped)
+        obtained = self._obtain()
+        if obtained.equal is not None:
+            output = self._take(obtained.equal)
+            if output is not None:
+                return output
+            obtained = self._obtain(reuse=False)
+        fetched = obtained.fetched
+        if fetched is None:
+            raise Transient("the picture was not read", code="internal_error")
         picture = fetched.picture
-        self._fetched_bytes = len(fetched.data)
-        known = Input(
-            image=image,
-            sha256=fetched.sha256,
-            bytes=len(fetched.data),
-            media_type=picture.media_type,
-            width=picture.width,
-            height=picture.height,
-        )
-        self._claim = replace(self._claim, input=known)
-        self._before = fetched.data if self._claim.sheet else None
         self._held.check(self._claim)
         self._called = True
         with self._watch.step("provider"):
@@ -220,6 +219,36 @@ class _Attempt:
         if answer.data is None:
             raise BadResult("the answer has neither a URL nor a picture", maybe_billed=True)
         return self._keep(answer.data, answer.seed, picture, answer=answer)
+
+    def _obtain(self, *, reuse: bool = True) -> Obtained:
+        with self._watch.step("fetch"):
+            obtained = insist(
+                self._held, lambda: self._reusing.obtain(self._claim, self._model, self._stopped, reuse=reuse)
+            )
+        self._claim = replace(self._claim, input=obtained.input)
+        data = obtained.fetched.data if obtained.fetched else b""
+        self._fetched_bytes = len(data)
+        self._before = data if self._claim.sheet and data else None
+        return obtained
+
+    def _take(self, equal: Equal) -> Output | None:
+        """Take an equal edit's output instead of buying one; None where it is gone by now."""
+        self._held.check(self._claim)
+        with self._watch.step("put"):
+            output = insist(self._held, lambda: self._reusing.take(self._claim, self._model, equal))
+        if output is not None and self._claim.sheet:
+            most = self._model.max_result_bytes
+            made = self._domain.bucket.get(output.bucket, output.key, max_bytes=most)
+            put_thumbnail(self._domain, self._claim.job_id, self._before, made)
+        return output
+
+    def _entry(self, settlement: Settlement) -> Entry | None:
+        """Where equal edits will find this one, if it ends well."""
+        claim = self._claim
+        if settlement.output is None or claim.input.sha256 is None:
+            return None
+        print_ = fingerprint(claim.tenant, claim.input.sha256, claim.spec, self._model)
+        return self._domain.reuse.entry(claim.tenant, print_, claim.job_id, self._now())
 
     def _resume(self, checkpoint: Checkpoint) -> Output:
         """Go on where an earlier attempt had the provider's answer: nothing is bought."""
@@ -294,13 +323,13 @@ class _Attempt:
             seed=seed,
         )
         with self._watch.step("put"):
-            self._put(output, data, hold=answer is not None)
+            output = self._put(output, data, hold=answer is not None)
         if claim.sheet:
             put_thumbnail(self._domain, claim.job_id, self._before, data)
         return output
 
-    def _put(self, output: Output, data: bytes, *, hold: bool) -> None:
-        """Put the result into the bucket.
+    def _put(self, output: Output, data: bytes, *, hold: bool) -> Output:
+        """Put the result into the bucket; returns it with its version.
 
         Args:
             output: where, and what is said of it.
@@ -313,16 +342,7 @@ class _Attempt:
             metadata["seed"] = str(output.seed)
         while True:
             try:
-                kept = self._domain.bucket.put_fenced(
-                    output.bucket,
-                    output.key,
-                    data,
-                    media_type=output.media_type,
-                    metadata=metadata,
-                    job_id=claim.job_id,
-                    attempt=claim.attempt,
-                    sha256=output.sha256,
-                )
+                kept = insist(self._held, lambda: place(self._domain, claim, output, data, metadata))
             except StorageFailed as error:
                 if not hold or self._held.interrupted:
                     raise
@@ -331,8 +351,9 @@ class _Attempt:
                 self._held.check(claim)
             else:
                 break
-        if not kept:
+        if kept is None:
             raise Interrupted("a later attempt has kept its result", code="lease_lost")
+        return kept
 
     def _find_kept(self, checkpoint: Checkpoint) -> Output:
         """The output an earlier attempt put into the bucket, if the put came through."""
@@ -342,7 +363,7 @@ class _Attempt:
             raise ResultGone("the worker that held the provider's answer was lost before the bucket had it")
         data = self._domain.bucket.get(bucket, key, max_bytes=self._model.max_result_bytes)
         made = verify(data, self._known_picture(), self._model)
-        return Output(
+        output = Output(
             bucket=bucket,
             key=key,
             sha256=checkpoint.sha256 or "",
@@ -352,6 +373,7 @@ class _Attempt:
             height=made.height,
             seed=checkpoint.seed,
         )
+        return insist(self._held, lambda: found_again(self._domain, self._claim, output, found))
 
     def _known_picture(self) -> Picture:
         """The input, as it was recorded with the checkpoint; whether it was rotated is not known any more."""

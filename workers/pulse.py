@@ -9,6 +9,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 from celery import bootsteps
@@ -16,7 +18,9 @@ from redis.exceptions import RedisError
 
 from jobs.domain import Domain
 from jobs.planner import Dispatch
+from workers.consuming import Consuming
 from workers.held import Held
+from workers.stall import Look, Verdict, Watch
 
 BEATS_A_LEASE = 10
 """So many renewals may fail before a lease ends."""
@@ -28,19 +32,30 @@ log = structlog.get_logger(__name__)
 
 
 class Pulse:
-    """The two threads of a worker that serves edits.
+    """The threads that keep a worker alive and honest.
 
     Args:
         domain: what the process works with.
         held: the attempts the worker holds.
+        consuming: what it takes from its queues.
         name: the worker's, one of a kind.
         slots: its threads for edits.
         queues: what it serves.
     """
 
-    def __init__(self, domain: Domain, held: Held, *, name: str, slots: int, queues: list[str]) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        held: Held,
+        consuming: Consuming,
+        *,
+        name: str,
+        slots: int,
+        queues: list[str],
+    ) -> None:
         self._domain = domain
         self._held = held
+        self._consuming = consuming
         self._name = name
         self._slots = slots
         self._draining = threading.Event()
@@ -48,13 +63,19 @@ class Pulse:
         self._threads: list[threading.Thread] = []
         self._words = {"host": socket.gethostname(), "pid": os.getpid(), "queues": queues, "slots": slots}
 
-    def start(self) -> None:
-        """Register the worker, then beat until `end`."""
+    def start(self, leave: Callable[[str], None]) -> None:
+        """Register the worker, then beat until `end`.
+
+        Args:
+            leave: told why, where the worker takes nothing any more and cannot be brought to.
+        """
         if self._threads:
             return
-        loops = (self._renewing, self._planning) if self._slots else (self._renewing,)
-        for loop in loops:
-            thread = threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True)
+        loops: dict[str, Callable[[], None]] = {"renewing": self._renewing, "watching": partial(self._watching, leave)}
+        if self._slots:
+            loops["planning"] = self._planning
+        for name, loop in loops.items():
+            thread = threading.Thread(target=loop, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -97,6 +118,23 @@ class Pulse:
             log.info("pulse.lost", jobs=[one.job_id for one in lost])
             self._held.mark_lost(lost)
 
+    def _watching(self, leave: Callable[[str], None]) -> None:
+        """See that what lies in the queues is taken. A thread of its own: a broker that hangs must stop no renewal."""
+        lease_s = self._domain.settings.lease_s
+        watch = Watch(patience_s=lease_s)
+        while not self._ended.wait(lease_s / BEATS_A_LEASE) and not self._draining.is_set():
+            taken, free = self._consuming.taken, self._consuming.free
+            # Whoever takes messages, or has no thread for one, needs no look at the broker.
+            backlog = self._consuming.backlog() if free > 0 and taken == watch.taken else None
+            watch, verdict = watch.after(Look(time.monotonic(), taken, free, backlog))
+            if verdict is Verdict.RESTART:
+                log.error("pulse.stalled", backlog=backlog, free=free, then="the consumer is restarted")
+                self._consuming.restart()
+            elif verdict is Verdict.LEAVE:
+                leave(f"{backlog} messages lie in its queues and it takes none, its consumer restarted or not")
+                break
+        self._consuming.close()
+
     def _planning(self) -> None:
         while not self._ended.is_set():
             self._held.changed.clear()
@@ -113,13 +151,14 @@ class Pulse:
             self._held.changed.wait(wait_s)
 
 
-def step_of(pulse: Pulse) -> type[bootsteps.StartStopStep]:
+def step_of(pulse: Pulse, consuming: Consuming, leave: Callable[[str], None]) -> type[bootsteps.StartStopStep]:
     """The bootstep that starts a pulse with its worker. What ends it is the worker's shutdown, after the last task."""
 
     class PulseStep(bootsteps.StartStopStep):
         requires = ("celery.worker.components:Pool",)
 
-        def start(self, worker: object) -> None:  # noqa: ARG002
-            pulse.start()
+        def start(self, worker: object) -> None:
+            consuming.bind(worker)
+            pulse.start(leave)
 
     return PulseStep

@@ -4,7 +4,7 @@
 -- ARGV[4] attempt   ARGV[5] name of the worker   ARGV[6] a token of this claim, so that the same call sent again succeeds
 -- Returns {} if the message is to be dropped, else {now in ms, name of the tenant, what the batch's jobs share (JSON, or
 -- ''), what its approval changed (the same), '1' if it wants thumbnails, field, value, …} of the record, and its lane's
--- `since` where it has one.
+-- `since` where it has one, and its batch's `supersede`.
 
 local job, attempt, worker, token = KEYS[6], ARGV[4], ARGV[5], ARGV[6]
 local r = redis.call('HMGET', job, 'state', 'attempt', 'claimed', 'lane', 'holder')
@@ -19,12 +19,16 @@ redis.call('HSETNX', job, 'started', exact(NOW))
 local answer = redis.call('HGETALL', job)
 table.insert(answer, 1, exact(NOW))
 table.insert(answer, 2, l[1])
-local shared = l[3] ~= '' and redis.call('HMGET', l[3], 'defaults', 'changes', 'sheet') or {}
+local shared = l[3] ~= '' and redis.call('HMGET', l[3], 'defaults', 'changes', 'sheet', 'supersede') or {}
 table.insert(answer, 3, shared[1] or '')
 table.insert(answer, 4, l[4] ~= '1' and shared[2] or '')
 table.insert(answer, 5, shared[3] or '')
 if l[5] then
   answer[#answer + 1] = 'since'
   answer[#answer + 1] = l[5]
+end
+if shared[4] then
+  answer[#answer + 1] = 'supersede'
+  answer[#answer + 1] = shared[4]
 end
 return answer

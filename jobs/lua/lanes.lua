@@ -2,7 +2,7 @@
 --
 -- KEYS[6…] one model record a model
 -- ARGV[4] most lanes of a model to look into
--- Returns a list a model: {lanes, weight, moment, weight, moment, …}, the moment in ms since when the lane's next job has
+-- Returns now in ms, and then a list a model: {lanes, weight, moment, weight, moment, …}, the moment in ms since when the lane's next job has
 -- been queued and free to be taken.
 
 local ALPHABET = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
@@ -15,7 +15,7 @@ local function made(job)
   return ms
 end
 
-local most, answer = tonumber(ARGV[4]), {}
+local most, answer = tonumber(ARGV[4]), {exact(NOW)}
 for i = 6, #KEYS do
   local ring = redis.call('HGET', KEYS[i], 'ring')
   local found, looked = {0}, 0

@@ -39,6 +39,7 @@ local function give_way()
 end
 
 local function place(run, tick, policy)
+  if redis.call('EXISTS', run) == 1 then return end
   local current = redis.call('HGET', schedule, 'current')
   if not current then
     write(run, tick, 'due')
@@ -71,10 +72,9 @@ local function trim()
 end
 
 if order.trigger == 'manual' then
-  if redis.call('EXISTS', KEYS[11]) == 0 then
-    if overlap == 'skip' and redis.call('HEXISTS', schedule, 'current') == 1 then return {'busy'} end
-    place(KEYS[11], order.ticks[1], overlap)
-  end
+  local again = redis.call('EXISTS', KEYS[11]) == 1
+  if not again and overlap == 'skip' and redis.call('HEXISTS', schedule, 'current') == 1 then return {'busy'} end
+  place(KEYS[11], order.ticks[1], overlap)
   trim()
   return {'ok', 1, 0}
 end
@@ -86,7 +86,7 @@ for i, tick in ipairs(order.ticks) do
   if tick > NOW or (ends and tick > ends) then
     next_tick = tick
     break
-  elseif NOW - tick > catch_up then
+  elseif NOW - tick > catch_up and redis.call('EXISTS', KEYS[10 + i]) == 0 then
     write(KEYS[10 + i], tick, 'missed', 'it was due during a downtime, before the catch-up window')
     missed = missed + 1
   else

@@ -1,12 +1,13 @@
 -- An attempt ends: its lease, what the endpoint taught about its limits, and, if it still is the job's attempt, the job.
 --
--- KEYS[6] job
+-- KEYS[6] job   KEYS[7] where an equal edit will find it; not touched where `entry` is null
 -- ARGV[4] attempt
 -- ARGV[5] JSON: {
 --   to: succeeded | filtered | failed | waiting | queued, outcome: as the attempt's line says,
 --   fields: {field: text} to set, drop: [field] to remove, log: the attempt's line for the log,
 --   delay_ms: for waiting, cost: millionths of a dollar that it cost or may have cost, count: whether the attempt uses up a try,
 --   reused: whether the output is an equal edit's,
+--   entry: null | {field, name of the job, how long KEYS[7] lives in ms}: what equal edits may take,
 --   signal: null | {kind: ok | rate | concurrency | trouble | park, limit, retry_after_ms, code, reason} }
 -- Returns 1, or 0 where the fence refused the job's part (the lease is given up all the same).
 
@@ -134,7 +135,8 @@ for field, value in pairs(order.fields) do
 end
 if #written > 0 then redis.call('HSET', job, unpack(written)) end
 redis.call('HDEL', job, 'claimed', 'worker', 'holder', unpack(order.drop))
-log_attempt(job, order.log)
+-- The end is told by the one clock of the fleet, and the same in the log as in events.
+log_attempt(job, (string.gsub(order.log, '"finished_ms":%d+', '"finished_ms":' .. exact(NOW), 1)))
 if order.count then redis.call('HINCRBY', job, 'tries', 1) end
 
 if order.to == 'waiting' then
@@ -150,9 +152,14 @@ else
     redis.call('HINCRBY', batch, 'edits', 1)
     if order.reused then redis.call('HINCRBY', batch, 'reused', 1) end
   end
-  -- Nothing is tried or charged any more after a success; records are counted by the hundred thousand.
-  if order.to == 'succeeded' then redis.call('HDEL', job, 'tries', 'paid') end
+  if order.to == 'succeeded' and order.entry ~= cjson.null then
+    redis.call('HSET', KEYS[7], order.entry[1], order.entry[2])
+    redis.call('PEXPIRE', KEYS[7], order.entry[3])
+  end
   finish(job, lane, 'running', order.to)
+  -- Nothing is tried or charged any more after a success, and its log has the moments: records are counted by the
+  -- hundred thousand.
+  if order.to == 'succeeded' then redis.call('HDEL', job, 'tries', 'paid', 'attempt', 'started', 'finished') end
 end
 redis.call('HINCRBY', totals, 'outcome:' .. order.outcome, 1)
 if order.reused then redis.call('HINCRBY', totals, 'reused', 1) end

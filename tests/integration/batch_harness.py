@@ -41,7 +41,7 @@ class Hands:
         self._tasks: dict[Kind, Callable[[str], str]] = {}
         app = Celery("hands", set_as_current=False)
         register_chores(app, domain)
-        self._tasks = {kind: app.tasks[kind.value] for kind in Kind}
+        self._tasks = {kind: app.tasks[kind.value] for kind in Kind if kind.value in app.tasks}
         self.slots = slots
 
     def csv(self, rows: int, *, header: str = "custom_id,image", line: str = "SKU-{n},s3://{b}/in/{n}.png") -> bytes:
@@ -130,5 +130,5 @@ class Hands:
 
 def adds_up(batch: Batch, states: Iterable[State] = State) -> bool:
     """Whether its counts make up its total."""
-    counts = batch.counts.model_dump()
+    counts: dict[str, int] = batch.counts.model_dump()
     return counts["total"] == sum(counts[state] for state in states) + counts["rejected"]

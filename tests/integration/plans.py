@@ -1,11 +1,11 @@
 """A planner over real scripts with a clock of its own, and short words for what tests do with it."""
 
-from datetime import UTC, datetime
 from itertools import count
 
 from redis import Redis
 
 from jobs.catalogue import Catalogue, ModelSpec, load_catalogue
+from jobs.encoding import moment
 from jobs.ids import batch_job_id, new_batch_id, new_job_id
 from jobs.keys import Keys
 from jobs.models import Input, JobSpec
@@ -80,7 +80,7 @@ class Plans:
     def end(self, claim: Claim, to: State = State.SUCCEEDED, *, signal: Signal | None = OK, delay_ms: int = 0) -> bool:
         outcome = {State.WAITING: "retry", State.QUEUED: "handed_back"}.get(to, str(to))
         settlement = Settlement(to, outcome, signal=signal, delay_ms=delay_ms)  # type: ignore[arg-type]
-        return self.planner.settle(claim, settlement, finished_at=datetime.now(UTC))
+        return self.planner.settle(claim, settlement, finished_at=moment(self.clock.now_ms))
 
     def state(self, job_id: str) -> State:
         return State(str(self.redis.hget(self.keys.job(job_id), "state")))

@@ -197,7 +197,10 @@ def test_the_scripts_refuse_a_transition_that_the_table_does_not_have(plans: Pla
         plans.planner._run(
             "settle",
             [plans.keys.job(job_id)],
-            [claim.attempt, '{"to":"new","fields":{},"drop":[],"log":"{}","delay_ms":0,"cost":0,"count":false,"signal":null}'],
+            [
+                claim.attempt,
+                '{"to":"new","fields":{},"drop":[],"log":"{}","delay_ms":0,"cost":0,"count":false,"signal":null}',
+            ],
         )
 
 

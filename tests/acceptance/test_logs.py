@@ -1,0 +1,121 @@
+"""What a run leaves in its logs: whose job each line is about, and nothing that was secret or said in confidence."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from infra.ports import Ports
+from infra.stand import KEY, api_process
+from jobs.states import State
+from tests.fleet import Fleet, eventually
+from tests.flower import scraped, total
+from tests.integration.receiver import receiving
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+CONTEXT = f"00-{TRACE}-00f067aa0ba902b7-01"
+PROMPT = "a-confidential-prompt"
+
+
+def picture() -> bytes:
+    held = BytesIO()
+    Image.new("RGB", (96, 64), "seagreen").save(held, "PNG")
+    return held.getvalue()
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """Every line, each of which is JSON, but for what Celery prints to stdout when a signal comes."""
+    said = log.read_text().replace("\nworker: Warm shutdown (MainProcess)\n", "")
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def run(fleet: Fleet, directory: Path, level: str) -> tuple[list[str], Path, list[Path], list[str]]:
+    """Jobs of all kinds, each with a webhook: their ids, the log of the API, those of the workers, and all secrets."""
+    domain = fleet.domain
+    key = domain.tenants.create_key("acme")
+    settings = domain.settings.model_copy(update={"log_level": level})
+    port = Ports().choose("api")
+    workers = [fleet.worker(RETOUCH_LOG_LEVEL=level, RETOUCH_METRICS_PORT="0")]
+    workers += [fleet.worker(RETOUCH_LOG_LEVEL=level, queues="webhooks")]
+    api = api_process(settings, directory / "api.log", port)
+    url = f"http://127.0.0.1:{port}"
+    headers = {"authorization": f"Bearer {key}", "traceparent": CONTEXT}
+    directives = ("", "[sim:fail=503*1]", "[sim:fail=400]", "[sim:censored]", "[sim:badimage*1]")
+    with receiving() as receiver:
+        api.wait_until(lambda: _lives(url))
+        ids = []
+        for directive in directives:
+            answer = httpx.post(
+                f"{url}/v1/jobs",
+                headers=headers,
+                data={"prompt": f"{directive} {PROMPT} {level}", "webhook_url": receiver.url},
+                files={"image": ("in.png", picture(), "image/png")},
+            )
+            ids.append(answer.raise_for_status().json()["id"])
+        states = [fleet.ended(job_id).state for job_id in ids]
+        assert states == [State.SUCCEEDED, State.SUCCEEDED, State.FAILED, State.FILTERED, State.SUCCEEDED]
+        told = receiver.wait_for(lambda got: len(got) >= len(ids))
+        assert {got.headers.get("traceparent") for got in told} == {CONTEXT}
+    secrets = [
+        key,
+        KEY,
+        domain.tenants.webhook_secret("acme"),
+        str(domain.redis.connection_pool.connection_kwargs["password"]),
+    ]
+    metrics = next(line for line in lines_of(workers[0].log) if line["event"] == "metrics.serving")
+    samples = scraped(f"http://127.0.0.1:{metrics['port']}/metrics")
+    assert total(samples, "retouch_step_seconds_count", step="put") == 3
+    assert total(samples, "retouch_provider_answers_total", answer="server_error") == 1
+    assert total(samples, "retouch_provider_answers_total", answer="bad_result") == 1
+    assert total(samples, "retouch_picture_bytes_total", direction="kept") > 0
+    for worker in workers:
+        worker.terminate()
+    eventually(lambda: all(worker.process.poll() is not None for worker in workers), what="the workers have ended")
+    api.close(grace_s=25)
+    return ids, api.log, [worker.log for worker in workers], secrets
+
+
+def _lives(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/livez").is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_every_line_of_an_attempt_names_its_job_and_the_submitter_s_trace_reaches_provider_and_receiver(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    fleet = make_fleet()
+    ids, api_log, logs, secrets = run(fleet, tmp_path, "INFO")
+    calls = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": PROMPT}).json()["data"]
+    assert {call["headers"].get("traceparent") for call in calls} == {CONTEXT}
+    settled = [line for line in lines_of(logs[0]) if line["event"] == "edit.settled"]
+    assert {line["job_id"] for line in settled} == set(ids)
+    for line in settled:
+        assert (line["tenant"], line["trace_id"], line["model"]) == ("acme", TRACE, "step-image-edit-2")
+        assert line["attempt"] >= 1
+        assert line["steps"]["provider"] > 0
+    told = [line for line in lines_of(logs[1]) if line["event"] == "deliver.tried"]
+    assert len(told) == len(ids)
+    assert {(line["tenant"], line["trace_id"]) for line in told} == {("acme", TRACE)}
+    submits = [line for line in lines_of(api_log) if line["event"] == "request" and line["method"] == "POST"]
+    assert {line["trace_id"] for line in submits} == {TRACE}
+    text = "".join(log.read_text() for log in (api_log, *logs))
+    assert PROMPT not in text
+    for secret in (*secrets, "IHDR", "iVBORw0KGgo"):
+        assert secret not in text
+
+
+def test_no_secret_is_in_the_logs_even_when_everything_is_logged(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    fleet = make_fleet()
+    _, api_log, logs, secrets = run(fleet, tmp_path, "DEBUG")
+    text = "".join(log.read_text() for log in (api_log, *logs))
+    assert '"level": "debug"' in text
+    for secret in (*secrets, "whsec_", "Bearer "):
+        assert secret not in text, secret[:8]

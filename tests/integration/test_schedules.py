@@ -1,0 +1,362 @@
+"""Schedules by a clock that is told what to show: one run a tick, whatever happens around it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.batch_models import BatchState
+from jobs.chores import Kind
+from jobs.errors import Conflict, InvalidInput, NotFound
+from jobs.schedule_models import RunState, ScheduleChange, ScheduleState, batch_id_of, run_id
+from jobs.schedule_submission import change_schedule, delete_schedule
+from jobs.settings import Settings
+from jobs.states import State
+from tests.conftest import Clock
+from tests.integration.schedule_harness import Timetable, open_at
+from workers.firing import fire
+
+MIDNIGHT = datetime(2027, 1, 15, tzinfo=UTC)
+
+
+@pytest.fixture
+def timetable(make_settings: Callable[..., Settings], tmp_path: Path, clock: Clock) -> Iterator[Timetable]:
+    domain = open_at(make_settings, tmp_path, clock)
+    made = Timetable(domain, clock)
+    made.set(MIDNIGHT)
+    yield made
+    domain.close()
+
+
+def hours(number: float) -> timedelta:
+    return timedelta(hours=number)
+
+
+def test_a_tick_becomes_a_run_the_run_a_batch_and_its_end_is_told(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    assert timetable.schedule(schedule).next_run_at == MIDNIGHT + hours(1)
+    assert timetable.fire() == 0
+    timetable.set(MIDNIGHT + hours(1))
+    assert timetable.fire() == 1
+    assert timetable.fire() == 0
+    timetable.begin()
+    (run,) = timetable.runs(schedule)
+    assert (run.state, run.trigger, run.scheduled_at) == (RunState.RUNNING, "cron", MIDNIGHT + hours(1))
+    assert run.batch_id is not None
+    batch = timetable.hands.batch(run.batch_id)
+    assert (batch.state, batch.schedule_id, batch.run_id) == (BatchState.RUNNING, schedule, run.id)
+    assert batch.defaults["reuse"] is True
+    assert run.counts is not None
+    assert run.counts.queued == 1
+    assert timetable.finish() == 1
+    (run,) = timetable.runs(schedule)
+    assert run.state is RunState.COMPLETED
+    assert run.counts is not None
+    assert run.counts.succeeded == 1
+    assert timetable.schedule(schedule).runs.completed == 1
+    assert timetable.schedule(schedule).current_run is None
+    assert timetable.open_chores(Kind.RUN) == []
+    assert timetable.hands.events("schedule.") == ["schedule.run_started"]
+
+
+def test_five_hours_of_downtime_with_a_window_of_two_are_two_runs_and_three_missed(timetable: Timetable) -> None:
+    schedule = timetable.make(catch_up_s=7200)
+    timetable.set(MIDNIGHT + hours(5) + timedelta(minutes=1))
+    assert timetable.fire() == 2
+    assert timetable.states(schedule) == ["missed", "missed", "missed", "due", "queued"]
+    assert timetable.schedule(schedule).next_run_at == MIDNIGHT + hours(6)
+    assert timetable.finish() == 2
+    assert timetable.states(schedule) == ["missed", "missed", "missed", "completed", "completed"]
+    totals = timetable.schedule(schedule).runs
+    assert (totals.missed, totals.completed, totals.skipped) == (3, 2, 0)
+    assert all(run.reason for run in timetable.runs(schedule)[:3])
+
+
+def test_a_month_of_minutes_is_gone_through_in_stretches_and_its_newest_runs_are_kept(timetable: Timetable) -> None:
+    schedule = timetable.make("* * * * *", catch_up_s=120)
+    timetable.set(MIDNIGHT + timedelta(days=1, seconds=5))
+    assert timetable.fire() == 2
+    totals = timetable.schedule(schedule).runs
+    assert totals.missed == 1440 - 2
+    assert len(timetable.domain.redis.zrange(timetable.domain.keys.runs(schedule), 0, -1)) == 500
+    assert timetable.schedule(schedule).next_run_at == MIDNIGHT + timedelta(days=1, minutes=1)
+
+
+def test_two_hundred_schedules_due_in_one_second_are_two_hundred_runs_whoever_fires(timetable: Timetable) -> None:
+    made = [timetable.make() for _ in range(200)]
+    timetable.set(MIDNIGHT + hours(1))
+    counts: list[int] = []
+    start = threading.Barrier(4)
+
+    def call() -> None:
+        start.wait()
+        counts.append(fire(timetable.domain))
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert sum(counts) == 200
+    assert [timetable.states(one) for one in made] == [["due"]] * 200
+    assert len(timetable.open_chores(Kind.RUN)) == 200
+
+
+def test_a_caller_whose_view_is_old_claims_nothing(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    timetable.set(MIDNIGHT + hours(1))
+    (seen,) = timetable.domain.schedules.due()
+    assert timetable.fire() == 1
+    assert timetable.domain.schedules.claim(seen) is None
+    assert timetable.states(schedule) == ["due"]
+
+
+def test_a_caller_whose_clock_is_ahead_claims_nothing_before_its_time(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    timetable.set(MIDNIGHT + hours(1))
+    (seen,) = timetable.domain.schedules.due()
+    timetable.set(MIDNIGHT + hours(1) - timedelta(seconds=5))
+    claimed = timetable.domain.schedules.claim(seen)
+    assert claimed is not None
+    assert claimed.runs == 0
+    assert timetable.states(schedule) == []
+    assert timetable.schedule(schedule).next_run_at == MIDNIGHT + hours(1)
+
+
+def test_a_worker_lost_between_claim_and_batch_leaves_a_run_that_another_completes_once(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    timetable.set(MIDNIGHT + hours(1))
+    timetable.fire()
+    (run,) = timetable.open_chores(Kind.RUN)
+    # It held the chore, began the batch and was gone before it could say so.
+    with timetable.domain.chores.hold(Kind.RUN, run) as held:
+        assert held is not None
+        from jobs import schedule_making  # noqa: PLC0415
+
+        work = schedule_making._Work(timetable.domain, run, timetable.domain.runs.record(run), held)
+        template, record = timetable.domain.schedules.read("acme", schedule)
+        work._begin(template, record)
+    assert timetable.hands.do(Kind.RUN, run).startswith("dropped")
+    timetable.clock.advance(10)
+    assert timetable.finish() == 1
+    assert timetable.states(schedule) == ["completed"]
+    assert len(timetable.domain.batches.page("acme").data) == 1
+
+
+@pytest.mark.parametrize(
+    ("overlap", "then", "later"),
+    [
+        ("skip", ["running", "skipped"], ["completed", "skipped"]),
+        ("queue", ["running", "queued"], ["completed", "completed"]),
+        ("cancel_previous", ["running", "queued"], ["canceled", "completed"]),
+    ],
+)
+def test_a_run_that_is_due_while_the_one_before_goes_on(
+    timetable: Timetable, overlap: str, then: list[str], later: list[str]
+) -> None:
+    schedule = timetable.make(overlap=overlap)
+    timetable.set(MIDNIGHT + hours(1))
+    timetable.fire()
+    timetable.begin()
+    timetable.set(MIDNIGHT + hours(2))
+    timetable.fire()
+    assert timetable.states(schedule) == then
+    timetable.finish()
+    assert timetable.states(schedule) == later
+    assert timetable.schedule(schedule).current_run is None
+    assert timetable.open_runs(schedule) == []
+
+
+def test_the_last_of_several_that_cancel_the_one_before_is_the_one_that_runs(timetable: Timetable) -> None:
+    schedule = timetable.make(overlap="cancel_previous")
+    for hour in (1, 2, 3):
+        timetable.set(MIDNIGHT + hours(hour))
+        timetable.fire()
+    timetable.finish()
+    assert timetable.states(schedule) == ["canceled", "canceled", "completed"]
+
+
+def test_a_paused_schedule_is_not_due_and_a_resumed_one_goes_on_with_its_next_tick(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    paused = timetable.domain.schedules.pause("acme", schedule)
+    assert (paused.state, paused.next_run_at) == (ScheduleState.PAUSED, None)
+    with pytest.raises(Conflict):
+        timetable.domain.schedules.pause("acme", schedule)
+    timetable.set(MIDNIGHT + hours(3.5))
+    assert timetable.fire() == 0
+    resumed = timetable.domain.schedules.resume("acme", schedule)
+    assert (resumed.state, resumed.next_run_at) == (ScheduleState.ACTIVE, MIDNIGHT + hours(4))
+    assert timetable.fire() == 0
+    assert timetable.states(schedule) == []
+
+
+def test_a_schedule_ends_with_its_end_date(timetable: Timetable) -> None:
+    schedule = timetable.make(ends_at=(MIDNIGHT + hours(2)).isoformat())
+    assert timetable.schedule(schedule).next_runs == [MIDNIGHT + hours(1), MIDNIGHT + hours(2)]
+    timetable.set(MIDNIGHT + hours(4))
+    timetable.fire()
+    assert [run.scheduled_at for run in timetable.runs(schedule)] == [MIDNIGHT + hours(1), MIDNIGHT + hours(2)]
+    ended = timetable.schedule(schedule)
+    assert (ended.state, ended.next_run_at) == (ScheduleState.ENDED, None)
+    longer = change_schedule(timetable.domain, "acme", schedule, ScheduleChange(ends_at=MIDNIGHT + hours(9)))
+    assert (longer.state, longer.next_run_at) == (ScheduleState.ACTIVE, MIDNIGHT + hours(5))
+
+
+def test_a_run_now_is_beside_the_ticks_and_keeps_to_the_overlap(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    timetable.domain.schedules.pause("acme", schedule)
+    run = timetable.domain.schedules.run_now("acme", schedule)
+    assert (run.state, run.trigger) == (RunState.DUE, "manual")
+    timetable.clock.advance(1)
+    with pytest.raises(Conflict):
+        timetable.domain.schedules.run_now("acme", schedule)
+    assert timetable.finish() == 1
+    timetable.clock.advance(1)
+    assert timetable.domain.schedules.run_now("acme", schedule).id != run.id
+
+
+def test_a_run_whose_manifest_is_not_there_fails_and_is_told(timetable: Timetable) -> None:
+    bucket = timetable.domain.bucket.name
+    schedule = timetable.make(manifest=f"s3://{bucket}/lists/gone.csv")
+    timetable.set(MIDNIGHT + hours(1))
+    timetable.fire()
+    timetable.finish()
+    (run,) = timetable.runs(schedule)
+    assert (run.state, run.batch_id) == (RunState.FAILED, None)
+    assert "no object" in (run.reason or "")
+    assert timetable.hands.events("schedule.") == ["schedule.run_failed"]
+    # The next one is not kept from its turn.
+    timetable.domain.bucket.put(bucket, "lists/gone.csv", timetable.hands.csv(2), media_type="text/csv")
+    timetable.set(MIDNIGHT + hours(2))
+    timetable.fire()
+    assert timetable.finish() == 2
+    assert timetable.states(schedule) == ["failed", "completed"]
+
+
+def test_a_batch_without_a_good_row_is_a_failed_run(timetable: Timetable) -> None:
+    schedule = timetable.make(items=[{"custom_id": "A", "image": "ftp://nowhere/x.png"}])
+    timetable.set(MIDNIGHT + hours(1))
+    timetable.fire()
+    timetable.finish()
+    (run,) = timetable.runs(schedule)
+    assert run.state is RunState.FAILED
+    assert run.batch_id is not None
+    assert timetable.hands.events("schedule.") == ["schedule.run_started", "schedule.run_failed"]
+
+
+def test_a_batch_that_is_tried_again_after_its_run_ended_corrects_what_the_run_says(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    timetable.set(MIDNIGHT + hours(1))
+    timetable.fire()
+    timetable.begin()
+    timetable.hands.work(State.FAILED)
+    timetable.finish()
+    (run,) = timetable.runs(schedule)
+    assert run.counts is not None
+    assert (run.state, run.counts.failed) == (RunState.COMPLETED, 1)
+    timetable.domain.batches.retry("acme", run.batch_id or "", [State.FAILED])
+    timetable.finish()
+    (run,) = timetable.runs(schedule)
+    assert run.counts is not None
+    assert (run.counts.failed, run.counts.succeeded) == (0, 1)
+    assert timetable.schedule(schedule).runs.completed == 1
+
+
+def test_what_is_changed_counts_from_the_next_run_and_what_is_left_out_stays(timetable: Timetable) -> None:
+    schedule = timetable.make(budget_usd=1)
+    changed = change_schedule(
+        timetable.domain, "acme", schedule, ScheduleChange(cron="30 2 * * *", timezone="Europe/Berlin", budget_usd=None)
+    )
+    assert changed.next_run_at == MIDNIGHT + hours(1.5)
+    assert (changed.budget_usd, changed.items_count, changed.name) == (None, 1, "nightly")
+    with pytest.raises(InvalidInput) as refused:
+        change_schedule(timetable.domain, "acme", schedule, ScheduleChange(cron="61 * * * *"))
+    assert "minute" in str(refused.value)
+    with pytest.raises(InvalidInput):
+        change_schedule(timetable.domain, "acme", schedule, ScheduleChange(name=None))
+
+
+def test_a_change_that_races_with_a_tick_does_not_bring_the_tick_back(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    timetable.set(MIDNIGHT + hours(1))
+    template, record = timetable.domain.schedules.read("acme", schedule)
+    timetable.fire()
+    assert timetable.domain.schedules.write(
+        schedule, "acme", template, revision=record["revision"], state=ScheduleState.ACTIVE,
+        next_tick=MIDNIGHT + hours(1),
+    )  # fmt: skip
+    timetable.fire()
+    assert timetable.states(schedule) == ["due"]
+
+
+def test_a_deleted_schedule_leaves_nothing_but_its_batches(timetable: Timetable) -> None:
+    schedule = timetable.make(overlap="queue")
+    for hour in (1, 2):
+        timetable.set(MIDNIGHT + hours(hour))
+        timetable.fire()
+        timetable.begin()
+    (batch,) = timetable.domain.batches.page("acme").data
+    delete_schedule(timetable.domain, "acme", schedule)
+    timetable.finish()
+    assert timetable.hands.batch(batch.id).state is BatchState.COMPLETED
+    left: Any = timetable.domain.redis.keys(f"{timetable.domain.keys.prefix}*{schedule.removeprefix('sch_')}*")
+    assert left == []
+    with pytest.raises(NotFound):
+        timetable.schedule(schedule)
+
+
+def test_another_tenants_schedule_is_not_there(timetable: Timetable) -> None:
+    schedule = timetable.make()
+    for act in (
+        lambda: timetable.domain.schedules.get("globex", schedule),
+        lambda: timetable.domain.schedules.pause("globex", schedule),
+        lambda: timetable.domain.schedules.run_now("globex", schedule),
+        lambda: timetable.domain.runs.page("globex", schedule),
+        lambda: delete_schedule(timetable.domain, "globex", schedule),
+    ):
+        with pytest.raises(NotFound):
+            act()
+
+
+def test_lists_come_in_pages(timetable: Timetable) -> None:
+    made = [timetable.make() for _ in range(3)]
+    first = timetable.domain.schedules.page("acme", limit=2)
+    rest = timetable.domain.schedules.page("acme", limit=2, cursor=first.next_cursor)
+    assert [one.id for one in (*first.data, *rest.data)] == made[::-1]
+    assert rest.next_cursor is None
+    timetable.set(MIDNIGHT + hours(5))
+    timetable.fire()
+    page = timetable.domain.runs.page("acme", made[0], limit=3)
+    more = timetable.domain.runs.page("acme", made[0], limit=3, cursor=page.next_cursor)
+    assert [run.scheduled_at.hour for run in (*page.data, *more.data)] == [5, 4, 3, 2, 1]
+    with pytest.raises(InvalidInput):
+        timetable.domain.runs.page("acme", made[0], cursor="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"cron": "61 * * * *"}, "cron"),
+        ({"timezone": "Mars/Base"}, "timezone"),
+        ({"defaults": {"prompt": "x" * 600}}, "defaults.prompt"),
+        ({"manifest": "s3://elsewhere/list.csv"}, "manifest"),
+        ({"manifest": "ftp://example.com/list.csv"}, "manifest"),
+        ({"not_before": "2027-01-01T00:00:00Z"}, "not_before"),
+        ({"overlap": "maybe"}, "overlap"),
+        ({"webhook_url": "https://user@example.com/"}, "webhook_url"),
+    ],
+)
+def test_a_bad_request_names_its_field(timetable: Timetable, fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        timetable.make(**fields)
+    assert [error.field for error in refused.value.errors] == [field]
+
+
+def test_ids_of_runs_and_batches_follow_from_what_they_are_of() -> None:
+    run = run_id("sch_01KD3V6E5Y2M8Q4T7W9Z0ABCDE", 1_800_000_000_000)
+    assert run == "run_01KD3V6E5Y2M8Q4T7W9Z0ABCDE-1800000000000"
+    assert batch_id_of(run, 1_800_000_000_123) == batch_id_of(run, 1_800_000_000_123)
+    assert batch_id_of(run, 1_800_000_000_123) != batch_id_of(run + "m", 1_800_000_000_123)
