@@ -30,6 +30,7 @@ from jobs.stats import Stats
 from jobs.status import Status
 from jobs.store import Store
 from jobs.tenants import Tenants
+from jobs.tidying import Tidying
 from jobs.tracing import Spans, open_spans
 
 DAY_S = 86_400
@@ -47,6 +48,7 @@ class Domain:
     store: Store
     status: Status
     tenants: Tenants
+    tidying: Tidying
     bucket: Bucket
     broker: Broker
     seal: Seal
@@ -96,6 +98,7 @@ class Domain:
             store=Store(redis, keys),
             status=status,
             tenants=Tenants(redis, keys, seal),
+            tidying=Tidying(redis, keys),
             bucket=bucket,
             broker=Broker(make_celery(settings), planner),
             seal=seal,

@@ -155,6 +155,16 @@ class Keys:
         """Sorted set, all scores 0: `custom_id`, a zero byte, job key."""
         return f"{self.prefix}customs:{tenant}"
 
+    @property
+    def tidied(self) -> str:
+        """Hash: index key -> the member at which the walk that tidies it has come."""
+        return f"{self.prefix}tidied"
+
+    @property
+    def tidying(self) -> str:
+        """String: who takes this minute's step has set it."""
+        return f"{self.prefix}tidying"
+
     def idempotency(self, tenant: str, digest: str) -> str:
         """Hash: what an Idempotency-Key stands for; `digest` is the key's SHA-256."""
         return f"{self.prefix}idem:{tenant}:{digest}"

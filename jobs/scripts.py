@@ -1,7 +1,8 @@
 """The Lua scripts as callables: each file of `lua/`, with what it needs before it.
 
-A script on jobs has `core.lua` before it; one that changes a job's state also the table of transitions and `prelude.lua`.
-Most of a small script's time would go into making functions that it does not call: so the others go without.
+A script on jobs has `core.lua` before it; one that changes a job's state also the table of transitions and
+`prelude.lua`. Most of a small script's time would go into making functions that it does not call, so the others go
+without.
 """
 
 from collections.abc import Callable, Iterable, Sequence

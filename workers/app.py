@@ -29,6 +29,7 @@ from workers.held import Held
 from workers.metrics import WorkerMetrics
 from workers.pulse import Pulse, step_of
 from workers.telling import start_telling
+from workers.tidying import start_tidying
 
 EX_TEMPFAIL = 75
 """The exit status of a worker that wants to be started again, as sysexits.h has it."""
@@ -70,6 +71,7 @@ def run_worker(
         register_chores(app, domain)
     worker_shutting_down.connect(start_looking(domain), weak=False)
     worker_shutting_down.connect(start_firing(domain), weak=False)
+    worker_shutting_down.connect(start_tidying(domain), weak=False)
     if WEBHOOKS in queues:
         listeners = [metrics.exchange] if metrics else []
         end_telling = start_telling(app, domain, threads=concurrency, name=name, listeners=listeners)

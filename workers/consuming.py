@@ -93,7 +93,7 @@ class Consuming:
             self._look_again()
 
     def _look_again(self) -> None:
-        """A thread becomes free. Celery would notice at its loop's next turn, which without an event is a second off."""
+        """A thread is free. Celery would notice at its loop's next turn, which without an event is a second away."""
         consumer = getattr(self._worker, "consumer", None)
         hub = getattr(consumer, "hub", None)
         if hub is not None:

@@ -4,7 +4,7 @@ Two workers on the same servers, each with a plan of its own: one that serves me
 every task, and one that does neither. Their rounds alternate, so that a noisy neighbour hits both. Meanwhile the API of
 the first is scraped four times a second; afterwards a fleet of many lanes is scraped.
 
-    python -m infra.bench.monitoring [--jobs 60] [--rounds 6] [--kilobytes 500] [--lanes 1000]
+    python -m infra.bench.monitoring [--jobs 100] [--rounds 6] [--kilobytes 500] [--lanes 1000]
 """
 
 import argparse
@@ -34,7 +34,7 @@ MOST_PART = 0.05
 def main() -> None:
     """Print the tables; exit status 1 where being watched costs too much."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--jobs", type=int, default=60)
+    parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--kilobytes", type=int, default=500)
     parser.add_argument("--threads", type=int, default=8)
@@ -52,7 +52,8 @@ def main() -> None:
             used: dict[str, list[float]] = {"watched": [], "alone": []}
             flower_used, scrapes = [], []
             for number in range(options.rounds + 1):
-                for name, domain, process in (("watched", watched, worker), ("alone", alone, other)):
+                turns = (("watched", watched, worker), ("alone", alone, other))
+                for name, domain, process in turns[:: 1 if number % 2 else -1]:
                     before, seen = process.cpu_s(), flower.cpu_s()
                     with _scraped(url) as times:
                         _run(domain, options.jobs)

@@ -19,7 +19,8 @@ import httpx
 from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WIDTH, HEIGHT, TALL = 1700, 820, 1250
+WIDTH, HEIGHT, TALL = 1700, 820, 925
+"""Of a window; the tall one ends above a task's traceback, which would show where the workers are installed."""
 WAIT_MS = 6000
 """For what a page asks for after it was loaded."""
 

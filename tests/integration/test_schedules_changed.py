@@ -84,10 +84,14 @@ def test_what_failed_is_taken_again(night: Night) -> None:
     night.fill(NAMES[:3])
     first = night.run()
     assert first.counts is not None
-    assert (first.counts.failed, first.counts.succeeded) == (1, 2)
+    assert (first.counts.failed, first.counts.succeeded) == (3, 0)
+    night.fill(NAMES[3:4])
     second = night.run()
     assert second.counts is not None
-    assert (second.unchanged, second.counts.succeeded) == (2, 1)
+    assert (second.unchanged, second.counts.succeeded, second.counts.failed) == (0, 3, 1)
+    third = night.run()
+    assert third.counts is not None
+    assert (third.unchanged, third.counts.succeeded) == (3, 1)
 
 
 def test_a_new_seasons_prompt_makes_every_picture_new(night: Night) -> None:
