@@ -27,6 +27,10 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m infra.bench
 
+MINUTES ?= 10
+chaos: $(READY)
+	$(BIN)/python -m infra.chaos --minutes $(MINUTES)
+
 # The pinned requirements, with hashes and without any registry's address: for a checkout, for the image, and for building
 # the image. The image gets the versions that the tests ran with. Needs `uv`.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

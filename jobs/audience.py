@@ -78,6 +78,8 @@ class Audience:
             return self._of_job(event)
         if kind == "batch":
             return self._of_batch(event)
+        if kind == "schedule":
+            return self._of_run(event)
         tenants = [event.tenant] if event.tenant else sorted(map(str, self._redis.smembers(self._keys.tenants)))
         targets = self._endpoints(tenants, event.type)
         return [one for one in targets if one.line_id != event.subject]
@@ -101,6 +103,14 @@ class Audience:
         wish = self._wish(event.subject)
         told = wish.url is not None and matches(wish.filters, event.type)
         targets = [self._origin(event.tenant, wish.url)] if told and wish.url else []
+        return targets + self._endpoints([event.tenant], event.type)
+
+    def _of_run(self, event: Event) -> list[Target]:
+        schedule = json.loads(event.data)["schedule"]
+        answer: Any = self._redis.hmget(schedule, ["webhook_url", "webhook_events"])
+        url, filters = answer
+        told = url and (not filters or matches(json.loads(filters), event.type))
+        targets = [self._origin(event.tenant, url)] if told else []
         return targets + self._endpoints([event.tenant], event.type)
 
     def _wish(self, batch_id: str) -> _Wish:

@@ -38,12 +38,14 @@ class History:
         tries: attempts used up before this one.
         max_attempts: tries the model allows.
         deadline: when the job must have ended, if it must.
+        probe: whether the attempt was to find out if a parked model is back.
     """
 
     attempt: int
     tries: int
     max_attempts: int
     deadline: datetime | None = None
+    probe: bool = False
 
 
 def decide(failure: EditFailure, history: History, now: datetime, jitter: float) -> Settlement:  # noqa: PLR0911 - a table
@@ -84,14 +86,16 @@ def decide(failure: EditFailure, history: History, now: datetime, jitter: float)
         case Transient():
             delay = _delay_ms(_bound(history.tries, LONGEST_S), jitter, failure.retry_after_s)
             signal_or_none = None if isinstance(failure, InputUnavailable) else _trouble(failure)
+            # That a parked model is still away says nothing of the job that was sent to see.
+            spared = history.probe and signal_or_none is not None
             later = Settlement.retry(
                 failure,
                 delay_ms=delay,
-                counts=True,
+                counts=not spared,
                 signal=signal_or_none,
                 drop_checkpoint=isinstance(failure, BadResult),
             )
-            return _counted(later, failure, history, now)
+            return (_within if spared else _counted)(later, failure, history, now)
         case _:
             return Settlement.failed(failure, OK if failure.provider_status is not None else None)
 

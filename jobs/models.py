@@ -36,8 +36,10 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
 
 def _rfc3339(value: object) -> object:
     # Left to itself, "1700000000" would be read as seconds since 1970.
-    if isinstance(value, datetime) or (isinstance(value, str) and _DATE.match(value)):
+    if isinstance(value, datetime):
         return value
+    if isinstance(value, str) and _DATE.match(value):
+        return datetime.fromisoformat(value.upper())
     raise ValueError("a date, `T`, a time and its offset, as in 2026-11-22T18:30:00+01:00")
 
 

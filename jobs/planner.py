@@ -96,6 +96,7 @@ class Claim:
         claimed_at: by the server's clock.
         queued_at: since when it could have been started.
         sheet: whether its batch wants thumbnails for a contact sheet.
+        probe: whether it is to find out if a parked model is back: that it fails is not the job's fault.
         supersede: whether its output is the next version of what lies under its key.
     """
 
@@ -110,6 +111,7 @@ class Claim:
     claimed_at: datetime
     queued_at: datetime
     sheet: bool = False
+    probe: bool = False
     supersede: bool = False
 
 
@@ -301,6 +303,7 @@ class Planner:
             claimed_at=moment(answer[0]),
             queued_at=_queued_at(job_id, record),
             sheet=answer[4] == "1",
+            probe="probe" in record,
             supersede=record.get("supersede") == "1",
         )
 

@@ -1,9 +1,9 @@
 """Edits that need not be bought again: the same picture, model, prompt and parameters, finished for the same tenant.
 
 Every finished edit leaves an entry, the digest of its fingerprint to its job, for as long as its record lives. Entries
-lie in many small hashes of a period each, which expire as a whole: about 60 bytes an edit where a tenant makes tens of
-thousands a period, at most 250 where edits are few. What a picture's address held when it was last read takes about
-300 bytes, for jobs that may be reused alone.
+lie in many small hashes of a period each, which expire as a whole: about 50 bytes an edit where a tenant makes tens of
+thousands a period, at most 150 where edits are few. What a picture's address held when it was last read takes about
+250 bytes, and is remembered for jobs with `reuse` alone.
 """
 
 import hashlib

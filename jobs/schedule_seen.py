@@ -1,7 +1,7 @@
 """What the pictures under a schedule's prefix were at their last success.
 
 Kept in Redis as digests, in many small hashes, which Redis stores without an entry of its own for each field: about
-30 bytes a picture where there are hundreds of thousands, at most 140 where there are few.
+30 bytes a picture where there are hundreds of thousands, at most 160 where there are few.
 """
 
 import hashlib

@@ -13,6 +13,7 @@ from typing import IO
 from jobs.batch_ingest import PICTURES
 from jobs.bucket import Listed
 from jobs.bucket_streams import PIECE, put_pieces, read_pieces
+from jobs.chores import Lost
 from jobs.domain import Domain
 from jobs.errors import NotFound
 from jobs.ids import batch_job_id
@@ -68,10 +69,11 @@ def keep_changed(
         check: called after each page; raises where another is at it by now.
 
     Raises:
+        jobs.chores.Lost: another worker was faster.
         Unavailable, redis.exceptions.RedisError: a store does not answer.
     """
     bucket, _, prefix = (template.manifest or "").removeprefix("s3://").partition("/")
-    recipe = _recipe(domain, template)
+    recipe = recipe_of(domain, template)
     listed = changed = 0
     with tempfile.TemporaryFile() as rows, tempfile.TemporaryFile() as marks:
         pictures = _pictures(domain, bucket, prefix)
@@ -85,6 +87,8 @@ def keep_changed(
                     rows.write(_row(bucket, prefix, one.key))
                     marks.write(mark.line.encode() + b"\n")
         check()
+        if domain.batches.state(batch_id) is not None:
+            raise Lost(f"{batch_id} was begun by another worker")
         if changed:
             # The manifest comes last: where it lies, its marks do.
             _put(domain, marks_key(tenant, batch_id), marks)
@@ -127,7 +131,7 @@ def _row(bucket: str, prefix: str, key: str) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
-def _recipe(domain: Domain, template: ScheduleTemplate) -> str:
+def recipe_of(domain: Domain, template: ScheduleTemplate) -> str:
     """What decides how a result looks and where it goes: with another prompt every picture is new."""
     told = template.defaults.model_dump(mode="json", include=set(_RECIPE), exclude_defaults=True)
     told["model"] = domain.catalogue.get(template.defaults.model).name

@@ -177,9 +177,11 @@ class Schedules:
             "catch_up": str(int(template.catch_up_s * 1000)),
             "state": state,
             **({"ends": str(to_ms(template.ends_at))} if template.ends_at else {}),
+            **({"webhook_url": template.webhook_url} if template.webhook_url else {}),
+            **({"webhook_events": json.dumps(template.webhook_events)} if template.webhook_events else {}),
             **(more or {}),
         }
-        drop = ["ends"] if template.ends_at is None else []
+        drop = [name for name in ("ends", "webhook_url", "webhook_events") if name not in fields]
         drop += ["items", "items_count"] if template.manifest is not None else []
         order = {
             "revision": revision,

@@ -9,7 +9,19 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from retouch.commands import acting, batches, doctor, keys, operating, reading, running, submitting, top, webhooks
+from retouch.commands import (
+    acting,
+    batches,
+    doctor,
+    keys,
+    operating,
+    reading,
+    running,
+    schedules,
+    submitting,
+    top,
+    webhooks,
+)
 from retouch.commands.console import INTERRUPTED, complain, exit_status
 from retouch.errors import RetouchError
 
@@ -77,9 +89,11 @@ acting.register(app)
 batches.register(app)
 top.register(app)
 doctor.register(app)
+schedules.register(app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(operating.models, name="models")
 app.add_typer(operating.tenants, name="tenants")
+app.add_typer(schedules.app, name="schedules")
 app.add_typer(webhooks.app, name="webhooks")
 
 

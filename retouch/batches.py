@@ -28,6 +28,7 @@ OPTIONS = frozenset(
         "webhook_digest_s",
         "metadata",
         "sheet",
+        "supersede",
         "defaults",
     }
 )
@@ -119,6 +120,10 @@ class Batches:
     def cancel(self, batch_id: str) -> Batch:
         """Stop it for good."""
         return self._act(batch_id, "cancel")
+
+    def rollback(self, batch_id: str) -> Batch:
+        """Point its output keys back to the versions before; `rollback` of the batch says how far that is."""
+        return self._act(batch_id, "rollback")
 
     def retry(self, batch_id: str, states: Sequence[str] = ("failed",)) -> Batch:
         """Try its jobs of these states again: `failed`, `filtered`, `canceled`."""

@@ -18,6 +18,7 @@ from retouch.batches import Batches
 from retouch.configuration import find_access
 from retouch.errors import BadAnswer, Damaged, NoOutput, Unreachable, WaitTimeout
 from retouch.records import Job, Model, Record, State, Upload
+from retouch.schedules import Schedules
 from retouch.transport import Patience, Transport, in_words, read_json
 from retouch.webhooks import Webhooks
 
@@ -55,6 +56,7 @@ class Client:
         self.url = access.url
         self._transport = Transport(access, timeout_s=timeout, patience=patience or Patience())
         self.batches = Batches(self._transport)
+        self.schedules = Schedules(self._transport)
         self.webhooks = Webhooks(self._transport)
 
     def __enter__(self) -> Self:

@@ -161,6 +161,7 @@ class Batch(Record):
     fault: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     results: dict[str, Any] | None = None
+    rollback: dict[str, Any] | None = None
     created_at: datetime
     finished_at: datetime | None = None
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from types import FrameType
@@ -12,7 +13,9 @@ import structlog
 from celery import Celery
 from celery.exceptions import Retry
 from celery.signals import setup_logging, worker_shutting_down
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs.broker import CHORES, EDIT, EDITS, WEBHOOKS
 from jobs.domain import Domain
@@ -24,6 +27,7 @@ from jobs.states import State
 from workers.chores import register_chores, start_looking
 from workers.consuming import Consuming
 from workers.edit import Editor, Ended
+from workers.events import EventFlow
 from workers.firing import start_firing
 from workers.held import Held
 from workers.metrics import WorkerMetrics
@@ -33,6 +37,8 @@ from workers.tidying import start_tidying
 
 EX_TEMPFAIL = 75
 """The exit status of a worker that wants to be started again, as sysexits.h has it."""
+STORE_S = 60.0
+"""How long a worker that is started waits for the store, in seconds."""
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +60,7 @@ def run_worker(
     """
     configure_logging(settings)
     domain = Domain.open(settings)
-    domain.planner.register_models()
+    _register_models(domain)
     name = name or f"{'-'.join(queues)}-{token_hex(3)}@{socket.gethostname()}"
     held = Held()
     slots = concurrency if EDITS in queues else 0
@@ -63,7 +69,7 @@ def run_worker(
     pulse = Pulse(domain, held, consuming, name=name, slots=slots, queues=queues)
     metrics = WorkerMetrics(lambda: len(held.claims())) if settings.metrics_port is not None else None
     register_edit(app, Editor(domain, held, name, listeners=[metrics.attempt] if metrics else []))
-    drain = Drain(domain, held, pulse, grace_s)
+    drain = Drain(domain, held, pulse, EventFlow(app), grace_s)
     app.steps["worker"].add(step_of(pulse, consuming, drain.leave))
     setup_logging.connect(_keep_logging, weak=False)
     worker_shutting_down.connect(drain.begin, weak=False)
@@ -94,6 +100,25 @@ def run_worker(
     drain.finish()
     log.info("worker.ended", name=name)
     return drain.status or worker.exitcode or 0
+
+
+def _register_models(domain: Domain) -> None:
+    """Make the models known, as soon as the store answers: a worker may be started while it is away.
+
+    Raises:
+        RedisError: it refuses, or is away for longer than `STORE_S`.
+    """
+    deadline = time.monotonic() + STORE_S
+    while True:
+        try:
+            domain.planner.register_models()
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            if isinstance(error, AuthenticationError) or time.monotonic() > deadline:
+                raise
+            log.warning("worker.store_unreachable", error=str(error))
+            time.sleep(1)
+        else:
+            return
 
 
 def register_edit(app: Celery, editor: Editor) -> None:
@@ -131,11 +156,13 @@ class Drain:
         domain: what the process works with.
         held: the attempts the worker holds.
         pulse: goes on until the last attempt has ended.
+        events: of tasks; those of the last ones are told at the end.
         grace_s: seconds for what runs.
     """
 
-    def __init__(self, domain: Domain, held: Held, pulse: Pulse, grace_s: float) -> None:
+    def __init__(self, domain: Domain, held: Held, pulse: Pulse, events: EventFlow, grace_s: float) -> None:
         self._domain = domain
+        self._events = events
         self._held = held
         self._pulse = pulse
         self._grace_s = grace_s
@@ -161,6 +188,7 @@ class Drain:
 
     def finish(self) -> None:
         """Every task has ended."""
+        self._events.finish()
         self._pulse.end()
         self._domain.close()
 
@@ -186,6 +214,7 @@ class Drain:
                     self._domain.planner.settle(claim, settlement, finished_at=datetime.now(UTC))
                 except RedisError as error:
                     log.warning("worker.not_handed_back", job_id=claim.job_id, error=str(error))
+            self._events.finish()
             self._pulse.end()
             os._exit(self.status)
 

@@ -385,7 +385,7 @@ class _Attempt:
 
     def _decide(self, failure: EditFailure) -> Settlement:
         claim = self._claim
-        history = History(claim.attempt, claim.tries, self._model.max_attempts, claim.deadline)
+        history = History(claim.attempt, claim.tries, self._model.max_attempts, claim.deadline, claim.probe)
         settlement = decide(failure, history, self._now(), random.random())  # noqa: S311 - jitter
         return settlement if self._called else replace(settlement, signal=None)
 

@@ -4,11 +4,11 @@
 -- ARGV[4] attempt   ARGV[5] name of the worker   ARGV[6] a token of this claim, so that the same call sent again succeeds
 -- Returns {} if the message is to be dropped, else {now in ms, name of the tenant, what the batch's jobs share (JSON, or
 -- ''), what its approval changed (the same), '1' if it wants thumbnails, field, value, …} of the record, and its lane's
--- `since` where it has one, and its batch's `supersede`.
+-- `since` where it has one, its batch's `supersede`, and `probe` where it is to find out whether a parked model is back.
 
 local job, attempt, worker, token = KEYS[6], ARGV[4], ARGV[5], ARGV[6]
 local r = redis.call('HMGET', job, 'state', 'attempt', 'claimed', 'lane', 'holder')
-local l = r[4] and redis.call('HMGET', r[4], 'owner', 'stopped', 'batch', 'trial', 'since') or {}
+local l = r[4] and redis.call('HMGET', r[4], 'owner', 'stopped', 'batch', 'trial', 'since', 'model') or {}
 if l[2] == '1' then return {} end
 if r[1] ~= 'running' or r[2] ~= attempt or (r[3] and r[5] ~= token) then return {} end
 local member = member_of(job, attempt)
@@ -30,5 +30,9 @@ end
 if shared[4] then
   answer[#answer + 1] = 'supersede'
   answer[#answer + 1] = shared[4]
+end
+if redis.call('HGET', l[6], 'probe') == member then
+  answer[#answer + 1] = 'probe'
+  answer[#answer + 1] = '1'
 end
 return answer

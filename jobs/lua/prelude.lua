@@ -267,6 +267,9 @@ local function drop_lease(job, attempt, lane)
   return true
 end
 
+-- True if it was the probe.
 local function forget_probe(model, member)
-  if redis.call('HGET', model, 'probe') == member then redis.call('HDEL', model, 'probe') end
+  if redis.call('HGET', model, 'probe') ~= member then return false end
+  redis.call('HDEL', model, 'probe')
+  return true
 end

@@ -39,7 +39,8 @@ end
 
 local function succeed(m)
   if m.fails and m.fails ~= '0' then redis.call('HSET', model, 'fails', 0) end
-  if m.parked and m.parked ~= 'operator' then
+  -- Calls that were under way when it was parked say nothing of now.
+  if m.parked and m.parked ~= 'operator' and m.probe == member_of(job, attempt) then
     redis.call('HDEL', model, 'parked', 'park_reason', 'park_until', 'park_pause', 'parked_at')
     emit('model.resumed', '', model, cjson.encode({code = m.parked, reason = m.park_reason}))
   end
@@ -118,7 +119,7 @@ end
 local probing = member_of(job, attempt)
 local held = redis.call('ZSCORE', LEASES, probing)
 if held and order.signal ~= cjson.null then learn(order.signal) end
-forget_probe(model, probing)
+local was_probe = forget_probe(model, probing)
 if held then drop_lease(job, attempt, lane) end
 charge(job, attempt, lane, order.cost)
 -- What a canceled job's call came to still belongs into its log.
@@ -141,7 +142,10 @@ if order.count then redis.call('HINCRBY', job, 'tries', 1) end
 
 if order.to == 'waiting' then
   move(job, lane, 'running', 'waiting')
-  redis.call('ZADD', WAITING, exact(NOW + order.delay_ms), job)
+  local due = NOW + order.delay_ms
+  -- The next probe is another job's, where there is one: it may be this one's picture that fails.
+  if was_probe then due = math.max(due, tonumber(redis.call('HGET', model, 'park_until') or 0) + 1) end
+  redis.call('ZADD', WAITING, exact(due), job)
 elseif order.to == 'queued' then
   move(job, lane, 'running', 'queued')
   enqueue(job, lane, true)

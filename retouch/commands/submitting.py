@@ -81,6 +81,10 @@ def submit(
     trial_sample: Annotated[str | None, typer.Option(help="Of the trial: first or random.")] = None,
     budget: Annotated[float | None, typer.Option(metavar="USD", help="The batch pauses before it costs more.")] = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="Let the workers make a contact sheet of the batch.")] = False,
+    supersede: Annotated[
+        bool,
+        typer.Option("--supersede", help="Of the batch: what waits under its names gives way, results are versions."),
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the batch: rate, time left, failures.")] = False,
     batch: Annotated[
         bool | None, typer.Option("--batch/--no-batch", help="A batch, or single jobs; several files are a batch.")
@@ -127,6 +131,7 @@ def submit(
             "trial_sample": trial_sample,
             "budget_usd": budget,
             "sheet": sheet or None,
+            "supersede": supersede or None,
         }
         if batches.is_manifest(images[0]):
             if len(images) > 1:

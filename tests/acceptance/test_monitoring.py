@@ -11,11 +11,14 @@ from typing import Any
 
 import httpx
 from PIL import Image
+from pydantic import SecretStr
 
+from infra.embedded import Valkey
 from infra.stand import MODEL, environment_of
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
 from jobs.planner import Draft
+from jobs.settings import Settings
 from jobs.states import FINAL, State
 from tests.fleet import Fleet, eventually
 from tests.flower import LOGIN, Flower, scraped, total
@@ -176,3 +179,25 @@ def test_flower_does_not_start_without_a_password(fleet: Fleet) -> None:
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 2, given
         assert "FLOWER_BASIC_AUTH" in ended.stderr
+
+
+def test_flower_goes_on_hearing_of_tasks_after_the_broker_was_restarted(
+    make_fleet: Callable[..., Fleet], make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    with Valkey(tmp_path / "broker") as broker:
+        fleet = make_fleet(settings=make_settings(broker_url=SecretStr(broker.url)))
+        with Flower(fleet.domain.settings, tmp_path) as flower:
+            worker = fleet.worker()
+            eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+            image = fleet.put_picture(small_picture(), "in/small.png")
+            before = fleet.submit(image, "before")
+            eventually(lambda: flower.tasks().get(before, {}).get("state") == "SUCCESS", what="Flower shows its end")
+            broker.restart()
+
+            def one_more_is_seen() -> bool:
+                job_id = fleet.submit(image, "after")
+                assert fleet.ended(job_id).state is State.SUCCEEDED
+                return flower.tasks().get(job_id, {}).get("state") == "SUCCESS"
+
+            eventually(one_more_is_seen, within_s=60, what="Flower hears of tasks again")
+            assert flower.tasks()[before]["state"] == "SUCCESS"

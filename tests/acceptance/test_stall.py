@@ -1,8 +1,19 @@
 """A worker that no longer consumes notices, and takes up its queues again or makes room for another."""
 
+from collections.abc import Callable
+
+import pytest
+
+from jobs.settings import Settings
 from tests.fleet import Fleet, eventually
 from tests.photographs import photograph
 from workers.app import EX_TEMPFAIL
+
+
+@pytest.fixture
+def fleet(make_fleet: Callable[..., Fleet], make_settings: Callable[..., Settings]) -> Fleet:
+    """With short leases: they are what a worker's patience is measured by."""
+    return make_fleet(settings=make_settings(lease_s=4))
 
 
 def test_a_worker_that_stopped_consuming_takes_up_its_queues_again(fleet: Fleet) -> None:
@@ -11,6 +22,7 @@ def test_a_worker_that_stopped_consuming_takes_up_its_queues_again(fleet: Fleet)
     fleet.ended(fleet.submit(image, "before the stall"))
     control = fleet.domain.broker.app.control
     told = control.cancel_consumer("edits", destination=[worker.name], reply=True, timeout=20, limit=1)
+    assert told
     assert "ok" in told[0][worker.name], told
     jobs = [fleet.submit(image, f"beside a stalled worker {n}") for n in range(6)]
     for job_id in jobs:
@@ -27,6 +39,7 @@ def test_a_worker_that_cannot_be_brought_to_consume_ends_with_a_status_that_has_
     # What it takes now it keeps for itself, and begins none of it in an hour.
     control = fleet.domain.broker.app.control
     told = control.rate_limit("edit", "1/h", destination=[worker.name], reply=True, timeout=20, limit=1)
+    assert told
     assert "ok" in told[0][worker.name], told
     jobs = [fleet.submit(image, f"kept from everybody {n}") for n in range(12)]
     eventually(lambda: worker.process.poll() is not None, within_s=100, what="the worker ends")
@@ -40,7 +53,7 @@ def test_a_worker_that_cannot_be_brought_to_consume_ends_with_a_status_that_has_
 def test_a_worker_that_is_merely_busy_is_left_alone(fleet: Fleet) -> None:
     worker = fleet.worker(concurrency=2)
     image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
-    busy = [fleet.submit(image, f"[sim:latency=14000] two leases long {n}") for n in range(2)]
+    busy = [fleet.submit(image, f"[sim:latency=9000] two leases long {n}") for n in range(2)]
     eventually(lambda: fleet.calls(prompt="two leases long")["in_flight"] == 2, what="both threads are busy")
     # Behind the plan's back: messages lie in the queue that this worker has no thread for.
     app = fleet.domain.broker.app

@@ -146,6 +146,14 @@ class Interleavings(RuleBasedStateMachine):
             assert before in {State.FAILED, State.FILTERED, State.CANCELED}
             del self.ended[job_id]
 
+    @rule(name=st.sampled_from([MODEL, OTHER]), park=st.booleans())
+    def operate(self, name: str, park: bool) -> None:
+        if park:
+            self.plans.planner.park(name, "by hand")
+        else:
+            self.plans.planner.resume(name)
+        assert (self.plans.model_field("parked", name) is not None) == park
+
     @rule(seconds=st.sampled_from([0.1, 1.0, 4.0]), steps=st.integers(1, 9))
     def pass_time(self, seconds: float, steps: int) -> None:
         """Leases that nobody renews run out; the worker itself stays alive."""

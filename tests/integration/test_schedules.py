@@ -1,5 +1,6 @@
 """Schedules by a clock that is told what to show: one run a tick, whatever happens around it."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -7,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.exceptions import Retry
 
+from jobs.audience import Audience
 from jobs.batch_models import BatchState
 from jobs.chores import Kind
+from jobs.endpoint_records import EndpointFields
 from jobs.errors import Conflict, InvalidInput, NotFound
+from jobs.events import Outbox
 from jobs.schedule_models import RunState, ScheduleChange, ScheduleState, batch_id_of, run_id
 from jobs.schedule_submission import change_schedule, delete_schedule
 from jobs.settings import Settings
@@ -234,6 +239,52 @@ def test_a_run_whose_manifest_is_not_there_fails_and_is_told(timetable: Timetabl
     timetable.fire()
     assert timetable.finish() == 2
     assert timetable.states(schedule) == ["failed", "completed"]
+
+
+def test_a_run_is_told_to_endpoints_and_to_the_schedules_own_address(timetable: Timetable) -> None:
+    domain = timetable.domain
+    endpoint = domain.endpoints.create(
+        "acme", EndpointFields.model_validate({"url": "http://127.0.0.1:9/hooks", "events": ["schedule.*"]})
+    )
+    schedule = timetable.make(webhook_url="http://127.0.0.1:9/mine")
+    timetable.set(MIDNIGHT + hours(1))
+    timetable.fire()
+    timetable.begin()
+    outbox = Outbox(domain.redis, domain.keys)
+    outbox.ensure()
+    (event,) = [one for one in outbox.read("t", count=100, block_ms=0) if one.type.startswith("schedule.")]
+    targets = Audience(domain.redis, domain.keys).of(event)
+    assert {target.line_id for target in targets if target.url is None} == {endpoint.id}
+    assert {target.url for target in targets if target.url} == {"http://127.0.0.1:9/mine"}
+    body = json.loads(domain.bodies.render(event))
+    (run,) = timetable.runs(schedule)
+    assert (body["type"], body["data"]["id"], body["data"]["batch_id"]) == (
+        "schedule.run_started",
+        run.id,
+        run.batch_id,
+    )
+    assert body["data"]["schedule_name"] == "nightly"
+
+
+def test_a_source_that_does_not_answer_is_tried_for_an_hour(
+    make_settings: Callable[..., Settings], tmp_path: Path, clock: Clock
+) -> None:
+    away = open_at(lambda **more: make_settings(s3_endpoint_url="http://127.0.0.1:9", **more), tmp_path, clock)
+    timetable = Timetable(away, clock)
+    timetable.set(MIDNIGHT)
+    schedule = timetable.make(manifest=f"s3://{away.bucket.name}/lists/night.csv")
+    timetable.set(MIDNIGHT + hours(1))
+    timetable.fire()
+    with pytest.raises(Retry):
+        timetable.do(Kind.RUN)
+    (run,) = timetable.runs(schedule)
+    assert (run.state, run.waits_for) == (RunState.DUE, "the bucket does not answer")
+    timetable.set(MIDNIGHT + hours(2))
+    timetable.do(Kind.RUN)
+    (run,) = timetable.runs(schedule)
+    assert run.state is RunState.FAILED
+    assert "an hour" in (run.reason or "")
+    away.close()
 
 
 def test_a_batch_without_a_good_row_is_a_failed_run(timetable: Timetable) -> None:

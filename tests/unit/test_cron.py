@@ -1,6 +1,7 @@
 """When schedules are due: over changes of the clocks, and what is no expression."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -76,7 +77,7 @@ def test_moments_rise_and_each_follows_from_the_one_before(expression: str, zone
     """Firing asks for the moment after the last one: it must find what reading on would have found."""
     cron = Cron.parse(expression, zone)
     moments = cron.some_after(datetime(2026, 1, 1, tzinfo=UTC), 400)
-    assert all(before < after for before, after in zip(moments, moments[1:], strict=False))
+    assert all(before < after for before, after in pairwise(moments))
     assert [cron.next_after(one) for one in moments[:-1]] == moments[1:]
 
 

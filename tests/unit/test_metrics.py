@@ -2,6 +2,7 @@
 
 import re
 import socket
+from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
@@ -42,6 +43,7 @@ BOUNDED = {
     "route",
     "code",
 }
+MONITORING = Path(__file__).parents[2] / "docs" / "monitoring.md"
 CONTEXT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -172,3 +174,15 @@ def test_without_being_asked_for_spans_are_none_and_a_context_is_passed_on() -> 
         assert isinstance(spans, NoSpans)
         with spans.span("edit", parent=CONTEXT, job_id="job_1"):
             assert spans.traceparent(CONTEXT) == CONTEXT
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_the_page_on_monitoring_tells_of_every_metric_as_it_is(metric: Metric) -> None:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    line = f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |"
+    assert line in MONITORING.read_text().splitlines()
+
+
+def test_the_page_on_monitoring_tells_of_no_other_metric() -> None:
+    named = set(re.findall(r"^\| `(retouch_\w+)`", MONITORING.read_text(), re.MULTILINE))
+    assert named == {metric.name for metric in METRICS}

@@ -1,0 +1,34 @@
+"""`POST /v1/batches/{id}/rollback`: a batch's output keys go back to what lay under them before."""
+
+from fastapi import APIRouter, Depends, Response
+
+from api import schema
+from api.auth import CallerOf, authenticate
+from api.context import DomainOf
+from api.routes_batches import BatchId
+from api.shapes import answer
+from jobs.batch_models import Batch
+from jobs.batch_submission import publish_chores
+from jobs.rollback import begin_rollback
+
+router = APIRouter(
+    prefix="/v1/batches", tags=["batches"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)
+)
+
+
+@router.post(
+    "/{batch_id}/rollback",
+    status_code=202,
+    response_model=Batch,
+    summary="Point a batch's output keys back",
+    description=(
+        "Of a batch with `supersede` that has ended: each key that still holds its result gets the version before, and "
+        "the result is kept beside it. It goes on in the background; `rollback` says how far. Asking again is harmless."
+    ),
+    responses=schema.problems(404, 409),
+)
+def rollback(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
+    """Begin it, or say how far it is."""
+    batch = begin_rollback(domain, caller.tenant, batch_id)
+    publish_chores(domain)
+    return answer(batch, 202)

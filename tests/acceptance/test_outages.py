@@ -1,0 +1,166 @@
+"""Redis, the broker and the bucket go away and come back: no job is lost, none uses up a try, none is bought twice."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+from redis import Redis
+
+from infra.embedded import SeaweedFS, Valkey
+from infra.stand import simulator_process
+from jobs.settings import Settings
+from jobs.states import State
+from tests.acceptance.faults import MakeFleet, MakeSettings, all_end, outcomes, outlast, purchases, small, tries
+from tests.fleet import eventually
+from tests.integration.api_harness import served
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Valkey]:
+    """A Valkey of the test's own, to be killed."""
+    with Valkey(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, seaweedfs: SeaweedFS) -> Iterator[SeaweedFS]:
+    """A SeaweedFS of the test's own, to be stopped, that takes the session's credentials."""
+    own = SeaweedFS(tmp_path, access_key=seaweedfs.access_key, secret_key=seaweedfs.secret_key)
+    with own as server:
+        yield server
+
+
+def on(server: Valkey, make_settings: MakeSettings) -> Settings:
+    return make_settings(redis_url=SecretStr(server.url), broker_url=SecretStr(server.url_of(1)))
+
+
+def test_redis_away_for_longer_than_a_lease_costs_its_jobs_nothing(
+    store: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet
+) -> None:
+    with simulator_process(latency_ms=1500, fast=True) as origin:
+        settings = on(store, make_settings)
+        fleet = make_fleet(origin, settings)
+        workers = [fleet.worker(queues="edits,webhooks"), fleet.worker()]
+        image = fleet.put_picture(small(), "in/small.png")
+        key = fleet.domain.tenants.create_key("acme")
+        with (
+            served(fleet.domain) as url,
+            httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60) as api,
+        ):
+            jobs = [fleet.submit(image, f"outage {n}") for n in range(24)]
+            eventually(lambda: fleet.calls()["in_flight"] >= 8, what="8 calls are under way")
+            store.kill()
+
+            def is_told() -> bool:
+                answer = api.post("/v1/jobs", json={"prompt": "while it is away", "image": image})
+                return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+
+            outlast(settings.lease_s + 2, is_told)
+            store.restart()
+            made = eventually(
+                lambda: (
+                    (answer := api.post("/v1/jobs", json={"prompt": "it is back", "image": image})).is_success
+                    and answer
+                ),
+                what="the API accepts jobs again",
+            )
+            jobs.append(made.json()["id"])
+            all_end(fleet, jobs)
+        assert {fleet.job(job_id).state for job_id in jobs} == {State.SUCCEEDED}
+        assert Counter(name for job_id in jobs for name in outcomes(fleet, job_id)) == {"succeeded": len(jobs)}
+        assert set(purchases(origin).values()) == {1}
+        assert [worker.process.poll() for worker in workers] == [None, None]
+        eventually(lambda: len(fleet.domain.status.workers()) == 2, what="both pulses are felt again")
+
+
+def test_redis_that_hangs_for_longer_than_a_lease_costs_its_jobs_nothing(
+    store: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet
+) -> None:
+    with simulator_process(latency_ms=1000, fast=True) as origin:
+        settings = on(store, make_settings)
+        fleet = make_fleet(origin, settings)
+        worker = fleet.worker()
+        image = fleet.put_picture(small(), "in/small.png")
+        jobs = [fleet.submit(image, f"hang {n}") for n in range(20)]
+        eventually(lambda: fleet.calls()["in_flight"] >= 8, what="8 calls are under way")
+
+        def worker_lives() -> bool:
+            return worker.process.poll() is None
+
+        pid = store.pid
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            outlast(settings.lease_s + 2, worker_lives)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        all_end(fleet, jobs)
+        assert Counter(name for job_id in jobs for name in outcomes(fleet, job_id)) == {"succeeded": len(jobs)}
+        assert set(purchases(origin).values()) == {1}
+        assert worker_lives()
+
+
+def test_a_flushed_broker_costs_its_jobs_a_lease_and_no_try(
+    valkey: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet
+) -> None:
+    settings = make_settings(broker_url=SecretStr(valkey.url_of(5)), key_prefix="flush:")
+    fleet = make_fleet(settings=settings, rpm=60_000)
+    worker = fleet.worker(concurrency=12)
+    image = fleet.put_picture(small(), "in/small.png")
+    fleet.ended(fleet.submit(image, "before the flush"))
+    broker = Redis.from_url(valkey.url_of(5))
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    try:
+        jobs = [fleet.submit(image, f"flushed {n}") for n in range(16)]
+        # Twelve were published for its threads; one or two lie in its socket already.
+        assert int(str(broker.llen("flush:celery:edits"))) >= 10
+        broker.flushdb()
+    finally:
+        os.kill(worker.process.pid, signal.SIGCONT)
+        broker.close()
+    all_end(fleet, jobs)
+    jobs.append(fleet.submit(image, "after the flush"))
+    fleet.ended(jobs[-1])
+    assert Counter(name for job_id in jobs for name in outcomes(fleet, job_id)) == {"succeeded": 17}
+    assert fleet.calls(prompt="flushed ")["calls"] == 16
+
+
+@pytest.mark.parametrize("dialect", ["stepfun", "openai"])
+def test_a_bucket_that_is_away_while_results_come_costs_no_try_and_no_second_purchase(
+    dialect: str, bucket: SeaweedFS, make_settings: MakeSettings, make_fleet: MakeFleet
+) -> None:
+    with simulator_process(latency_ms=1500, fast=True) as origin:
+        settings = make_settings(s3_endpoint_url=bucket.endpoint_url, s3_bucket=bucket.bucket)
+        spoken = {"openai": {"dialect": "openai", "provider_model": "gpt-image-1.5"}, "stepfun": {}}[dialect]
+        fleet = make_fleet(origin, settings, **spoken)
+        fleet.worker()
+        image = fleet.put_picture(small(), "in/small.png")
+        jobs = [fleet.submit(image, f"bought {n}", seed=None) for n in range(6)]
+        eventually(lambda: fleet.calls()["in_flight"] == 6, what="6 calls are under way")
+        bucket.kill()
+        eventually(lambda: fleet.calls()["in_flight"] == 0, what="the endpoint has answered")
+        later = [fleet.submit(image, f"not fetched {n}", seed=None) for n in range(2)]
+        eventually(
+            lambda: all(len(outcomes(fleet, job_id)) >= 2 for job_id in later), what="the input was asked for twice"
+        )
+        if dialect == "stepfun":
+            eventually(lambda: all(outcomes(fleet, job_id) for job_id in jobs), what="each put has failed")
+        else:
+            assert {fleet.job(job_id).state for job_id in jobs} == {State.RUNNING}
+        assert [tries(fleet, job_id) for job_id in [*jobs, *later]] == [0] * 8
+        bucket.restart()
+        all_end(fleet, [*jobs, *later])
+        for job_id in [*jobs, *later]:
+            job = fleet.job(job_id)
+            assert job.state is State.SUCCEEDED, job.error
+            assert job.output is not None
+            data = fleet.domain.bucket.get(job.output.bucket, job.output.key, max_bytes=1 << 26)
+            Image.open(BytesIO(data)).load()
+        assert set(purchases(origin).values()) == {1}
+        assert len(purchases(origin)) == 8

@@ -1,0 +1,96 @@
+"""Schedules with real workers: each tick once though workers are killed, and nights that pay for what changed alone."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from infra.stand import simulator_process
+from jobs.schedule_models import FINAL_RUNS, Run, RunState
+from jobs.schedule_submission import create_schedule, parse_schedule
+from tests.fleet import Fleet, eventually
+from tests.integration.editing import picture, unique
+
+QUEUES = "edits,ingest"
+
+
+def made(fleet: Fleet, **fields: Any) -> str:
+    body = {"name": "nightly", "cron": "0 3 1 1 *", "defaults": {"prompt": "brighter"}, **fields}
+    return create_schedule(fleet.domain, parse_schedule(body), tenant="acme").id
+
+
+def runs(fleet: Fleet, schedule_id: str) -> list[Run]:
+    return fleet.domain.runs.page("acme", schedule_id).data
+
+
+def ended(fleet: Fleet, schedule_id: str) -> bool:
+    found = runs(fleet, schedule_id)
+    return bool(found) and all(run.state in FINAL_RUNS for run in found)
+
+
+def due_now(fleet: Fleet, schedules: Sequence[str]) -> None:
+    """Let the next tick of all of them be this moment, whatever their expressions say."""
+    tick = int(time.time() * 1000)
+    domain = fleet.domain
+    domain.redis.zadd(domain.keys.schedules_due, {domain.keys.schedule(one): tick for one in schedules})
+
+
+def test_two_hundred_due_at_once_with_four_workers_of_which_one_is_killed_are_two_hundred_runs(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    with simulator_process(fast=True) as origin:
+        fleet = make_fleet(origin)
+        workers = [fleet.worker(queues=QUEUES, concurrency=4) for _ in range(4)]
+        image = fleet.put_picture(picture(1), "in/one.png")
+        schedules = [made(fleet, items=[{"custom_id": "A", "image": image}]) for _ in range(200)]
+        due_now(fleet, schedules)
+        keys = fleet.domain.keys
+        eventually(lambda: any(fleet.domain.redis.zcard(keys.runs(one)) for one in schedules), what="the first run")
+        workers[0].kill()
+        eventually(
+            lambda: all(ended(fleet, one) for one in schedules),
+            within_s=100,
+            what="every run has ended",
+        )
+        found = [runs(fleet, one) for one in schedules]
+        assert [len(one) for one in found] == [1] * 200
+        assert {one[0].state for one in found} == {RunState.COMPLETED}
+        batches = {one[0].batch_id for one in found}
+        assert len(batches) == 200
+        assert fleet.domain.redis.zcard(keys.batches("acme")) == 200
+
+
+def test_a_night_pays_for_what_changed_alone(make_fleet: Callable[..., Fleet]) -> None:
+    with simulator_process(fast=True) as origin:
+        fleet = make_fleet(origin)
+        bucket = fleet.domain.bucket
+        names = [f"{number:03d}.png" for number in range(80)]
+        for number, name in enumerate(names):
+            fleet.put_picture(picture(number), f"night/{name}")
+        rows = "".join(f"{name},s3://{bucket.name}/night/{name}\n" for name in names)
+        bucket.put(bucket.name, "lists/night.csv", f"custom_id,image\n{rows}".encode(), media_type="text/csv")
+        listed, under = unique("by its list"), unique("by its folder")
+        schedules = {
+            listed: made(fleet, manifest=f"s3://{bucket.name}/lists/night.csv", defaults={"prompt": listed}),
+            under: made(fleet, manifest=f"s3://{bucket.name}/night/", defaults={"prompt": under}),
+        }
+        fleet.worker(queues=QUEUES, concurrency=16)
+
+        def night(prompt: str) -> Run:
+            before = len(runs(fleet, schedules[prompt]))
+            due_now(fleet, [schedules[prompt]])
+            eventually(lambda: len(runs(fleet, schedules[prompt])) > before, what="a run")
+            eventually(lambda: runs(fleet, schedules[prompt])[0].state in FINAL_RUNS, within_s=90, what="its end")
+            return runs(fleet, schedules[prompt])[0]
+
+        assert [night(prompt).state for prompt in schedules] == [RunState.COMPLETED] * 2
+        assert [fleet.calls(prompt=prompt)["calls"] for prompt in schedules] == [80, 80]
+        for number, name in enumerate(names[:37]):
+            fleet.put_picture(picture(1000 + number), f"night/{name}")
+        by_list, by_folder = [night(prompt) for prompt in schedules]
+        assert [fleet.calls(prompt=prompt)["calls"] for prompt in schedules] == [117, 117]
+        assert by_list.counts is not None
+        assert by_folder.counts is not None
+        assert (by_list.counts.succeeded, by_list.counts.reused, by_list.cost_usd) == (80, 43, 0.111)
+        assert (by_folder.counts.succeeded, by_folder.unchanged, by_folder.cost_usd) == (37, 43, 0.111)
+        assert [night(prompt).state for prompt in schedules] == [RunState.COMPLETED, RunState.UNCHANGED]
+        assert [fleet.calls(prompt=prompt)["calls"] for prompt in schedules] == [117, 117]
