@@ -13,7 +13,7 @@ up: $(READY)
 	$(BIN)/retouch up
 
 test: $(READY)
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 4 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -36,7 +36,7 @@ chaos: $(READY)
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	--no-annotate --quiet
 lock:
-	$(COMPILE) pyproject.toml --extra local --extra dev --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra local --extra otel --extra dev --output-file requirements.lock
 	grep -E '^[a-z].*==' requirements.lock | sed 's/ \\$$//' > infra/docker/pins.txt
 	$(COMPILE) pyproject.toml --extra otel --constraint infra/docker/pins.txt --output-file infra/docker/requirements.lock
 	echo hatchling | $(COMPILE) - --constraint infra/docker/pins.txt --output-file infra/docker/build.lock

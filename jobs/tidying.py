@@ -43,7 +43,7 @@ class Tidying:
 
     def _tidy(self, index: str, stretch: int) -> int:
         after = self._redis.hget(self._keys.tidied, index)
-        low = f"({after}" if after else "-"
+        low = f"({after!s}" if after else "-"
         members = [str(member) for member in self._redis.zrangebylex(index, low, "+", start=0, num=stretch)]
         if len(members) < stretch:
             self._redis.hdel(self._keys.tidied, index)

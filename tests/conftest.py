@@ -71,6 +71,28 @@ def make_settings(
     return make
 
 
+@pytest.fixture(scope="session")
+def shared_domain(valkey: Valkey, seaweedfs: SeaweedFS) -> Iterator[Domain]:
+    """A domain for tests that keep apart by a tenant of their own: opening one costs more than most of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", seaweedfs.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", seaweedfs.secret_key)
+        opened = Domain.open(
+            Settings(
+                redis_url=SecretStr(valkey.url),
+                broker_url=SecretStr(valkey.url_of(1)),
+                key_prefix="shared:",
+                s3_endpoint_url=seaweedfs.endpoint_url,
+                s3_bucket=seaweedfs.bucket,
+                allow_private_addresses="127.0.0.0/8,::1/128",
+                log_format="console",
+            )
+        )
+        opened.planner.register_models()
+        yield opened
+        opened.close()
+
+
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings]) -> Settings:
     return make_settings()

@@ -3,8 +3,10 @@
 import base64
 import sys
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Literal, cast
 
 import httpx
 import openai
@@ -81,10 +83,9 @@ def test_flower_shows_success_retry_and_failure_as_they_were_under_the_jobs_ids(
         answer = flower.get(f"/api/task/info/{job_id}")
         return dict(answer.json()) if answer.is_success else {}
 
-    for job_id, state in ((good, "SUCCESS"), (refused, "FAILURE"), (filtered, "FAILURE")):
-        task = eventually(
-            lambda i=job_id, s=state: shown(i).get("state") == s and shown(i), what=f"{job_id} is {state}"
-        )
+    for job_id, told in ((good, "SUCCESS"), (refused, "FAILURE"), (filtered, "FAILURE")):
+        eventually(partial(lambda i, t: shown(i).get("state") == t, job_id, told), what=f"{job_id} is {told}")
+        task = shown(job_id)
         assert (task["name"], task["uuid"]) == ("edit", job_id)
     eventually(lambda: shown(waits).get("state") == "RETRY", what="a job that will be tried again is RETRY")
     assert fleet.ended(again).state is State.SUCCEEDED
@@ -113,7 +114,7 @@ def test_the_openai_sdk_edits_an_image_and_sees_the_same_shape_as_at_the_endpoin
                 model=MODEL,
                 image=file,
                 prompt=f"through the SDK as {form}",
-                response_format=form,
+                response_format=cast("Literal['url', 'b64_json']", form),
                 extra_body={"seed": 7},
             )
     ours, theirs = answers["drop-in"], answers["endpoint"]
@@ -123,6 +124,7 @@ def test_the_openai_sdk_edits_an_image_and_sees_the_same_shape_as_at_the_endpoin
         (one,) = answer.data
         data = base64.b64decode(one.b64_json) if one.b64_json else httpx.get(one.url or "").content
         assert Image.open(BytesIO(data)).size == Image.open(picture).size
+    assert ours.data
     assert ours.data[0].model_dump()["seed"] == 7
 
 

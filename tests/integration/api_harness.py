@@ -147,12 +147,16 @@ class Api:
 @contextmanager
 def api_of(domain: Domain) -> Iterator[Api]:
     """An API and a tenant of its own."""
+    with served(domain) as url, tenant_at(domain, url) as api:
+        yield api
+
+
+@contextmanager
+def tenant_at(domain: Domain, url: str) -> Iterator[Api]:
+    """A tenant of its own at an API that is served already."""
     tenant = f"t{uuid4().hex}"
     key = domain.tenants.create_key(tenant)
-    with (
-        served(domain) as url,
-        httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client,
-    ):
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
         yield Api(domain, client, tenant)
 
 

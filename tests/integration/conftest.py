@@ -6,7 +6,9 @@ from redis import Redis
 
 from infra.embedded import Valkey
 from jobs.catalogue import ModelSpec
+from jobs.domain import Domain
 from tests.conftest import Clock
+from tests.integration.api_harness import served
 from tests.integration.plans import Plans
 
 _prefixes = count(1)
@@ -30,3 +32,10 @@ def make_plans(redis: Redis, clock: Clock) -> Callable[..., Plans]:
 @pytest.fixture
 def plans(make_plans: Callable[..., Plans]) -> Plans:
     return make_plans()
+
+
+@pytest.fixture(scope="session")
+def shared_api(shared_domain: Domain) -> Iterator[str]:
+    """The origin of an API over the shared domain."""
+    with served(shared_domain) as origin:
+        yield origin

@@ -1,6 +1,7 @@
 """A planner over real scripts with a clock of its own, and short words for what tests do with it."""
 
 from itertools import count
+from typing import Any
 
 from redis import Redis
 
@@ -45,13 +46,13 @@ class Plans:
         """The one worker's pulse."""
         return self.planner.renew("w1", slots=self.slots, words="{}", held=held)
 
-    def draft(self, job_id: str | None = None, **fields: object) -> Draft:
+    def draft(self, job_id: str | None = None, **fields: Any) -> Draft:
         values = {"model": MODEL, "prompt": "p", "image": "s3://b/k.png", "seed": next(self._seeds), **fields}
         spec = JobSpec.model_validate(values)
         return Draft(job_id or new_job_id(), spec, Input(image="s3://b/k.png"))
 
     def submit(
-        self, number: int = 1, tenant: str = "acme", *, idempotency: Idempotency | None = None, **fields: object
+        self, number: int = 1, tenant: str = "acme", *, idempotency: Idempotency | None = None, **fields: Any
     ) -> list[str]:
         self.tenants.ensure(tenant)
         drafts = [self.draft(**fields) for _ in range(number)]
@@ -60,7 +61,7 @@ class Plans:
     def submitted(self, drafts: list[Draft], tenant: str = "acme", idempotency: Idempotency | None = None) -> Submitted:
         return self.planner.submit(drafts, tenant=tenant, idempotency=idempotency)
 
-    def submit_batch(self, number: int, tenant: str = "acme", **fields: object) -> tuple[str, list[str]]:
+    def submit_batch(self, number: int, tenant: str = "acme", **fields: Any) -> tuple[str, list[str]]:
         self.tenants.ensure(tenant)
         batch_id = new_batch_id()
         drafts = [self.draft(batch_job_id(batch_id, row), **fields) for row in range(1, number + 1)]
@@ -81,6 +82,10 @@ class Plans:
         outcome = {State.WAITING: "retry", State.QUEUED: "handed_back"}.get(to, str(to))
         settlement = Settlement(to, outcome, signal=signal, delay_ms=delay_ms)  # type: ignore[arg-type]
         return self.planner.settle(claim, settlement, finished_at=moment(self.clock.now_ms))
+
+    def outbox(self) -> list[dict[str, str]]:
+        entries: Any = self.redis.xrange(self.keys.outbox)
+        return [fields for _, fields in entries]
 
     def state(self, job_id: str) -> State:
         return State(str(self.redis.hget(self.keys.job(job_id), "state")))

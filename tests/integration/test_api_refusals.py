@@ -13,13 +13,24 @@ import pytest
 from PIL import Image
 
 from jobs.domain import Domain
-from tests.integration.api_harness import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of, encoded, fields_of, problem
+from tests.integration.api_harness import (
+    CHELSEA,
+    FILE,
+    PROMPT,
+    ROCKET,
+    Api,
+    api_of,
+    encoded,
+    fields_of,
+    problem,
+    tenant_at,
+)
 
 
 @pytest.fixture
-def api(domain: Domain) -> Iterator[Api]:
-    with api_of(domain) as served:
-        yield served
+def api(shared_domain: Domain, shared_api: str) -> Iterator[Api]:
+    with tenant_at(shared_domain, shared_api) as tenant:
+        yield tenant
 
 
 def bomb() -> bytes:

@@ -10,7 +10,7 @@ from tests.integration.plans import Plans, model
 
 def taken(plans: Plans, number: int) -> list[str]:
     """Which jobs the plan starts, one after the other, each ended at once."""
-    order = []
+    order: list[str] = []
     while len(order) < number:
         (claim,) = plans.start(limit=1)
         order.append(claim.job_id)
@@ -19,7 +19,7 @@ def taken(plans: Plans, number: int) -> list[str]:
 
 
 def test_tenants_are_equal_however_many_batches_they_open(plans: Plans) -> None:
-    owners = {}
+    owners: dict[str, str] = {}
     for _ in range(9):
         owners |= dict.fromkeys(plans.submit_batch(40, "acme")[1], "acme")
     owners |= dict.fromkeys(plans.submit(60, "globex"), "globex")
@@ -28,7 +28,7 @@ def test_tenants_are_equal_however_many_batches_they_open(plans: Plans) -> None:
 
 
 def test_priorities_share_a_tenants_part_sixteen_to_four_to_one(plans: Plans) -> None:
-    priority_of = {}
+    priority_of: dict[str, str] = {}
     for priority in ("low", "normal", "high"):
         priority_of |= dict.fromkeys(plans.submit(200, priority=priority), priority)
     counts = Counter(priority_of[job_id] for job_id in taken(plans, 210))

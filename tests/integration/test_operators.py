@@ -31,7 +31,7 @@ def test_a_parked_model_starts_nothing_and_its_jobs_go_on_when_it_is_resumed(pla
     assert plans.plan() == []
     assert plans.planner.resume(MODEL)
     assert [one.job_id for one in plans.plan()] == jobs[1:]
-    types = [event["type"] for _, event in plans.redis.xrange(plans.keys.outbox)]
+    types = [event["type"] for event in plans.outbox()]
     assert types == ["model.parked", "model.resumed"]
     with pytest.raises(InvalidInput):
         plans.planner.park("no-such-model", "x")

@@ -69,7 +69,7 @@ class Interleavings(RuleBasedStateMachine):
         batch=st.booleans(),
     )
     def submit(self, tenant: str, name: str, priority: str, number: int, batch: bool) -> Any:
-        fields: dict[str, object] = {"model": name, "priority": priority}
+        fields: dict[str, Any] = {"model": name, "priority": priority}
         ids = (
             self.plans.submit_batch(number, tenant, **fields)[1]
             if batch
@@ -209,7 +209,7 @@ class Interleavings(RuleBasedStateMachine):
                 assert len(within) <= 16, "600 a minute are 10 a second, and half a second ahead of the beat"
 
     def record(self, job_id: str) -> dict[str, str]:
-        found: dict[str, str] = self.redis.hgetall(self.plans.keys.job(job_id))
+        found: Any = self.redis.hgetall(self.plans.keys.job(job_id))
         return {"attempt": "0", **found}
 
     def model_of(self, job_id: str) -> str:

@@ -265,7 +265,7 @@ def test_an_event_is_written_in_the_same_step_as_the_end_it_tells_of(plans: Plan
     (job_id,) = plans.submit(webhook_url="https://example.com/hook")
     (told,) = plans.start()
     plans.end(told)
-    ((_, event),) = plans.redis.xrange(plans.keys.outbox)
+    (event,) = plans.outbox()
     assert event["type"] == "job.succeeded"
     assert event["tenant"] == "acme"
     assert event["subject"] == plans.keys.job(job_id)
