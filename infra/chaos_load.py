@@ -27,7 +27,7 @@ from jobs.endpoint_records import EndpointFields
 from jobs.errors import StorageFailed, Unavailable
 from jobs.ids import batch_job_id, new_job_id
 from jobs.models import Input, JobSpec
-from jobs.planner import Draft, Idempotency
+from jobs.plan_records import Draft, Idempotency
 from jobs.states import State
 
 SUBSCRIBED = {

@@ -22,7 +22,7 @@ from jobs.events import check_filters
 from jobs.ids import batch_job_id, new_batch_id
 from jobs.models import JobRequest
 from jobs.object_names import check_readable, manifest_key, parse_s3_url
-from jobs.planner import Idempotency
+from jobs.plan_records import Idempotency
 from jobs.submission import invalid_input, item_faults
 from jobs.webhook_urls import check_webhook_url
 

@@ -18,7 +18,8 @@ from jobs.events import Event
 from jobs.ids import batch_job_prefix
 from jobs.keys import Keys
 from jobs.models import JobRequest
-from jobs.planner import Idempotency, Planner
+from jobs.plan_records import Idempotency
+from jobs.planner import Planner
 from jobs.states import State
 from jobs.status import Status
 

@@ -9,7 +9,8 @@ from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from jobs.chores import Kind
-from jobs.planner import Dispatch, Planner
+from jobs.plan_records import Dispatch
+from jobs.planner import Planner
 from jobs.settings import Settings
 
 EDIT, DELIVER = "edit", "deliver"

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
@@ -28,7 +27,8 @@ from jobs.entries import Entry
 from jobs.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
 from jobs.ids import batch_of, made_at
 from jobs.keys import Keys
-from jobs.models import WEIGHTS, Attempt, Checkpoint, Input, JobSpec
+from jobs.models import WEIGHTS, Attempt, Checkpoint
+from jobs.plan_records import Claim, Dispatch, Draft, Idempotency, Plan, Submitted
 from jobs.settlement import Settlement
 from jobs.states import FINAL, State
 
@@ -36,83 +36,6 @@ IDEMPOTENCY_S = 24 * 3600
 BURST_MS = 500
 """How far starts may run ahead of the pace's even beat."""
 DAY_S = 86_400
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A job that is ready to be written: its spec is resolved, its picture kept or an address."""
-
-    job_id: str
-    spec: JobSpec
-    input: Input
-
-
-@dataclass(frozen=True)
-class Idempotency:
-    """An Idempotency-Key and the SHA-256 (hex) of what came with it."""
-
-    key_sha256: str
-    body_sha256: str
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """The jobs of a submit; `replayed` where they are those of an earlier one with the same Idempotency-Key."""
-
-    job_ids: list[str]
-    replayed: bool = False
-
-
-@dataclass(frozen=True)
-class Dispatch:
-    """A job the plan has started: an attempt with a lease, to be published."""
-
-    job_id: str
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a call of the plan started, and in how many seconds there may be more to do.
-
-    None for the latter means: not by the clock alone.
-    """
-
-    dispatches: list[Dispatch]
-    next_in_s: float | None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """An attempt a worker holds.
-
-    Attributes:
-        job_id, attempt: the fence of everything it writes.
-        tenant: whose job it is.
-        spec, input: what to edit, and how.
-        checkpoint: the answer an earlier attempt recorded, if it did.
-        tries: attempts used up before this one.
-        deadline: when the job must have ended, if it must.
-        claimed_at: by the server's clock.
-        queued_at: since when it could have been started.
-        sheet: whether its batch wants thumbnails for a contact sheet.
-        probe: whether it is to find out if a parked model is back: that it fails is not the job's fault.
-        supersede: whether its output is the next version of what lies under its key.
-    """
-
-    job_id: str
-    attempt: int
-    tenant: str
-    spec: JobSpec
-    input: Input
-    checkpoint: Checkpoint | None
-    tries: int
-    deadline: datetime | None
-    claimed_at: datetime
-    queued_at: datetime
-    sheet: bool = False
-    probe: bool = False
-    supersede: bool = False
 
 
 class Planner:

@@ -25,7 +25,7 @@ from jobs.ids import new_job_id
 from jobs.models import Input, JobRequest, JobSpec
 from jobs.object_names import check_readable, check_writable, input_key, output_location, parse_s3_url
 from jobs.pictures import probe
-from jobs.planner import Draft, Idempotency
+from jobs.plan_records import Draft, Idempotency
 from jobs.settings import Settings
 from jobs.tracing import trace_id_of
 from jobs.webhook_urls import check_webhook_url

@@ -11,7 +11,7 @@ from infra.stand import MODEL, worker_process
 from jobs.domain import Domain
 from jobs.ids import new_job_id
 from jobs.models import Input, Job, JobSpec
-from jobs.planner import Draft
+from jobs.plan_records import Draft
 from jobs.states import FINAL
 
 

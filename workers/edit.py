@@ -34,7 +34,7 @@ from jobs.errors import (
 from jobs.models import Checkpoint, Output
 from jobs.object_names import output_location
 from jobs.pictures import EXTENSIONS, Picture
-from jobs.planner import Claim
+from jobs.plan_records import Claim
 from jobs.reuse import fingerprint
 from jobs.settlement import OK, Settlement
 from workers.dialects import Answer, EditCall, dialect_of

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable
 
 from jobs.errors import Interrupted
-from jobs.planner import Claim, Dispatch
+from jobs.plan_records import Claim, Dispatch
 
 
 class Held:

@@ -7,7 +7,7 @@ from jobs.bucket_exact import put_over
 from jobs.domain import Domain
 from jobs.errors import NotFound, StorageFailed, Unavailable
 from jobs.models import Output
-from jobs.planner import Claim
+from jobs.plan_records import Claim
 from jobs.versions import Standing, first_of, follow, is_later, keep_aside
 
 TRIES = 6

@@ -17,7 +17,7 @@ from celery import bootsteps
 from redis.exceptions import RedisError
 
 from jobs.domain import Domain
-from jobs.planner import Dispatch
+from jobs.plan_records import Dispatch
 from workers.consuming import Consuming
 from workers.held import Held
 from workers.stall import Look, Verdict, Watch

@@ -12,7 +12,7 @@ from jobs.domain import Domain
 from jobs.errors import Interrupted, NotFound
 from jobs.models import Input, Output
 from jobs.object_names import output_location
-from jobs.planner import Claim
+from jobs.plan_records import Claim
 from jobs.reuse import LastRead, Made, fingerprint
 from jobs.versions import Standing, follow, is_later
 from workers.fetch import Fetched, InputFetcher

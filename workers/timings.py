@@ -19,7 +19,7 @@ from jobs.errors import (
     Transient,
 )
 from jobs.ids import batch_of
-from jobs.planner import Claim
+from jobs.plan_records import Claim
 from jobs.tracing import Spans, trace_id_of
 
 

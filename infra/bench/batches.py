@@ -20,7 +20,7 @@ from infra.ports import Ports
 from infra.stand import Process, api_process
 from jobs.ids import batch_job_id
 from jobs.models import Checkpoint, Input, Output
-from jobs.planner import Claim
+from jobs.plan_records import Claim
 from jobs.settlement import OK, Settlement
 from retouch import Client
 

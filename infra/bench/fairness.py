@@ -12,7 +12,7 @@ from infra.stand import MODEL
 from jobs.encoding import moment
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
-from jobs.planner import Draft
+from jobs.plan_records import Draft
 from jobs.states import FINAL
 
 LATENCY_MS = 1000

@@ -16,7 +16,7 @@ from infra.bench.workbench import TENANT, Bench, bench, photograph, row
 from infra.stand import MODEL
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
-from jobs.planner import Draft
+from jobs.plan_records import Draft
 
 CONCURRENCY, RPM, LATENCY_MS = 130, 2600, 2000
 CHUNK = 500

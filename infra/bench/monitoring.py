@@ -24,7 +24,7 @@ from infra.stand import MODEL, Process, api_process, environment_of, worker_proc
 from jobs.domain import Domain
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
-from jobs.planner import Draft
+from jobs.plan_records import Draft
 from jobs.states import FINAL
 
 SCRAPE_EVERY_S = 0.25

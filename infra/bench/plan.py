@@ -28,7 +28,8 @@ from jobs.catalogue import Catalogue, load_catalogue
 from jobs.ids import batch_job_id, new_batch_id
 from jobs.keys import Keys
 from jobs.models import Input, JobSpec
-from jobs.planner import Dispatch, Draft, Planner
+from jobs.plan_records import Dispatch, Draft
+from jobs.planner import Planner
 from jobs.tenants import Tenants
 
 CHUNK = 500

@@ -17,7 +17,7 @@ from infra.embedded import Valkey
 from infra.stand import MODEL, environment_of
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
-from jobs.planner import Draft
+from jobs.plan_records import Draft
 from jobs.settings import Settings
 from jobs.states import FINAL, State
 from tests.fleet import Fleet, eventually

@@ -17,13 +17,14 @@ from uuid import uuid4
 
 import httpx
 from PIL import Image
+from sse_starlette.sse import AppStatus
 
 from api.app import create_app
 from api.server import make_server
 from jobs.domain import Domain
 from jobs.models import Output
 from jobs.object_names import tenant_prefix
-from jobs.planner import Claim
+from jobs.plan_records import Claim
 from jobs.settlement import OK, Settlement
 from jobs.states import State
 
@@ -73,6 +74,8 @@ def served(domain: Domain) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(20)
+        # sse-starlette keeps one flag a process; here a process has many servers, one after the other.
+        AppStatus.should_exit = False
         assert not thread.is_alive()
 
 

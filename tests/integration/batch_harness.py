@@ -14,7 +14,7 @@ from jobs.domain import Domain
 from jobs.errors import Filtered, RequestRefused
 from jobs.ids import batch_job_id
 from jobs.models import Job, Output
-from jobs.planner import Claim, Dispatch
+from jobs.plan_records import Claim, Dispatch
 from jobs.settlement import OK, Settlement
 from jobs.states import State
 from workers.chores import register_chores

@@ -8,7 +8,7 @@ from jobs.domain import Domain
 from jobs.errors import InputRejected
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec, Output
-from jobs.planner import Draft
+from jobs.plan_records import Draft
 from jobs.settlement import OK, Settlement
 
 IMAGE = "s3://b/k.png"

@@ -10,7 +10,8 @@ from jobs.encoding import moment
 from jobs.ids import batch_job_id, new_batch_id, new_job_id
 from jobs.keys import Keys
 from jobs.models import Input, JobSpec
-from jobs.planner import Claim, Dispatch, Draft, Idempotency, Planner, Submitted
+from jobs.plan_records import Claim, Dispatch, Draft, Idempotency, Submitted
+from jobs.planner import Planner
 from jobs.settlement import OK, Settlement, Signal
 from jobs.states import State
 from jobs.store import Store

@@ -11,7 +11,7 @@ from jobs.chores import Kind
 from jobs.domain import Domain
 from jobs.errors import Conflict, InvalidInput, NotFound
 from jobs.ids import batch_job_id
-from jobs.planner import Dispatch
+from jobs.plan_records import Dispatch
 from jobs.settings import Settings
 from jobs.states import State
 from tests.integration.batch_harness import CATALOGUE, Hands, adds_up

@@ -19,7 +19,7 @@ from redis import Redis
 
 from infra.embedded import Valkey
 from jobs.errors import Conflict
-from jobs.planner import Claim, Dispatch
+from jobs.plan_records import Claim, Dispatch
 from jobs.settlement import OK, Signal
 from jobs.states import FINAL, LIVE, State
 from tests.conftest import Clock

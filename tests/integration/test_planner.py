@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 from jobs.encoding import moment
 from jobs.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
 from jobs.models import Checkpoint
-from jobs.planner import Dispatch, Idempotency
+from jobs.plan_records import Dispatch, Idempotency
 from jobs.settlement import OK
 from jobs.states import FINAL, State
 from tests.integration.plans import Plans, model

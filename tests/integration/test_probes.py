@@ -3,7 +3,7 @@
 from jobs.backoff import History, decide
 from jobs.encoding import moment
 from jobs.errors import Transient
-from jobs.planner import Claim
+from jobs.plan_records import Claim
 from jobs.states import State
 from tests.integration.plans import Plans, model
 
