@@ -9,7 +9,6 @@ import time
 from infra.bench.limit import fill
 from infra.bench.workbench import Bench, bench, median_and_p95, photograph, row
 from infra.stand import MODEL
-from jobs.encoding import moment
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
 from jobs.plan_records import Draft
@@ -58,8 +57,9 @@ def _singles(stand: Bench, number: int) -> list[float]:
         key = domain.keys.job(job_id)
         while str(domain.redis.hget(key, "state")) not in FINAL:
             time.sleep(0.1)
-        finished = moment(str(domain.redis.hget(key, "finished")))
-        waits.append(1000 * (finished.timestamp() - began))
+        finished = domain.store.get(OTHER, job_id).finished_at
+        if finished is not None:
+            waits.append(1000 * (finished.timestamp() - began))
     return waits
 
 

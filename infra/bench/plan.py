@@ -47,6 +47,7 @@ SETTLEMENT = json.dumps(
         "cost": 0,
         "count": True,
         "reused": False,
+        "entry": None,
         "signal": {"kind": "ok"},
     }
 )
@@ -115,7 +116,8 @@ class Plan:
         """What the planner sends, a pipeline at a time: one driver for a fleet of workers."""
         pipe = self.redis.pipeline(transaction=False)
         for one, arguments in calls:
-            keys = [*self.keys.spine, self.keys.job(one.job_id)]
+            job = self.keys.job(one.job_id)
+            keys = [*self.keys.spine, job, job]
             script(keys=keys, args=[0, RETENTION_MS, LEASE_MS, *arguments], client=pipe)
         pipe.execute()
 
@@ -129,7 +131,7 @@ def _chunks(number: int) -> Iterator[int]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--deep", type=int, default=1_000_000)
     options = parser.parse_args()
     os.environ.pop("RETOUCH_CONFIG", None)
@@ -147,6 +149,7 @@ def _case(valkey: Valkey, prefix: str, lanes: int, backlog: int, jobs: int) -> N
     backlog = backlog or 1000
     plan.submit(backlog)
     grown = (_memory(plan.redis) - before) / backlog
+    _until_written(plan.redis)
     began, used = time.perf_counter(), cpu_s(valkey.pid)
     plan.submit(jobs)
     submit_cpu = cpu_s(valkey.pid)
@@ -161,6 +164,12 @@ def _case(valkey: Valkey, prefix: str, lanes: int, backlog: int, jobs: int) -> N
         f"{grown:.0f}" if backlog > 10_000 else "",
     )
     plan.redis.flushdb()
+
+
+def _until_written(redis: Redis) -> None:
+    """Wait for a rewrite of the append-only file: meanwhile each page that is touched is copied first."""
+    while redis.info("persistence")["aof_rewrite_in_progress"]:
+        time.sleep(0.5)
 
 
 def _memory(redis: Redis) -> int:
