@@ -46,11 +46,12 @@ def test_an_endpoint_that_drips_or_never_answers_is_left_after_its_time(make_fle
 
 
 def test_a_key_that_is_refused_in_the_middle_fails_no_job(make_fleet: MakeFleet) -> None:
-    with simulator_process(fast=True) as origin:
+    with simulator_process(fast=True, latency_ms=50) as origin:
         fleet = make_fleet(origin, concurrency=16)
-        fleet.worker(concurrency=16)
         image = fleet.put_picture(small(), "in/small.png")
+        # All wait before the first is edited: however slow the machine, some are left when the key is refused.
         jobs = [fleet.submit(image, f"key {n}") for n in range(200)]
+        fleet.worker(concurrency=16)
         eventually(lambda: fleet.calls()["billed"] >= 50, what="50 were edited")
         fleet.knobs(keys=["another-key"])
         reason = eventually(lambda: model_of(fleet).parked_reason, what="the model is parked")
