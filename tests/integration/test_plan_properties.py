@@ -230,7 +230,7 @@ def test_no_interleaving_breaks_an_invariant(valkey: Valkey) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=12,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
