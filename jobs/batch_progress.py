@@ -7,9 +7,10 @@ from typing import Any
 from jobs.batch_models import COUNTED, ENDED, Batch, BatchState, Counts, Kept, Rollback
 from jobs.encoding import MICRO, moment
 from jobs.ids import made_at
+from jobs.states import State
 
 TICK_S = 10
-"""The beat in which the scripts count what ended."""
+"""The beat in which the scripts look at how many have ended."""
 _FRESH_TICKS = 2
 
 PaceOf = Callable[[str], tuple[int, float, int]]
@@ -101,17 +102,17 @@ def _progress(total: int, open_: int, *, ingested: bool) -> float:
 
 def _rate(record: Mapping[str, str], lanes: Sequence[Mapping[str, str]], pace_of: PaceOf, now_s: float) -> float | None:
     """Jobs ended a second: the real rate of the last beats, else what the model's window, pace and sharers allow."""
+    ended = sum(int(record.get(state, 0)) for state in (State.SUCCEEDED, State.FILTERED, State.FAILED))
     if record["state"] == BatchState.RUNNING and "tick" in record:
         at = now_s / TICK_S
         tick = int(record["tick"])
-        ended, before = int(record.get("ended", 0)), int(record.get("ended_before", 0))
+        before = int(record["ended_at_tick"]) - int(record["ended_before"])
         within = (at - tick) * TICK_S
         if tick <= at < tick + _FRESH_TICKS and (before or within > TICK_S / 2):
-            return (ended + before) / (within + (TICK_S if before else 0))
-    edits = int(record.get("edits", 0))
-    if not edits or not lanes:
+            return max(0, ended - int(record["ended_before"])) / (within + (TICK_S if before else 0))
+    if not ended or not lanes:
         return None
-    mean_s = int(record.get("busy_ms", 0)) / edits / 1000
+    mean_s = int(record.get("busy_ms", 0)) / ended / 1000
     rate = 0.0
     for model in {card["model"] for card in lanes}:
         window, pace, sharing = pace_of(model)

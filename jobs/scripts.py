@@ -1,10 +1,11 @@
-"""The Lua scripts as callables: each file of `lua/`, with what it needs before it.
+"""The Lua scripts as callables: each file of `lua/`, with what it uses of the preludes before it.
 
-A script on jobs has `core.lua` before it; one that changes a job's state also the table of transitions and
-`prelude.lua`. Most of a small script's time would go into making functions that it does not call, so the others go
-without.
+A script on jobs may use `core.lua`, the table of transitions and `prelude.lua`, one on deliveries `deliver_prelude.lua`
+in their stead. A script is made anew each time it is called, and most of a small one's time would go into functions
+that it does not call: so of a prelude it gets the blocks that it names, and those that they name.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -16,6 +17,12 @@ from jobs.states import TRANSITIONS
 
 ScriptCall = Callable[[Sequence[str], Sequence[Any]], Any]
 
+_PRELUDES = {"prelude": ("core", "prelude"), "deliver_prelude": ("deliver_prelude",)}
+_COMMENT = re.compile(r"--.*")
+_TEXT = re.compile(r"'[^']*'")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_DEFINITION = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
+
 
 def allowed_table(transitions: Iterable[tuple[str, str]] = TRANSITIONS) -> str:
     """A table of transitions as Lua source: the scripts know no other one."""
@@ -23,19 +30,33 @@ def allowed_table(transitions: Iterable[tuple[str, str]] = TRANSITIONS) -> str:
     return f"local ALLOWED = {{{entries}}}\n"
 
 
-STATELESS = frozenset({"claim", "renew", "depart", "lanes"})
-"""Scripts on jobs that change no job's state."""
-
-
 def source_of(name: str, prelude: str = "prelude", transitions: Iterable[tuple[str, str]] = TRANSITIONS) -> str:
     """The whole text of one script."""
-    folder = files("jobs").joinpath("lua")
-    before = ""
-    if prelude == "prelude":
-        before += folder.joinpath("core.lua").read_text()
-    if name not in STATELESS:
-        before += allowed_table(transitions) + folder.joinpath(f"{prelude}.lua").read_text()
-    return before + folder.joinpath(f"{name}.lua").read_text()
+    before = [allowed_table(transitions), *(text for part in _PRELUDES[prelude] for text in _blocks(_text(part)))]
+    script = _text(name)
+    used, wanted = [], _words(script)
+    for block in reversed(before):
+        if wanted & _defined(block):
+            used.append(block)
+            wanted |= _words(block)
+    return "\n".join([*reversed(used), script])
+
+
+def _text(name: str) -> str:
+    return files("jobs").joinpath("lua", f"{name}.lua").read_text()
+
+
+def _blocks(source: str) -> list[str]:
+    """What stands between blank lines: a function, or names that belong together, with their comment."""
+    return [f"{block}\n" for block in source.split("\n\n")]
+
+
+def _words(source: str) -> set[str]:
+    return set(_WORD.findall(_TEXT.sub("", _COMMENT.sub("", source))))
+
+
+def _defined(block: str) -> set[str]:
+    return {name for names in _DEFINITION.findall(block) for name in _WORD.findall(names)}
 
 
 def load(
@@ -46,7 +67,7 @@ def load(
     Args:
         redis: where it runs.
         name: of its file.
-        prelude: what stands before it.
-        transitions: (from, to) that its prelude shall allow.
+        prelude: whose blocks it may use: `prelude`, which stands for `core` and it, or `deliver_prelude`.
+        transitions: (from, to) that the prelude shall allow.
     """
     return redis.register_script(source_of(name, prelude, transitions))

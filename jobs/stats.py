@@ -198,7 +198,7 @@ class Stats:
         for i, spec in enumerate(specs):
             record, totals, samples, oldest = rest[4 * i : 4 * i + 4]
             status = status_of(spec, record, int(slots or 0))
-            models.append(_model_stats(status, _Read(record, totals, samples, oldest, lanes[i]), int(now)))
+            models.append(_model_stats(status, _Read(totals, samples, oldest, lanes[i]), int(now)))
         return FleetStats(
             models=models,
             jobs={state: sum(model.jobs[state] for model in models) for state in State},
@@ -247,7 +247,6 @@ class Stats:
 class _Read(NamedTuple):
     """A model as the store holds it."""
 
-    record: dict[str, str]
     totals: dict[str, str]
     samples: list[str]
     oldest: str | None
@@ -255,7 +254,7 @@ class _Read(NamedTuple):
 
 
 def _model_stats(status: ModelStatus, read: _Read, now: int) -> ModelStats:
-    record, totals, samples, oldest, lanes = read
+    totals, samples, oldest, lanes = read
 
     def count(name: str) -> int:
         return int(totals.get(name, 0))
@@ -273,12 +272,17 @@ def _model_stats(status: ModelStatus, read: _Read, now: int) -> ModelStats:
         parked=status.parked,
         parked_reason=status.parked_reason,
         jobs={
-            state: status.in_flight if state is State.RUNNING else int(record.get(f"n:{state}", 0)) for state in State
+            State.QUEUED: status.queued,
+            State.WAITING: status.waiting,
+            State.RUNNING: status.in_flight,
+            **{state: count(f"ended:{state}") - count(f"again:{state}") for state in State if state in FINAL},
         },
         submitted=count("submitted"),
         started=count("started"),
         ended={state: count(f"ended:{state}") for state in State if state in FINAL},
-        attempts={outcome: count(f"outcome:{outcome}") for outcome in OUTCOMES},
+        # A success is counted once, as the end of its job.
+        attempts={outcome: count(f"outcome:{outcome}") for outcome in OUTCOMES}
+        | {"succeeded": count("ended:succeeded")},
         leases_lost={holder: count(f"lost:{holder}") for holder in HOLDERS},
         settlements_refused=count("refused"),
         paid=count("paid"),

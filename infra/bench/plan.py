@@ -33,6 +33,7 @@ from jobs.planner import Planner
 from jobs.tenants import Tenants
 
 CHUNK = 500
+LANES, SHALLOW = (1, 100, 1000), 1000
 RETENTION_MS, LEASE_MS = 86_400_000, 30_000
 OUTPUT = {"bucket": "retouch", "key": "outputs/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV/sku-00000001.png", "sha256": "0" * 64,
     "bytes": 512_000, "media_type": "image/png", "width": 1024, "height": 1024, "seed": 1}  # fmt: skip
@@ -66,7 +67,6 @@ class Plan:
         self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), retention_s=86400)
         self.planner.register_models()
         self.redis.hset(self.keys.model(self.model.name), "limit", 100_000)
-        self.planner.renew("bench", slots=100_000, words="{}", held=[])
         self.claim = scripts.load(self.redis, "claim")
         self.end = scripts.load(self.redis, "settle")
         self.batches = [(f"tenant{n % 50}", new_batch_id()) for n in range(lanes)]
@@ -99,6 +99,7 @@ class Plan:
 
     def run(self, jobs: int) -> None:
         """Plan, claim and settle so many jobs."""
+        self.planner.renew("bench", slots=100_000, words="{}", held=[])
         done = 0
         while done < jobs:
             started = self.planner.plan(limit=min(100, jobs - done)).dispatches
@@ -138,36 +139,48 @@ def main() -> None:
     print("the plan alone: jobs a second, and microseconds of Valkey's CPU a job")  # noqa: T201
     row("", "jobs/s of driver", "jobs/s of Valkey", "submit µs", "plan+… µs", "bytes a job")
     with tempfile.TemporaryDirectory(prefix="retouch-bench-") as folder, Valkey(Path(folder)) as valkey:
-        cases = [(1, 0), (100, 0), (1000, 0), (100, options.deep)]
-        for number, (lanes, backlog) in enumerate(cases):
-            _case(valkey, f"b{number}:", lanes, backlog, options.jobs)
+        for number, lanes in enumerate(LANES):
+            _case(valkey, f"b{number}:", lanes, SHALLOW, options.jobs)
+        _case(valkey, "deep:", 100, options.deep, options.jobs, rewriting=True)
 
 
-def _case(valkey: Valkey, prefix: str, lanes: int, backlog: int, jobs: int) -> None:
+def _case(valkey: Valkey, prefix: str, lanes: int, backlog: int, jobs: int, *, rewriting: bool = False) -> None:
+    """One row; with `rewriting` a second one, of the same while the append-only file is rewritten."""
     plan = Plan(valkey, prefix, lanes)
     before = _memory(plan.redis)
-    backlog = backlog or 1000
     plan.submit(backlog)
     grown = (_memory(plan.redis) - before) / backlog
+    # A rewrite copies each page that is touched meanwhile. It comes once in as many jobs as fill the file again.
     _until_written(plan.redis)
+    plan.redis.config_set("auto-aof-rewrite-percentage", 0)
+    name = f"{lanes} lanes, {backlog:,} queued before"
+    _measure(plan, valkey, name, jobs, f"{grown:.0f}" if backlog > SHALLOW else "")
+    if rewriting:
+        plan.redis.bgrewriteaof()
+        _measure(plan, valkey, "… while the file is rewritten", jobs, "")
+        _until_written(plan.redis)
+    plan.redis.config_set("auto-aof-rewrite-percentage", 100)
+    plan.redis.flushdb()
+
+
+def _measure(plan: Plan, valkey: Valkey, name: str, jobs: int, memory: str) -> None:
     began, used = time.perf_counter(), cpu_s(valkey.pid)
     plan.submit(jobs)
     submit_cpu = cpu_s(valkey.pid)
     plan.run(jobs)
     ended, run_cpu = time.perf_counter(), cpu_s(valkey.pid)
     row(
-        f"{lanes} lanes, {backlog:,} queued before",
+        name,
         f"{jobs / (ended - began):.0f}",
         f"{jobs / (run_cpu - used):.0f}",
         f"{1e6 * (submit_cpu - used) / jobs:.0f}",
         f"{1e6 * (run_cpu - submit_cpu) / jobs:.0f}",
-        f"{grown:.0f}" if backlog > 10_000 else "",
+        memory,
     )
-    plan.redis.flushdb()
 
 
 def _until_written(redis: Redis) -> None:
-    """Wait for a rewrite of the append-only file: meanwhile each page that is touched is copied first."""
+    """Wait for a rewrite of the append-only file."""
     while redis.info("persistence")["aof_rewrite_in_progress"]:
         time.sleep(0.5)
 

@@ -9,7 +9,7 @@ local b = redis.call('HMGET', batch, 'state', 'lanes')
 if b[1] ~= 'awaiting_approval' then return {b[1], '0'} end
 if ARGV[4] ~= '' then redis.call('HSET', batch, 'changes', ARGV[4]) end
 redis.call('HDEL', batch, 'gate')
-redis.call('HSET', batch, 'state', 'running', 'approved_at', exact(NOW))
+redis.call('HSET', batch, 'state', 'running', 'approved_at', AT)
 for _, lane in ipairs(redis.call('SMEMBERS', b[2])) do release(lane) end
 advance(batch)
 return {redis.call('HGET', batch, 'state'), '1'}

@@ -15,9 +15,9 @@ end
 if redis.call('EXISTS', batch) == 1 then return {'ok'} end
 
 for field, value in pairs(order.fields) do redis.call('HSET', batch, field, value) end
-redis.call('HSET', batch, 'state', 'ingesting', 'created', exact(NOW))
+redis.call('HSET', batch, 'state', 'ingesting', 'created', AT)
 redis.call('ZADD', KEYS[7], 0, batch)
-redis.call('ZADD', KEYS[8], exact(NOW), 'ingest ' .. batch)
+redis.call('ZADD', KEYS[8], AT, 'ingest ' .. batch)
 if order.idempotency ~= cjson.null then
   redis.call('HSET', idempotency, 'body', order.idempotency.body, 'jobs', batch)
   redis.call('PEXPIRE', idempotency, order.idempotency.ttl_ms)

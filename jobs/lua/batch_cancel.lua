@@ -17,9 +17,9 @@ end
 local open = tonumber(b[3] or 0) + tonumber(b[4] or 0) + tonumber(b[5] or 0)
 redis.call('HINCRBY', batch, 'canceled', open)
 redis.call('HSET', batch, 'state', 'canceled', 'queued', 0, 'waiting', 0, 'running', 0, 'trial_open', 0,
-  'finished', exact(NOW), 'ingested', '1', 'sweep', cjson.encode({kind = 'cancel', states = {'running', 'waiting', 'queued'}}))
+  'finished', AT, 'ingested', '1', 'sweep', cjson.encode({kind = 'cancel', states = {'running', 'waiting', 'queued'}}))
 redis.call('HDEL', batch, 'reason', 'gate', 'cursor')
 redis.call('ZREM', b[6], 'ingest ' .. batch, 'results ' .. batch)
-redis.call('ZADD', b[6], exact(NOW), 'sweep ' .. batch)
+redis.call('ZADD', b[6], AT, 'sweep ' .. batch)
 emit_batch('canceled', batch)
 return {'canceled', '1'}

@@ -10,7 +10,7 @@ if b[1] ~= ARGV[4] then return 0 end
 redis.call('ZREM', b[4], 'results ' .. batch)
 redis.call('HDEL', batch, 'u:results')
 if not b[2] then return 0 end
-redis.call('HSET', batch, 'results_at', exact(NOW), 'kept', ARGV[5])
+redis.call('HSET', batch, 'results_at', AT, 'kept', ARGV[5])
 redis.call('PEXPIRE', batch, ARGV[6])
 redis.call('PEXPIRE', KEYS[7], ARGV[6])
 -- A job's record names its lane for as long as it lives; both hours are spared for clocks and retries.

@@ -16,5 +16,5 @@ reopen(batch)
 redis.call('HSET', batch, 'sweep', cjson.encode({kind = 'retry', states = states, before = NOW}))
 redis.call('HDEL', batch, 'cursor')
 redis.call('ZREM', b[3], 'results ' .. batch)
-redis.call('ZADD', b[3], exact(NOW), 'sweep ' .. batch)
+redis.call('ZADD', b[3], AT, 'sweep ' .. batch)
 return {redis.call('HGET', batch, 'state'), '1'}

@@ -9,6 +9,6 @@ if not b[1] then return {b[2] or '', '0'} end
 if b[4] then return {b[2], 'busy'} end
 if not redis.call('ZSCORE', b[3], 'rollback ' .. batch) then
   redis.call('HSET', batch, 'rollback', '{"state":"running"}', 'rollback_row', 0)
-  redis.call('ZADD', b[3], exact(NOW), 'rollback ' .. batch)
+  redis.call('ZADD', b[3], AT, 'rollback ' .. batch)
 end
 return {b[2], '1'}

@@ -29,11 +29,9 @@ if quota[2] and today + #order.jobs > tonumber(quota[2]) then return {'quota', '
 
 for _, lane in ipairs(order.lanes) do
   if redis.call('SADD', lanes_of, lane.key) == 1 then
-    for field, value in pairs(lane.fields) do redis.call('HSET', lane.key, field, value) end
+    make(lane.key, lane.fields)
     if b[1] == 'paused' or (b[4] == 'trial' and not lane.trial) then redis.call('HSET', lane.key, 'held', '1') end
-    if redis.call('EXISTS', lane.share) == 0 then
-      for field, value in pairs(lane.share_fields) do redis.call('HSET', lane.share, field, value) end
-    end
+    make(lane.share, lane.share_fields)
   end
 end
 

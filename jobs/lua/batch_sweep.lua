@@ -52,7 +52,7 @@ redis.call('HDEL', batch, 'sweep', 'cursor', 'u:sweep')
 redis.call('ZREM', b[5], 'sweep ' .. batch)
 if sweep.kind == 'cancel' then
   for _, lane in ipairs(lanes) do redis.call('HDEL', lane, 'stopped', 'held') end
-  redis.call('ZADD', b[5], exact(NOW), 'results ' .. batch)
+  redis.call('ZADD', b[5], AT, 'results ' .. batch)
 else
   advance(batch)
 end

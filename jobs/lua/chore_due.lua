@@ -5,6 +5,6 @@
 -- ARGV[4] ms until it is due again   ARGV[5] most of this call
 -- Returns members `kind batch key`.
 
-local due = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', exact(NOW), 'LIMIT', 0, ARGV[5])
+local due = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', AT, 'LIMIT', 0, ARGV[5])
 for _, chore in ipairs(due) do redis.call('ZADD', KEYS[6], exact(NOW + tonumber(ARGV[4])), chore) end
 return due

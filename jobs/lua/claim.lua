@@ -7,17 +7,16 @@
 -- `since` where it has one, its batch's `supersede`, and `probe` where it is to find out whether a parked model is back.
 
 local job, attempt, worker, token = KEYS[6], ARGV[4], ARGV[5], ARGV[6]
-local r = redis.call('HMGET', job, 'state', 'attempt', 'claimed', 'lane', 'holder')
+local r = redis.call('HMGET', job, 'state', 'attempt', 'claimed', 'lane', 'holder', 'started')
 local l = r[4] and redis.call('HMGET', r[4], 'owner', 'stopped', 'batch', 'trial', 'since', 'model') or {}
 if l[2] == '1' then return {} end
 if r[1] ~= 'running' or r[2] ~= attempt or (r[3] and r[5] ~= token) then return {} end
 local member = member_of(job, attempt)
 if not redis.call('ZSCORE', LEASES, member) then return {} end
 redis.call('ZADD', LEASES, exact(NOW + LEASE), member)
-redis.call('HSET', job, 'claimed', exact(NOW), 'worker', worker, 'holder', token)
-redis.call('HSETNX', job, 'started', exact(NOW))
+redis.call('HSET', job, 'claimed', AT, 'worker', worker, 'holder', token, 'started', r[6] or AT)
 local answer = redis.call('HGETALL', job)
-table.insert(answer, 1, exact(NOW))
+table.insert(answer, 1, AT)
 table.insert(answer, 2, l[1])
 local shared = l[3] ~= '' and redis.call('HMGET', l[3], 'defaults', 'changes', 'sheet', 'supersede') or {}
 table.insert(answer, 3, shared[1] or '')

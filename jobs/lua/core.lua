@@ -1,4 +1,4 @@
--- Prepended to every script on jobs.
+-- What scripts on jobs use; each gets the blocks, between blank lines, that it names (scripts.py).
 --
 -- The spine, the same in every script that changes a job:
 --   KEYS[1] leases     ZSET  job key#attempt -> end of the lease, ms
@@ -27,6 +27,9 @@ local SILENCE = LEASE / 3
 
 local function exact(number) return string.format('%.17g', number) end
 
+-- The moment as it is written, which most scripts do several times.
+local AT = exact(NOW)
+
 local function member_of(job, attempt) return job .. '#' .. attempt end
 
 local function parts_of(member)
@@ -50,6 +53,6 @@ local function spared_now()
     until_ms = NOW + LEASE
     redis.call('HSET', FLEET, 'spared_until', exact(until_ms))
   end
-  redis.call('HSET', FLEET, 'seen', exact(NOW))
+  redis.call('HSET', FLEET, 'seen', AT)
   return NOW < until_ms
 end

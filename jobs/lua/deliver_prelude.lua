@@ -1,5 +1,5 @@
--- Prepended to every script about deliveries, instead of prelude.lua, after the table ALLOWED that deliveries.py makes from
--- delivery_records.TRANSITIONS.
+-- What scripts on deliveries use: each gets the blocks, between blank lines, that it names (scripts.py). The table ALLOWED
+-- comes from delivery_records.TRANSITIONS.
 --
 --   KEYS[1] outbox       STREAM
 --   KEYS[2] lines        ZSET  line key -> when to look at it again, ms

@@ -15,7 +15,7 @@ local function made(job)
   return ms
 end
 
-local most, answer = tonumber(ARGV[4]), {exact(NOW)}
+local most, answer = tonumber(ARGV[4]), {AT}
 for i = 6, #KEYS do
   local ring = redis.call('HGET', KEYS[i], 'ring')
   local found, looked = {0}, 0

@@ -9,7 +9,7 @@ local m = redis.call('HMGET', model, 'parked', 'park_reason')
 if act == 'park' then
   if m[1] == 'operator' then return 0 end
   redis.call('HDEL', model, 'park_until', 'park_pause', 'probe')
-  redis.call('HSET', model, 'parked', 'operator', 'park_reason', reason, 'parked_at', exact(NOW))
+  redis.call('HSET', model, 'parked', 'operator', 'park_reason', reason, 'parked_at', AT)
   emit('model.parked', '', model, cjson.encode({code = 'operator', reason = reason}))
   return 1
 end

@@ -9,7 +9,7 @@
 local MOST_HOUSEKEEPING = 200
 local workers, most, burst = KEYS[6], tonumber(ARGV[4]), tonumber(ARGV[5])
 
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', workers, '-inf', exact(NOW))) do
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', workers, '-inf', AT)) do
   local field = 'slots:' .. name
   redis.call('HINCRBY', FLEET, 'slots', -tonumber(redis.call('HGET', FLEET, field) or 0))
   redis.call('HDEL', FLEET, field)
@@ -26,7 +26,8 @@ local function take_back(member)
   end
   local l = redis.call('HMGET', lane, 'model', 'totals')
   forget_probe(l[1], member)
-  local leased = drop_lease(job, attempt, lane)
+  local leased = redis.call('ZREM', LEASES, member) == 1
+  if leased then leave_window(job, lane) end
   if leased then redis.call('HINCRBY', l[2], r[4] and 'lost:worker' or 'lost:nobody', 1) end
   if leased and r[4] then suspect(job, attempt, lane) end
   if r[2] ~= 'running' or r[3] ~= attempt or turned(job, lane, 'running') then return end
@@ -47,10 +48,10 @@ local function take_back(member)
 end
 
 local spared = spared_now()
-local expired = spared and {} or redis.call('ZRANGEBYSCORE', LEASES, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)
+local expired = spared and {} or redis.call('ZRANGEBYSCORE', LEASES, '-inf', AT, 'LIMIT', 0, MOST_HOUSEKEEPING)
 for _, member in ipairs(expired) do take_back(member) end
 
-local over = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)
+local over = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', AT, 'LIMIT', 0, MOST_HOUSEKEEPING)
 for _, job in ipairs(over) do
   local r = redis.call('HMGET', job, 'state', 'lane')
   redis.call('ZREM', DEADLINES, job)
@@ -60,7 +61,7 @@ for _, job in ipairs(over) do
   end
 end
 
-local due = redis.call('ZRANGEBYSCORE', WAITING, '-inf', exact(NOW), 'LIMIT', 0, MOST_HOUSEKEEPING)
+local due = redis.call('ZRANGEBYSCORE', WAITING, '-inf', AT, 'LIMIT', 0, MOST_HOUSEKEEPING)
 for _, job in ipairs(due) do
   redis.call('ZREM', WAITING, job)
   local r = redis.call('HMGET', job, 'state', 'lane', 'attempt')
@@ -96,8 +97,8 @@ end
 local SAMPLE_EVERY, SAMPLES_LIVE = 10000, 3600000
 local function sample(m)
   if NOW - m.sampled < SAMPLE_EVERY then return end
-  redis.call('HSET', m.key, 'sampled', exact(NOW))
-  redis.call('LPUSH', m.samples, exact(NOW) .. ' ' .. cjson.encode(fields_of(m.totals)))
+  redis.call('HSET', m.key, 'sampled', AT)
+  redis.call('LPUSH', m.samples, AT .. ' ' .. cjson.encode(fields_of(m.totals)))
   for _ = 1, 2 do
     local oldest = redis.call('LINDEX', m.samples, -1)
     if NOW - tonumber(string.match(oldest, '^%d+')) > SAMPLES_LIVE then redis.call('RPOP', m.samples) end
@@ -119,7 +120,7 @@ local function wait_of(m)
   return math.max(0, m.tat - burst - NOW)
 end
 
-local cards, shares, budgets, stale = {}, {}, {}, 0
+local shares, tenants, budgets, stale = {}, {}, {}, 0
 
 -- Whether a batch can pay for one more edit besides all that are under way. One that goes on from a recorded answer is
 -- paid for.
@@ -132,10 +133,11 @@ local function affords(card, job)
     budgets[card.batch] = b
   end
   if not b.most or redis.call('HEXISTS', job, 'checkpoint') == 1 then return true end
-  if b.used + card.price > b.most then return false end
-  b.used = b.used + card.price
-  redis.call('HINCRBY', card.batch, 'reserved', card.price)
-  redis.call('HSET', job, 'reserved', card.price)
+  local price = tonumber(card.price or 0)
+  if b.used + price > b.most then return false end
+  b.used = b.used + price
+  redis.call('HINCRBY', card.batch, 'reserved', price)
+  redis.call('HSET', job, 'reserved', price)
   return true
 end
 
@@ -143,6 +145,16 @@ local function stop_for_budget(batch)
   hold_batch(batch)
   redis.call('HSET', batch, 'state', 'paused', 'reason', 'budget')
   emit_batch('paused', batch)
+end
+
+local function tenant_of(key)
+  local t = tenants[key]
+  if not t then
+    local f = redis.call('HMGET', key, 'max_in_flight', 'in_flight', 'stalled')
+    t = {most = tonumber(f[1]), in_flight = tonumber(f[2] or 0), stalled = f[3]}
+    tenants[key] = t
+  end
+  return t
 end
 
 local function leave_ring(m, share, tag)
@@ -161,41 +173,36 @@ local function take(m)
     local s = shares[share]
     if not s then
       local f = redis.call('HMGET', share, 'lanes', 'tenant', 'weight')
-      local t = redis.call('HMGET', f[2], 'max_in_flight', 'in_flight', 'stalled')
-      s = {lanes = f[1], tenant = f[2], weight = tonumber(f[3]), most = tonumber(t[1]), held = tonumber(t[2] or 0),
-        stalled = t[3]}
+      s = {lanes = f[1], tenant = f[2], weight = tonumber(f[3])}
       shares[share] = s
     end
+    local owner = tenant_of(s.tenant)
     local first = redis.call('ZRANGE', s.lanes, 0, 0, 'WITHSCORES')
     local lane = first[1]
     if not lane then
       leave_ring(m, share, share_tag)
-    elseif s.most and tonumber(redis.call('HGET', s.tenant, 'in_flight') or 0) >= s.most then
+    elseif owner.most and owner.in_flight >= owner.most then
       leave_ring(m, share, share_tag)
       redis.call('HSET', share, 'stalled', '1')
-      redis.call('SADD', s.stalled, share)
+      redis.call('SADD', owner.stalled, share)
+      redis.call('HSET', s.tenant, 'stalls', '1')
     else
       local lane_tag = tonumber(first[2])
-      local c = cards[lane]
-      if not c then
-        local f = redis.call('HMGET', lane, 'list', 'weight', 'batch', 'price')
-        c = {list = f[1], weight = tonumber(f[2]), batch = f[3], price = tonumber(f[4] or 0)}
-        cards[lane] = c
-      end
+      local c = card_of(lane)
       local job = redis.call('LPOP', c.list)
       if not job then
         redis.call('ZREM', s.lanes, lane)
         redis.call('HSET', lane, 'tag', exact(lane_tag))
         redis.call('HSET', share, 'v', exact(lane_tag))
       else
-        local state = redis.call('HGET', job, 'state')
-        if state == 'queued' and not affords(c, job) then
+        local r = redis.call('HMGET', job, 'state', 'attempt')
+        if r[1] == 'queued' and not affords(c, job) then
           redis.call('LPUSH', c.list, job)
           stop_for_budget(c.batch)
-        elseif state == 'queued' then
+        elseif r[1] == 'queued' then
           redis.call('ZADD', s.lanes, exact(lane_tag + 1 / c.weight), lane)
           redis.call('ZADD', m.ring, exact(share_tag + 1 / s.weight), share)
-          return job, lane, s
+          return job, lane, s, tonumber(r[2] or 0) + 1
         else
           stale = stale + 1
         end
@@ -205,23 +212,24 @@ local function take(m)
   return nil
 end
 
-local answer = {-1}
+local answer, leases = {-1}, {}
+gather()
 while #answer <= most * 2 do
   local chosen
   for _, m in ipairs(models) do
     if wait_of(m) == 0 and (not chosen or m.in_flight < chosen.in_flight) then chosen = m end
   end
   if not chosen then break end
-  local job, lane, share = take(chosen)
+  local job, lane, share, attempt = take(chosen)
   if not job then
     chosen.empty = true
   else
-    local attempt = redis.call('HINCRBY', job, 'attempt', 1)
     local member = member_of(job, attempt)
-    move(job, lane, 'queued', 'running')
-    redis.call('HDEL', job, 'claimed', 'worker', 'holder')
-    redis.call('ZADD', LEASES, exact(NOW + LEASE), member)
-    redis.call('HINCRBY', share.tenant, 'in_flight', 1)
+    move(job, lane, 'queued', 'running', false, {'attempt', attempt})
+    leases[#leases + 1] = exact(NOW + LEASE)
+    leases[#leases + 1] = member
+    add(share.tenant, 'in_flight', 1)
+    tenants[share.tenant].in_flight = tenants[share.tenant].in_flight + 1
     chosen.in_flight = chosen.in_flight + 1
     chosen.started = chosen.started + 1
     slots_left = slots_left - 1
@@ -231,6 +239,9 @@ while #answer <= most * 2 do
     answer[#answer + 1] = tostring(attempt)
   end
 end
+
+if #leases > 0 then redis.call('ZADD', LEASES, unpack(leases)) end
+book()
 
 local minute, soonest = math.floor(NOW / 60000), nil
 local function sooner(ms) if ms and (not soonest or ms < soonest) then soonest = ms end end

@@ -1,20 +1,56 @@
--- Prepended, after core.lua and the table ALLOWED (states.TRANSITIONS), to every script that changes a job's state.
+-- What scripts that change a job's state use, after core.lua and the table ALLOWED (states.TRANSITIONS).
 
 local MOST_LOST = 3
 
--- What a lane's card says for good, read once a call of a script.
-local FIXED = {'list', 'share', 'model', 'tenant', 'batch', 'owner', 'trial', 'totals', 'weight', 'i:queued', 'i:waiting',
-  'i:running', 'i:succeeded', 'i:filtered', 'i:failed', 'i:canceled'}
+-- What a lane's record says, all of it for the length of a call: read once. (A table whose fields are named where it is
+-- made costs half of one that grows.)
 local cards = {}
 local function card_of(lane)
   local card = cards[lane]
-  if not card then
-    local values = redis.call('HMGET', lane, unpack(FIXED))
-    card = {}
-    for i, field in ipairs(FIXED) do card[field] = values[i] end
-    cards[lane] = card
-  end
+  if card then return card end
+  local l = redis.call('HMGET', lane, 'list', 'share', 'model', 'tenant', 'batch', 'owner', 'trial', 'totals', 'weight',
+    'price', 'stopped', 'i:queued', 'i:waiting', 'i:running', 'i:succeeded', 'i:filtered', 'i:failed', 'i:canceled')
+  card = {
+    list = l[1], share = l[2], model = l[3], tenant = l[4], batch = l[5], owner = l[6], trial = l[7], totals = l[8],
+    weight = l[9], price = l[10], stopped = l[11],
+    index = {queued = l[12], waiting = l[13], running = l[14], succeeded = l[15], filtered = l[16], failed = l[17],
+      canceled = l[18]},
+  }
+  cards[lane] = card
   return card
+end
+
+-- Where there is none, a record is written with these fields.
+local function make(key, fields)
+  if redis.call('EXISTS', key) == 1 then return end
+  local flat = {}
+  for field, value in pairs(fields) do
+    flat[#flat + 1] = field
+    flat[#flat + 1] = value
+  end
+  redis.call('HSET', key, unpack(flat))
+end
+
+-- Counts are written one by one; a script that moves many jobs gathers them and books the sums.
+local gathered
+local function gather() gathered = {} end
+
+-- Adds to a count; returns what it has become, or nil while counts are gathered.
+local function add(key, field, by)
+  if not gathered then return redis.call('HINCRBY', key, field, by) end
+  local sums = gathered[key] or {}
+  sums[field] = (sums[field] or 0) + by
+  gathered[key] = sums
+end
+
+local function book()
+  if not gathered then return end
+  for key, sums in pairs(gathered) do
+    for field, by in pairs(sums) do
+      if by ~= 0 then redis.call('HINCRBY', key, field, by) end
+    end
+  end
+  gathered = {}
 end
 
 -- The first score of a sorted set, or nil where it is empty.
@@ -57,7 +93,7 @@ end
 
 local function release(lane)
   redis.call('HDEL', lane, 'held')
-  redis.call('HSET', lane, 'since', exact(NOW))
+  redis.call('HSET', lane, 'since', AT)
   if redis.call('LLEN', redis.call('HGET', lane, 'list')) > 0 then activate(lane) end
 end
 
@@ -67,44 +103,43 @@ end
 
 -- An event goes into the outbox in the same step as the change it tells of.
 local function emit(kind, tenant, subject, data)
-  redis.call('XADD', OUTBOX, '*', 'type', kind, 'tenant', tenant, 'subject', subject, 'at', exact(NOW), 'data', data)
+  redis.call('XADD', OUTBOX, '*', 'type', kind, 'tenant', tenant, 'subject', subject, 'at', AT, 'data', data)
 end
 
 local function emit_batch(kind, batch)
+  book()
   emit('batch.' .. kind, redis.call('HGET', batch, 'tenant'), batch, cjson.encode(fields_of(batch)))
   -- The run of a schedule that made it looks at it again once it has ended.
   local b = redis.call('HMGET', batch, 'run', 'finished', 'chores')
-  if b[1] and b[2] and redis.call('EXISTS', b[1]) == 1 then redis.call('ZADD', b[3], exact(NOW), 'run ' .. b[1]) end
+  if b[1] and b[2] and redis.call('EXISTS', b[1]) == 1 then redis.call('ZADD', b[3], AT, 'run ' .. b[1]) end
 end
 
 -- A batch whose last job has ended is completed; one whose trial has ended waits for a word. Each is told once, in the
 -- step that brings it about.
 local function advance(batch)
+  book()
   local b = redis.call('HMGET', batch, 'state', 'ingested', 'queued', 'waiting', 'running', 'gate', 'trial_open',
     'chores', 'sweep')
   if b[2] ~= '1' or b[9] then return end
   if b[1] == 'completed' or b[1] == 'canceled' or b[1] == 'failed' then return end
   if tonumber(b[3] or 0) + tonumber(b[4] or 0) + tonumber(b[5] or 0) == 0 then
-    redis.call('HSET', batch, 'state', 'completed', 'finished', exact(NOW))
+    redis.call('HSET', batch, 'state', 'completed', 'finished', AT)
     redis.call('HDEL', batch, 'reason')
-    redis.call('ZADD', b[8], exact(NOW), 'results ' .. batch)
+    redis.call('ZADD', b[8], AT, 'results ' .. batch)
     emit_batch('completed', batch)
   elseif b[6] == 'trial' and tonumber(b[7] or 0) == 0 and b[1] ~= 'awaiting_approval' and b[1] ~= 'paused' then
-    redis.call('HSET', batch, 'state', 'awaiting_approval', 'trial_ended', exact(NOW))
+    redis.call('HSET', batch, 'state', 'awaiting_approval', 'trial_ended', AT)
     emit_batch('awaiting_approval', batch)
   end
 end
 
--- How many ended in this beat of ten seconds and in the one before: the batch's real rate.
-local function count_end(batch)
-  local tick = exact(math.floor(NOW / 10000))
-  local b = redis.call('HMGET', batch, 'tick', 'ended')
-  if b[1] == tick then
-    redis.call('HINCRBY', batch, 'ended', 1)
-  else
-    local just_before = b[1] and tonumber(b[1]) == tonumber(tick) - 1
-    redis.call('HSET', batch, 'tick', tick, 'ended', 1, 'ended_before', just_before and b[2] or '0')
-  end
+-- How many of a batch's jobs had come to an end by themselves when this beat of ten seconds began, and the one before:
+-- its real rate.
+local function begin_tick(batch, tick, last)
+  local b = redis.call('HMGET', batch, 'ended_at_tick', 'succeeded', 'filtered', 'failed')
+  local ended = tonumber(b[2] or 0) + tonumber(b[3] or 0) + tonumber(b[4] or 0) - 1
+  local just_before = last and tonumber(last) == tick - 1
+  redis.call('HSET', batch, 'tick', tick, 'ended_at_tick', ended, 'ended_before', just_before and b[1] or ended)
 end
 
 -- A batch that had ended goes on: one of its jobs is tried again.
@@ -121,29 +156,39 @@ end
 
 -- The one place where a job's state changes: record, index, counts of its model and of its batch. The jobs of a
 -- canceled batch were counted when it was canceled, all at once, before their records are turned.
-local function move(job, lane, from, to, counted)
+-- `fields`, a list of field, value, …, are written in the same step. Returns how many of the batch stay in the state
+-- that was left, where that is known.
+local function move(job, lane, from, to, counted, fields)
   if not ALLOWED[from .. '>' .. to] then
     error(redis.error_reply('ILLEGAL transition ' .. from .. ' to ' .. to .. ' of ' .. job).err)
   end
   local l = card_of(lane)
-  local batch = not counted and l.batch ~= '' and l.batch
+  local batch, left = not counted and l.batch ~= '' and l.batch, nil
   if from == 'new' then
-    redis.call('HINCRBY', l.totals, 'submitted', 1)
+    add(l.totals, 'submitted', 1)
   else
-    redis.call('ZREM', l['i:' .. from], job)
-    -- How many run is the model's in_flight.
-    if from ~= 'running' then redis.call('HINCRBY', l.model, 'n:' .. from, -1) end
-    if batch then redis.call('HINCRBY', batch, from, -1) end
+    redis.call('ZREM', l.index[from], job)
+    -- How many run is the model's in_flight; how many have ended, its total of ends less those that were tried again.
+    if from == 'queued' or from == 'waiting' then
+      add(l.model, 'n:' .. from, -1)
+    elseif from ~= 'running' then
+      add(l.totals, 'again:' .. from, 1)
+    end
+    if batch then left = add(batch, from, -1) end
   end
   -- The id of one that is queued at once tells since when.
+  local written = fields or {}
+  written[#written + 1] = 'state'
+  written[#written + 1] = to
   if to == 'queued' and from ~= 'new' then
-    redis.call('HSET', job, 'state', to, 'queued', exact(NOW))
-  else
-    redis.call('HSET', job, 'state', to)
+    written[#written + 1] = 'queued'
+    written[#written + 1] = AT
   end
-  redis.call('ZADD', l['i:' .. to], 0, job)
-  if to ~= 'running' then redis.call('HINCRBY', l.model, 'n:' .. to, 1) end
-  if batch then redis.call('HINCRBY', batch, to, 1) end
+  redis.call('HSET', job, unpack(written))
+  redis.call('ZADD', l.index[to], 0, job)
+  if to == 'queued' or to == 'waiting' then add(l.model, 'n:' .. to, 1) end
+  if batch then add(batch, to, 1) end
+  return left
 end
 
 -- The part of its batch's budget that an attempt held until its price was known, or until it ended.
@@ -182,36 +227,48 @@ local function suspect(job, attempt, lane)
   redis.call('HINCRBY', l[1], 'unknown', l[2])
 end
 
--- One line of the attempt log; the log keeps its newest 8 KB, whole lines.
-local function log_attempt(job, line)
-  local log = (redis.call('HGET', job, 'log') or '') .. line .. '\n'
+-- The attempt log (or nil) with one line more; it keeps its newest 8 KB, whole lines.
+local function with_line(log, line)
+  log = (log or '') .. line .. '\n'
   while #log > 8192 do log = string.sub(log, string.find(log, '\n', 1, true) + 1) end
-  redis.call('HSET', job, 'log', log)
+  return log
+end
+
+local function log_attempt(job, line)
+  redis.call('HSET', job, 'log', with_line(redis.call('HGET', job, 'log'), line))
 end
 
 -- A job comes to its end: state, time, expiry, event, and whoever waits for it is woken.
-local function finish(job, lane, from, to, counted)
-  move(job, lane, from, to, counted)
-  redis.call('HSET', job, 'finished', exact(NOW))
+local function finish(job, lane, from, to, counted, fields)
+  fields = fields or {}
+  -- A success's log has the moment, and records are counted by the hundred thousand.
+  if to ~= 'succeeded' then
+    fields[#fields + 1] = 'finished'
+    fields[#fields + 1] = AT
+  end
+  local left = move(job, lane, from, to, counted, fields)
   redis.call('ZREM', DEADLINES, job)
   redis.call('PEXPIRE', job, RETENTION)
   redis.call('PUBLISH', job, to)
   local l = card_of(lane)
-  redis.call('HINCRBY', l.totals, 'ended:' .. to, 1)
+  add(l.totals, 'ended:' .. to, 1)
   local single = l.batch == ''
-  local asked = redis.call('HGET', single and l.tenant or l.batch, single and 'listening' or 'tell')
-  if asked == '1' or redis.call('HGET', job, 'tell') == '1' then
+  local b = single and redis.call('HMGET', l.tenant, 'listening') or redis.call('HMGET', l.batch, 'tell', 'tick')
+  if b[1] == '1' or redis.call('HGET', job, 'tell') == '1' then
     emit('job.' .. to, l.owner, job, cjson.encode(fields_of(job)))
   end
   if single or counted then return end
-  count_end(l.batch)
+  book()
+  local tick = math.floor(NOW / 10000)
+  if b[2] ~= tostring(tick) then begin_tick(l.batch, tick, b[2]) end
   if l.trial == '1' then redis.call('HINCRBY', l.batch, 'trial_open', -1) end
-  advance(l.batch)
+  -- A batch has not come to anything while others of it stay where this one was.
+  if left == 0 or l.trial == '1' or not left then advance(l.batch) end
 end
 
 -- A job of a canceled batch: its record follows what the batch has said already. True where that is so.
 local function turned(job, lane, from)
-  if redis.call('HGET', lane, 'stopped') ~= '1' then return false end
+  if card_of(lane).stopped ~= '1' then return false end
   redis.call('ZREM', WAITING, job)
   finish(job, lane, from, 'canceled', true)
   return true
@@ -241,11 +298,10 @@ local function again(job, lane, from, batch, trial, deadline)
 end
 
 -- A tenant below its most in flight again: its stalled shares return to their rings.
-local function unstall(tenant)
-  local t = redis.call('HMGET', tenant, 'stalled', 'in_flight', 'max_in_flight')
-  if not t[1] or redis.call('SCARD', t[1]) == 0 then return end
-  if t[3] and tonumber(t[2] or 0) >= tonumber(t[3]) then return end
-  for _, share in ipairs(redis.call('SMEMBERS', t[1])) do
+local function unstall(tenant, in_flight)
+  local t = redis.call('HMGET', tenant, 'stalls', 'stalled', 'max_in_flight')
+  if not t[1] or t[3] and in_flight >= tonumber(t[3]) then return end
+  for _, share in ipairs(redis.call('SMEMBERS', t[2])) do
     redis.call('HDEL', share, 'stalled')
     local s = redis.call('HMGET', share, 'lanes', 'ring', 'tag', 'model')
     if redis.call('ZCARD', s[1]) > 0 then
@@ -253,18 +309,16 @@ local function unstall(tenant)
       redis.call('ZADD', s[2], exact(math.max(v, tonumber(s[3] or 0))), share)
     end
   end
-  redis.call('DEL', t[1])
+  redis.call('DEL', t[2])
+  redis.call('HDEL', tenant, 'stalls')
 end
 
--- An attempt no longer occupies its model's window, whatever became of its job. True if it did until now.
-local function drop_lease(job, attempt, lane)
-  if redis.call('ZREM', LEASES, member_of(job, attempt)) == 0 then return false end
+-- An attempt whose lease has been given up no longer occupies its model's window, whatever became of its job.
+local function leave_window(job, lane)
   local l = card_of(lane)
   redis.call('HINCRBY', l.model, 'in_flight', -1)
-  redis.call('HINCRBY', l.tenant, 'in_flight', -1)
   if l.batch ~= '' then unreserve(job, l.batch) end
-  unstall(l.tenant)
-  return true
+  unstall(l.tenant, redis.call('HINCRBY', l.tenant, 'in_flight', -1))
 end
 
 -- True if it was the probe.

@@ -4,8 +4,8 @@
 -- ARGV[4] most of this call
 -- Returns {now in ms, schedule key, tick in ms, cron expression, time zone, schedule key, …}.
 
-local answer = {exact(NOW)}
-local due = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', exact(NOW), 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+local answer = {AT}
+local due = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', AT, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
 for i = 1, #due, 2 do
   local s = redis.call('HMGET', due[i], 'cron', 'timezone')
   if s[1] then

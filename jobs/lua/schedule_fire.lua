@@ -21,10 +21,10 @@ local tenant, overlap, catch_up, ends = s[1], s[2], tonumber(s[3]), tonumber(s[4
 
 local function write(run, tick, state, reason)
   redis.call('HSET', run, 'schedule', schedule, 'tenant', tenant, 'name', s[5], 'tick', exact(tick), 'trigger',
-    order.trigger, 'state', state, 'made', exact(NOW))
+    order.trigger, 'state', state, 'made', AT)
   if reason then redis.call('HSET', run, 'reason', reason) end
   if FINAL[state] then
-    redis.call('HSET', run, 'finished', exact(NOW))
+    redis.call('HSET', run, 'finished', AT)
     redis.call('HINCRBY', schedule, 'n:' .. state, 1)
   end
   redis.call('ZADD', runs, exact(tick), run)
@@ -32,7 +32,7 @@ end
 
 local function give_way()
   for _, run in ipairs(redis.call('LRANGE', waiting, 0, -1)) do
-    redis.call('HSET', run, 'state', 'canceled', 'reason', 'a later run took its place', 'finished', exact(NOW))
+    redis.call('HSET', run, 'state', 'canceled', 'reason', 'a later run took its place', 'finished', AT)
     redis.call('HINCRBY', schedule, 'n:canceled', 1)
   end
   redis.call('DEL', waiting)
@@ -44,7 +44,7 @@ local function place(run, tick, policy)
   if not current then
     write(run, tick, 'due')
     redis.call('HSET', schedule, 'current', run)
-    redis.call('ZADD', chores, exact(NOW), 'run ' .. run)
+    redis.call('ZADD', chores, AT, 'run ' .. run)
   elseif policy == 'skip' then
     write(run, tick, 'skipped', 'the run before had not ended')
   elseif policy == 'queue' and redis.call('LLEN', waiting) >= MOST_WAITING then
@@ -53,7 +53,7 @@ local function place(run, tick, policy)
     if policy == 'cancel_previous' then
       give_way()
       redis.call('HSET', current, 'cancel', '1')
-      redis.call('ZADD', chores, exact(NOW), 'run ' .. current)
+      redis.call('ZADD', chores, AT, 'run ' .. current)
     end
     write(run, tick, 'queued')
     redis.call('RPUSH', waiting, run)

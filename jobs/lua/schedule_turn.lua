@@ -18,10 +18,10 @@ local state = order.fields.state
 if not state then
   redis.call('HDEL', run, 'cancel')
 elseif state == 'running' then
-  redis.call('HSET', run, 'started', exact(NOW))
+  redis.call('HSET', run, 'started', AT)
   emit('schedule.run_started', r[3], run, cjson.encode(fields_of(run)))
 else
-  redis.call('HSET', run, 'finished', exact(NOW))
+  redis.call('HSET', run, 'finished', AT)
   redis.call('HDEL', run, 'cancel')
   if was_open and redis.call('EXISTS', schedule) == 1 then redis.call('HINCRBY', schedule, 'n:' .. state, 1) end
   if was_open and state == 'failed' then emit('schedule.run_failed', r[3], run, cjson.encode(fields_of(run))) end
@@ -31,7 +31,7 @@ else
     if after then
       redis.call('HSET', after, 'state', 'due')
       redis.call('HSET', schedule, 'current', after)
-      redis.call('ZADD', chores, exact(NOW), 'run ' .. after)
+      redis.call('ZADD', chores, AT, 'run ' .. after)
     end
   end
 end
@@ -39,7 +39,7 @@ end
 -- What happened to the batch since the caller looked is not to be missed.
 local finished = redis.call('HGET', batch, 'finished') or ''
 if finished ~= order.seen or redis.call('HEXISTS', run, 'cancel') == 1 then
-  redis.call('ZADD', chores, exact(NOW), 'run ' .. run)
+  redis.call('ZADD', chores, AT, 'run ' .. run)
 else
   redis.call('ZREM', chores, 'run ' .. run)
 end

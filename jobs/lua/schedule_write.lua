@@ -10,7 +10,7 @@ if (redis.call('HGET', schedule, 'revision') or '') ~= order.revision then retur
 for field, value in pairs(order.set) do redis.call('HSET', schedule, field, value) end
 for _, field in ipairs(order.drop) do redis.call('HDEL', schedule, field) end
 redis.call('HINCRBY', schedule, 'revision', 1)
-if order.revision == '' then redis.call('HSET', schedule, 'created', exact(NOW)) end
+if order.revision == '' then redis.call('HSET', schedule, 'created', AT) end
 redis.call('ZADD', KEYS[8], 0, schedule)
 if order.keep then return 1 end
 if order.next ~= cjson.null then

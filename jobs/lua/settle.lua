@@ -12,10 +12,10 @@
 -- Returns 1, or 0 where the fence refused the job's part (the lease is given up all the same).
 
 local job, attempt, order = KEYS[6], ARGV[4], cjson.decode(ARGV[5])
-local r = redis.call('HMGET', job, 'state', 'attempt', 'lane', 'claimed')
+local r = redis.call('HMGET', job, 'state', 'attempt', 'lane', 'claimed', 'log', 'tries')
 if not r[1] then return 0 end
 local lane = r[3]
-local model, totals = card_of(lane).model, card_of(lane).totals
+local model, totals, member = card_of(lane).model, card_of(lane).totals, member_of(job, attempt)
 
 -- How long a park lasts before the next probe: doubled each time the probe fails.
 local FIRST_PAUSE, LONGEST_PAUSE = 5000, 600000
@@ -31,7 +31,7 @@ local function park(signal, m)
   redis.call('HSET', model, 'parked', signal.code, 'park_reason', signal.reason, 'park_until', exact(NOW + pause),
     'park_pause', exact(pause))
   if not m.parked then
-    redis.call('HSET', model, 'parked_at', exact(NOW))
+    redis.call('HSET', model, 'parked_at', AT)
     redis.call('HINCRBY', totals, 'parks', 1)
     emit('model.parked', '', model, cjson.encode({code = signal.code, reason = signal.reason}))
   end
@@ -40,7 +40,7 @@ end
 local function succeed(m)
   if m.fails and m.fails ~= '0' then redis.call('HSET', model, 'fails', 0) end
   -- Calls that were under way when it was parked say nothing of now.
-  if m.parked and m.parked ~= 'operator' and m.probe == member_of(job, attempt) then
+  if m.parked and m.parked ~= 'operator' and m.probe == member then
     redis.call('HDEL', model, 'parked', 'park_reason', 'park_until', 'park_pause', 'parked_at')
     emit('model.resumed', '', model, cjson.encode({code = m.parked, reason = m.park_reason}))
   end
@@ -55,7 +55,7 @@ local function succeed(m)
     if pace >= ceiling then
       redis.call('HDEL', model, 'pace', 'pace_at', 'pace_hold')
     else
-      redis.call('HSET', model, 'pace', exact(pace), 'pace_at', exact(NOW))
+      redis.call('HSET', model, 'pace', exact(pace), 'pace_at', AT)
     end
   end
 end
@@ -64,7 +64,7 @@ local function press_concurrency(m, signal)
   if m.pressed and tonumber(r[4] or NOW) <= tonumber(m.pressed) then return end
   local limit = math.max(1, math.min(tonumber(m.limit), tonumber(m.in_flight)) * 2 / 3)
   if signal.limit and signal.limit >= 1 then limit = math.min(tonumber(m.limit), signal.limit) end
-  redis.call('HSET', model, 'limit', exact(limit), 'pressed', exact(NOW))
+  redis.call('HSET', model, 'limit', exact(limit), 'pressed', AT)
 end
 
 -- The starts of the last minute, from the plan's count of this minute and the one before.
@@ -88,16 +88,19 @@ local function press_rate(m, signal)
     local seen = math.max(1, recent_starts(m))
     pace, hold = math.max(1, (known > 0 and math.min(known, seen) or seen) * 0.9), 20000
   end
-  redis.call('HSET', model, 'pace', exact(pace), 'pace_at', exact(NOW), 'pace_hold', hold)
+  redis.call('HSET', model, 'pace', exact(pace), 'pace_at', AT, 'pace_hold', hold)
 end
 
--- What the model's record must tell to learn from a signal.
-local LESSON = {'fails', 'parked', 'park_reason', 'park_pause', 'probe', 'limit', 'concurrency', 'in_flight', 'pressed',
-  'pace', 'pace_at', 'pace_hold', 'rpm', 'tat', 'minute', 'starts', 'starts_before'}
-
+-- True if the attempt was the probe, which has had its answer.
 local function learn(signal)
-  local values, m = redis.call('HMGET', model, unpack(LESSON)), {}
-  for i, field in ipairs(LESSON) do m[field] = values[i] or nil end
+  if signal == cjson.null then return forget_probe(model, member) end
+  local v = redis.call('HMGET', model, 'fails', 'parked', 'park_reason', 'park_pause', 'probe', 'limit', 'concurrency',
+    'in_flight', 'pressed', 'pace', 'pace_at', 'pace_hold', 'rpm', 'tat', 'minute', 'starts', 'starts_before')
+  local m = {
+    fails = v[1], parked = v[2], park_reason = v[3], park_pause = v[4], probe = v[5], limit = v[6], concurrency = v[7],
+    in_flight = v[8], pressed = v[9], pace = v[10], pace_at = v[11], pace_hold = v[12], rpm = v[13], tat = v[14],
+    minute = v[15], starts = v[16], starts_before = v[17],
+  }
   if signal.kind == 'ok' then
     succeed(m)
   elseif signal.kind == 'rate' then
@@ -106,21 +109,24 @@ local function learn(signal)
     press_concurrency(m, signal)
   elseif signal.kind == 'park' then
     -- Calls that were under way when the model was parked do not lengthen the park; the probe does.
-    if not m.parked or m.probe == member_of(job, attempt) then park(signal, m) end
+    if not m.parked or m.probe == member then park(signal, m) end
   elseif signal.kind == 'trouble' then
     local fails = redis.call('HINCRBY', model, 'fails', 1)
-    if m.probe == member_of(job, attempt) or (not m.parked and fails >= FAILURE_RUN) then
+    if m.probe == member or (not m.parked and fails >= FAILURE_RUN) then
       park({code = 'failing', retry_after_ms = signal.retry_after_ms,
         reason = fails .. ' calls in a row failed, the last one so: ' .. signal.reason}, m)
     end
   end
+  if m.probe ~= member then return false end
+  redis.call('HDEL', model, 'probe')
+  return true
 end
 
-local probing = member_of(job, attempt)
-local held = redis.call('ZSCORE', LEASES, probing)
-if held and order.signal ~= cjson.null then learn(order.signal) end
-local was_probe = forget_probe(model, probing)
-if held then drop_lease(job, attempt, lane) end
+local held, was_probe = redis.call('ZREM', LEASES, member) == 1, false
+if held then
+  was_probe = learn(order.signal)
+  leave_window(job, lane)
+end
 charge(job, attempt, lane, order.cost)
 -- What a canceled job's call came to still belongs into its log.
 if r[1] == 'canceled' and r[2] == attempt and held then log_attempt(job, order.log) end
@@ -129,42 +135,44 @@ if r[1] ~= 'running' or r[2] ~= attempt or turned(job, lane, 'running') then
   return 0
 end
 
-local written = {}
+-- The end is told by the one clock of the fleet, and the same in the log as in events.
+local written = {'log', with_line(r[5], (string.gsub(order.log, '"finished_ms":%d+', '"finished_ms":' .. AT, 1)))}
 for field, value in pairs(order.fields) do
   written[#written + 1] = field
   written[#written + 1] = value
 end
-if #written > 0 then redis.call('HSET', job, unpack(written)) end
-redis.call('HDEL', job, 'claimed', 'worker', 'holder', unpack(order.drop))
--- The end is told by the one clock of the fleet, and the same in the log as in events.
-log_attempt(job, (string.gsub(order.log, '"finished_ms":%d+', '"finished_ms":' .. exact(NOW), 1)))
-if order.count then redis.call('HINCRBY', job, 'tries', 1) end
+local drop = {'claimed', 'worker', 'holder', unpack(order.drop)}
+if order.to == 'succeeded' then
+  -- Nothing is tried or charged any more after a success, and its log has the moments.
+  for _, field in ipairs({'tries', 'paid', 'attempt', 'started'}) do drop[#drop + 1] = field end
+elseif order.count then
+  written[#written + 1] = 'tries'
+  written[#written + 1] = (tonumber(r[6]) or 0) + 1
+end
+redis.call('HDEL', job, unpack(drop))
 
 if order.to == 'waiting' then
-  move(job, lane, 'running', 'waiting')
+  move(job, lane, 'running', 'waiting', false, written)
   local due = NOW + order.delay_ms
   -- The next probe is another job's, where there is one: it may be this one's picture that fails.
   if was_probe then due = math.max(due, tonumber(redis.call('HGET', model, 'park_until') or 0) + 1) end
   redis.call('ZADD', WAITING, exact(due), job)
 elseif order.to == 'queued' then
-  move(job, lane, 'running', 'queued')
+  move(job, lane, 'running', 'queued', false, written)
   enqueue(job, lane, true)
 else
   local batch = card_of(lane).batch
   if batch ~= '' then
     if r[4] then redis.call('HINCRBY', batch, 'busy_ms', NOW - tonumber(r[4])) end
-    redis.call('HINCRBY', batch, 'edits', 1)
     if order.reused then redis.call('HINCRBY', batch, 'reused', 1) end
   end
   if order.to == 'succeeded' and order.entry ~= cjson.null then
     redis.call('HSET', KEYS[7], order.entry[1], order.entry[2])
     redis.call('PEXPIRE', KEYS[7], order.entry[3])
   end
-  finish(job, lane, 'running', order.to)
-  -- Nothing is tried or charged any more after a success, and its log has the moments: records are counted by the
-  -- hundred thousand.
-  if order.to == 'succeeded' then redis.call('HDEL', job, 'tries', 'paid', 'attempt', 'started', 'finished') end
+  finish(job, lane, 'running', order.to, false, written)
 end
-redis.call('HINCRBY', totals, 'outcome:' .. order.outcome, 1)
+-- A success is counted as the end of its job.
+if order.outcome ~= 'succeeded' then redis.call('HINCRBY', totals, 'outcome:' .. order.outcome, 1) end
 if order.reused then redis.call('HINCRBY', totals, 'reused', 1) end
 return 1

@@ -27,12 +27,8 @@ if order.idempotency ~= cjson.null then
 end
 
 for _, lane in ipairs(order.lanes) do
-  if redis.call('EXISTS', lane.key) == 0 then
-    for field, value in pairs(lane.fields) do redis.call('HSET', lane.key, field, value) end
-  end
-  if redis.call('EXISTS', lane.share) == 0 then
-    for field, value in pairs(lane.share_fields) do redis.call('HSET', lane.share, field, value) end
-  end
+  make(lane.key, lane.fields)
+  make(lane.share, lane.share_fields)
 end
 
 local quota = redis.call('HMGET', tenant, 'max_queued', 'max_daily', 'day', 'today')
@@ -44,7 +40,8 @@ end
 local today = quota[3] == order.day and tonumber(quota[4] or 0) or 0
 if quota[2] and today + #order.jobs > tonumber(quota[2]) then return {'quota', 'max_daily', quota[2]} end
 
-local written, names = 0, {}
+local written, names, filled = 0, {}, {}
+gather()
 for i, entry in ipairs(order.jobs) do
   local job, lane = KEYS[9 + i], order.lanes[entry.lane].key
   names[i] = job
@@ -54,13 +51,13 @@ for i, entry in ipairs(order.jobs) do
       flat[#flat + 1] = field
       flat[#flat + 1] = value
     end
-    redis.call('HSET', job, unpack(flat))
     if entry.due ~= cjson.null and entry.due > NOW then
-      move(job, lane, 'new', 'waiting')
+      move(job, lane, 'new', 'waiting', false, flat)
       redis.call('ZADD', WAITING, exact(entry.due), job)
     else
-      move(job, lane, 'new', 'queued')
-      enqueue(job, lane, false)
+      move(job, lane, 'new', 'queued', false, flat)
+      redis.call('RPUSH', card_of(lane).list, job)
+      filled[lane] = true
     end
     if entry.deadline ~= cjson.null then redis.call('ZADD', DEADLINES, exact(entry.deadline), job) end
     if entry.custom ~= cjson.null then redis.call('ZADD', customs, 0, entry.custom .. '\0' .. job) end
@@ -68,6 +65,8 @@ for i, entry in ipairs(order.jobs) do
   end
 end
 
+for lane in pairs(filled) do activate(lane) end
+book()
 redis.call('HSET', tenant, 'day', order.day, 'today', today + written)
 if order.idempotency ~= cjson.null then
   redis.call('HSET', idempotency, 'body', order.idempotency.body, 'jobs', table.concat(names, '\n'))

@@ -192,8 +192,12 @@ class Interleavings(RuleBasedStateMachine):
                 assert key in self.redis.lrange(str(card[0]), 0, -1)
                 assert self.redis.zscore(str(lanes), record["lane"]) is not None
         for name in (MODEL, OTHER):
+            totals = self.redis.hgetall(self.plans.keys.totals(name))
             for state in set(State) - {State.RUNNING}:
-                counted = int(self.plans.model_field(f"n:{state}", name) or 0)
+                if state in FINAL:
+                    counted = int(totals.get(f"ended:{state}", 0)) - int(totals.get(f"again:{state}", 0))
+                else:
+                    counted = int(self.plans.model_field(f"n:{state}", name) or 0)
                 assert counted == sum(self.record(j)["state"] == state and self.model_of(j) == name for j in self.known)
 
     @invariant()

@@ -5,7 +5,7 @@ from jobs.encoding import moment
 from jobs.errors import Transient
 from jobs.plan_records import Claim
 from jobs.states import State
-from tests.integration.plans import Plans, model
+from tests.integration.plans import MODEL, Plans, model
 
 MOST = model().max_attempts
 DOWN = Transient("503", provider_status=503)
@@ -61,7 +61,7 @@ def test_an_outage_of_hours_uses_up_no_job(plans: Plans) -> None:
         for claim in plans.start():
             assert plans.end(claim)
             ended += 1
-    assert plans.model_field("n:failed") is None
+    assert plans.redis.hget(plans.keys.totals(MODEL), "ended:failed") is None
 
 
 def test_a_job_that_always_fails_does_not_keep_its_model_parked(plans: Plans) -> None:
