@@ -9,10 +9,11 @@ from api import schema
 from api.auth import CallerOf, authenticate
 from api.context import DomainOf
 from api.shapes import answer
-from jobs.delivery_log import DeliveryFilter, DeliveryPage
+from jobs.delivery_log import DeliveryFilter
 from jobs.delivery_records import Delivery, DeliveryState
 from jobs.endpoint_records import Endpoint, EndpointChange, EndpointFields, NewEndpoint
 from jobs.events import TYPES
+from jobs.paging import Page
 
 router = APIRouter(
     prefix="/v1", tags=["webhooks"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)
@@ -259,5 +260,5 @@ def rotate_tenant_secret(domain: DomainOf, caller: CallerOf) -> Response:
     return answer(TenantSecret(secret=domain.tenants.rotate_webhook_secret(caller.tenant)))
 
 
-def _page(page: DeliveryPage) -> Response:
+def _page(page: Page[Delivery]) -> Response:
     return answer(DeliveryList.model_construct(data=page.data, next_cursor=page.next_cursor))

@@ -1,9 +1,13 @@
 """The API as a process: what `retouch api` runs."""
 
+import threading
+import time
 from types import FrameType
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 
 from api.app import create_app
 from api.waiting import Waiting
@@ -11,8 +15,11 @@ from jobs.domain import Domain
 from jobs.logs import configure_logging
 from jobs.settings import load_settings
 
+STORE_PAUSE_S = 1.0
 GRACE_S = 20
 """How long a request that is being answered may go on after the process was asked to end, in seconds."""
+
+log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -54,7 +61,19 @@ def serve(host: str, port: int) -> None:
     configure_logging(settings)
     domain = Domain.open(settings)
     try:
-        domain.planner.register_models()
+        threading.Thread(target=_register_models, args=(domain,), name="models", daemon=True).start()
         make_server(create_app(domain), host, port).run()
     finally:
         domain.close()
+
+
+def _register_models(domain: Domain) -> None:
+    """Make the models known as soon as the store answers: until then requests are answered by 503."""
+    while True:
+        try:
+            domain.planner.register_models()
+        except RedisError as error:
+            log.warning("api.store_unreachable", error=str(error))
+            time.sleep(STORE_PAUSE_S)
+        else:
+            return

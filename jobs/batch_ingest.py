@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import structlog
 
@@ -65,6 +65,8 @@ class Ingest:
 
         Raises:
             jobs.chores.Lost: another worker reads it by now.
+            jobs.chores.PutOff: a quota of the tenant is used up; what was read is kept.
+            ManifestFault: it cannot be read, or not further; the batch says so.
             Unavailable, redis.exceptions.RedisError: a store does not answer; what was read is kept.
         """
         done = int(self._record.get("row", 0))
@@ -79,11 +81,16 @@ class Ingest:
                     with closing(read_rows(file)) as rows:
                         self._write(islice(rows, done, None), done)
         except ManifestFault as fault:
-            self._end(str(fault))
+            self.fail(fault)
 
-    def fail(self, why: str) -> None:
-        """The manifest cannot be had."""
-        self._end(why)
+    def fail(self, fault: ManifestFault) -> NoReturn:
+        """The batch takes no more rows, and says why.
+
+        Raises:
+            ManifestFault: the one that is given.
+        """
+        self._end(str(fault))
+        raise fault
 
     def _load(self, file: IO[bytes]) -> None:
         size = 0
@@ -185,7 +192,6 @@ class Ingest:
         if answer[0] == "quota":
             what = "jobs queued at a time" if answer[1] == "max_queued" else "edits a day"
             self._held.put_off(QUOTA_PAUSE_S, f"the tenant's quota of {answer[2]} {what}")
-            return False
         if answer[0] != "ok":
             log.info("ingest.stopped", batch_id=self._batch_id, why=answer)
             return False

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +17,7 @@ from jobs.events import Event
 from jobs.ids import batch_job_prefix
 from jobs.keys import Keys
 from jobs.models import JobRequest
+from jobs.paging import Page, check_limit, page_of_keys, read_cursor, write_cursor
 from jobs.plan_records import Idempotency
 from jobs.planner import Planner
 from jobs.states import State
@@ -26,14 +26,6 @@ from jobs.status import Status
 IDEMPOTENCY_S = 24 * 3600
 MOST_A_PAGE = 200
 _BUDGET_HINT = "give a larger budget_usd, or cancel"
-
-
-@dataclass(frozen=True)
-class BatchPage:
-    """A part of a tenant's batches, and where the next part begins (None: that was all)."""
-
-    data: list[Batch]
-    next_cursor: str | None
 
 
 class Batches:
@@ -99,27 +91,24 @@ class Batches:
             raise NotFound(f"there is no batch {batch_id}")
         return self._decode(batch_id, record)
 
-    def page(self, tenant: str, *, limit: int = 50, cursor: str | None = None) -> BatchPage:
+    def page(self, tenant: str, *, limit: int = 50, cursor: str | None = None) -> Page[Batch]:
         """A tenant's batches, the newest first.
 
         Raises:
             InvalidInput: naming `limit` or `cursor`.
         """
-        if not 1 <= limit <= MOST_A_PAGE:
-            raise InvalidInput.of("limit", f"between 1 and {MOST_A_PAGE}")
-        if cursor is not None and not cursor.startswith("bat_"):
-            raise InvalidInput.of("cursor", "use the next_cursor of the page before, unchanged")
-        high = f"({self._keys.batch(cursor)}" if cursor else "+"
-        keys: Any = self._redis.zrevrangebylex(self._keys.batches(tenant), high, "-", start=0, num=limit + 1)
+        check_limit(limit, MOST_A_PAGE)
+        below = self._keys.batch(read_cursor(cursor, "bat_.+")) if cursor else None
+        keys, more = page_of_keys(self._redis, self._keys.batches(tenant), below, limit)
         pipe = self._redis.pipeline(transaction=False)
-        for key in keys[:limit]:
+        for key in keys:
             pipe.hgetall(key)
-        records = dict(zip(keys[:limit], pipe.execute(), strict=True))
+        records = dict(zip(keys, pipe.execute(), strict=True))
         gone = [key for key, record in records.items() if not record]
         if gone:
             self._redis.zrem(self._keys.batches(tenant), *gone)
         data = [self._decode(self._keys.id_of(key), record) for key, record in records.items() if record]
-        return BatchPage(data, self._keys.id_of(keys[limit - 1]) if len(keys) > limit else None)
+        return Page(data, write_cursor(self._keys.id_of(keys[-1])) if more else None)
 
     def data_of(self, event: Event) -> Any:
         """The `data` of an event about a batch: the batch as it was then, as the API shows it."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import NoReturn
 
 import structlog
 from redis.exceptions import RedisError
@@ -41,6 +42,10 @@ class Lost(Exception):
     """Another worker has taken the chore over."""
 
 
+class PutOff(Exception):
+    """A chore cannot go on now; it is due again by itself."""
+
+
 class Held:
     """A chore that this process holds.
 
@@ -65,10 +70,19 @@ class Held:
         if self._lost.is_set():
             raise Lost(f"{self._kind} of {self._batch_id} is another worker's by now")
 
-    def put_off(self, seconds: float, why: str) -> None:
-        """Let go of it until it may go on; `why` is for people."""
+    def put_off(self, seconds: float, why: str) -> NoReturn:
+        """Let go of it until it may go on.
+
+        Args:
+            seconds: until it is due again.
+            why: for people.
+
+        Raises:
+            PutOff: always.
+        """
         self._done.set()
         self._chores.renew(self._kind, self._batch_id, self.number, seconds, put_off=True, why=why)
+        raise PutOff(why)
 
     def beat(self) -> None:
         """Renew the lease until the chore is done or lost."""

@@ -3,7 +3,6 @@
 import heapq
 import json
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +13,9 @@ from redis import Redis
 from ulid import ULID
 
 from jobs.delivery_records import Delivery, DeliveryState, decode_delivery
-from jobs.errors import InvalidInput, NotFound
+from jobs.errors import NotFound
 from jobs.keys import Keys
+from jobs.paging import Page, check_limit, falling, read_cursor, write_cursor
 
 MOST_A_PAGE = 200
 DELIVERY_ID = re.compile(r"dlv_[0-9A-HJKMNP-TV-Z]{26}-[0-9a-f]{10}")
@@ -23,7 +23,6 @@ FIELDS = (
     *("owner", "event", "type", "subject", "endpoint", "url", "state", "why", "at", "next", "finished", "log"),
     "line",
 )
-_STEP = 100
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,6 @@ class DeliveryFilter:
             and (self.event_type is None or delivery.event_type == self.event_type)
             and (self.subject is None or delivery.subject == self.subject)
         )
-
-
-@dataclass(frozen=True)
-class DeliveryPage:
-    """A part of a list, and where the next part begins (None: that was all)."""
-
-    data: list[Delivery]
-    next_cursor: str | None
 
 
 class DeliveryLog:
@@ -99,7 +90,7 @@ class DeliveryLog:
         endpoint_id: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> DeliveryPage:
+    ) -> Page[Delivery]:
         """A tenant's deliveries, those of the newest events first.
 
         Args:
@@ -112,24 +103,24 @@ class DeliveryLog:
         Raises:
             InvalidInput: naming `limit` or `cursor`.
         """
-        if not 1 <= limit <= MOST_A_PAGE:
-            raise InvalidInput.of("limit", f"between 1 and {MOST_A_PAGE}")
+        check_limit(limit, MOST_A_PAGE)
         lines = [endpoint_id] if endpoint_id else self._lines(tenant)
         states = [wanted.state] if wanted.state else list(DeliveryState)
         low = self._bound(wanted.since) if wanted.since else f"[{self._keys.delivery('dlv_')}"
         high = self._bound(wanted.until) if wanted.until else f"({self._keys.delivery('dlv_~')}"
         if cursor:
-            high = min(high, f"({self._keys.delivery(_read_cursor(cursor))}", key=lambda bound: bound[1:])
-        streams = [self._falling(self._keys.told(line, state), high, low) for line in lines for state in states]
+            below = read_cursor(cursor, DELIVERY_ID.pattern)
+            high = min(high, f"({self._keys.delivery(below)}", key=lambda bound: bound[1:])
+        streams = [falling(self._redis, self._keys.told(line, state), high, low) for line in lines for state in states]
         candidates = (self._keys.id_of(key) for key in heapq.merge(*streams, reverse=True))
         found: list[Delivery] = []
-        while chunk := list(islice(candidates, max(limit, _STEP))):
+        while chunk := list(islice(candidates, max(limit, 100))):
             for delivery in self._read(tenant, chunk):
                 if wanted.takes(delivery):
                     found.append(delivery)
                     if len(found) == limit:
-                        return DeliveryPage(found, _write_cursor(delivery.id))
-        return DeliveryPage(found, None)
+                        return Page(found, write_cursor(delivery.id))
+        return Page(found, None)
 
     def ids_since(self, line_id: str, state: DeliveryState, since: datetime) -> Iterator[str]:
         """Ids of a line's deliveries in one state, of events since a moment, the oldest first."""
@@ -150,14 +141,6 @@ class DeliveryLog:
         endpoints: Any = self._redis.smembers(self._keys.endpoints(tenant))
         origins: Any = self._redis.zrange(self._keys.origins(tenant), 0, -1)
         return [self._keys.id_of(key) for key in (*endpoints, *origins)]
-
-    def _falling(self, index: str, high: str, low: str) -> Iterator[str]:
-        while True:
-            members: Any = self._redis.zrevrangebylex(index, high, low, start=0, num=_STEP)
-            yield from members
-            if len(members) < _STEP:
-                return
-            high = f"({members[-1]}"
 
     def _read(self, tenant: str, ids: Iterable[str]) -> list[Delivery]:
         ids = list(ids)
@@ -181,17 +164,3 @@ class DeliveryLog:
         for line in lines:
             pipe.hget(line, "url")
         return {line: url for line, url in zip(lines, pipe.execute(), strict=True) if url}
-
-
-def _write_cursor(delivery_id: str) -> str:
-    return urlsafe_b64encode(delivery_id.encode()).decode().rstrip("=")
-
-
-def _read_cursor(text: str) -> str:
-    try:
-        delivery_id = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-    except ValueError:
-        delivery_id = ""
-    if not DELIVERY_ID.fullmatch(delivery_id):
-        raise InvalidInput.of("cursor", "use the next_cursor of the page before, unchanged")
-    return delivery_id

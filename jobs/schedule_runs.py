@@ -1,29 +1,22 @@
 """Runs: what became of a schedule's ticks. Each is a record and, while it is open, a chore."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
 
 from jobs.batch_models import COUNTED, Counts
 from jobs.encoding import MICRO, moment
-from jobs.errors import InvalidInput, NotFound
+from jobs.errors import NotFound
 from jobs.events import Event
 from jobs.keys import Keys
+from jobs.paging import Page, check_limit, read_cursor, write_cursor
 from jobs.planner import Planner
 from jobs.schedule_models import FINAL_RUNS, Run, RunState, run_id
 
 MOST_A_PAGE = 200
-
-
-@dataclass(frozen=True)
-class RunPage:
-    """A part of a schedule's runs, and where the next part begins (None: that was all)."""
-
-    data: list[Run]
-    next_cursor: str | None
 
 
 class Runs:
@@ -70,7 +63,7 @@ class Runs:
             raise NotFound(f"schedule {schedule_id} has no run {run}")
         return self._shown([(run, record)])[0]
 
-    def page(self, tenant: str, schedule_id: str, *, limit: int = 50, cursor: str | None = None) -> RunPage:
+    def page(self, tenant: str, schedule_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Run]:
         """A schedule's runs, the latest first.
 
         Raises:
@@ -79,23 +72,20 @@ class Runs:
         """
         if self._redis.hget(self._keys.schedule(schedule_id), "tenant") != tenant:
             raise NotFound(f"there is no schedule {schedule_id}")
-        if not 1 <= limit <= MOST_A_PAGE:
-            raise InvalidInput.of("limit", f"between 1 and {MOST_A_PAGE}")
+        check_limit(limit, MOST_A_PAGE)
         high: int | str = "+inf"
-        if cursor is not None:
-            tick = cursor.rpartition("-")[2].removesuffix("m")
-            if not cursor.startswith(run_id(schedule_id, 0)[:-13]) or not tick.isdecimal():
-                raise InvalidInput.of("cursor", "use the next_cursor of the page before, unchanged")
-            high = int(tick)
+        last = read_cursor(cursor, re.escape(run_id(schedule_id, 0)[:-13]) + r"\d{13}m?") if cursor else None
+        if last:
+            high = int(last.rpartition("-")[2].removesuffix("m"))
         # A tick and a manual run may have the same moment: the cursor's own is passed over by its id.
         found: Any = self._redis.zrevrangebyscore(self._keys.runs(schedule_id), high, "-inf", start=0, num=limit + 3)
-        ids = [one for one in map(self._keys.id_of, found) if cursor is None or one < cursor]
+        ids = [one for one in map(self._keys.id_of, found) if last is None or one < last]
         pipe = self._redis.pipeline(transaction=False)
         for one in ids[:limit]:
             pipe.hgetall(self._keys.run(one))
         records = zip(ids, pipe.execute(), strict=False)
         data = self._shown([(one, record) for one, record in records if "state" in record])
-        return RunPage(data, ids[limit - 1] if len(ids) > limit else None)
+        return Page(data, write_cursor(ids[limit - 1]) if len(ids) > limit else None)
 
     def data_of(self, event: Event) -> Any:
         """The `data` of an event about a run: the run as it was then, as the API shows it."""

@@ -9,9 +9,10 @@ from typing import Any
 from redis import Redis
 
 from jobs.encoding import moment, to_ms
-from jobs.errors import Conflict, InvalidInput, NotFound
+from jobs.errors import Conflict, NotFound
 from jobs.ids import made_at
 from jobs.keys import Keys
+from jobs.paging import Page, check_limit, page_of_keys, read_cursor, write_cursor
 from jobs.planner import Planner
 from jobs.schedule_models import (
     Run,
@@ -53,14 +54,6 @@ class Claimed:
 
     runs: int
     missed: int
-
-
-@dataclass(frozen=True)
-class SchedulePage:
-    """A part of a tenant's schedules, and where the next part begins (None: that was all)."""
-
-    data: list[Schedule]
-    next_cursor: str | None
 
 
 class Schedules:
@@ -222,29 +215,26 @@ class Schedules:
         record = self._record(tenant, schedule_id)
         return ScheduleTemplate.model_validate_json(record["template"]), record
 
-    def page(self, tenant: str, *, limit: int = 50, cursor: str | None = None) -> SchedulePage:
+    def page(self, tenant: str, *, limit: int = 50, cursor: str | None = None) -> Page[Schedule]:
         """A tenant's schedules, the newest first.
 
         Raises:
             InvalidInput: naming `limit` or `cursor`.
         """
-        if not 1 <= limit <= MOST_A_PAGE:
-            raise InvalidInput.of("limit", f"between 1 and {MOST_A_PAGE}")
-        if cursor is not None and not cursor.startswith("sch_"):
-            raise InvalidInput.of("cursor", "use the next_cursor of the page before, unchanged")
-        high = f"({self._keys.schedule(cursor)}" if cursor else "+"
-        keys: Any = self._redis.zrevrangebylex(self._keys.schedules(tenant), high, "-", start=0, num=limit + 1)
+        check_limit(limit, MOST_A_PAGE)
+        below = self._keys.schedule(read_cursor(cursor, "sch_.+")) if cursor else None
+        keys, more = page_of_keys(self._redis, self._keys.schedules(tenant), below, limit)
         pipe = self._redis.pipeline(transaction=False)
-        for key in keys[:limit]:
+        for key in keys:
             pipe.hgetall(key)
             pipe.zscore(self._keys.schedules_due, key)
         answers = iter(pipe.execute())
         data = [
             self._decode(self._keys.id_of(key), record, moment(tick) if tick is not None else None)
-            for key, record, tick in zip(keys[:limit], answers, answers, strict=True)
+            for key, record, tick in zip(keys, answers, answers, strict=True)
             if "template" in record
         ]
-        return SchedulePage(data, self._keys.id_of(keys[limit - 1]) if len(keys) > limit else None)
+        return Page(data, write_cursor(self._keys.id_of(keys[-1])) if more else None)
 
     def pause(self, tenant: str, schedule_id: str) -> Schedule:
         """Let nothing more be due; a run that goes on goes on.

@@ -2,7 +2,6 @@
 
 import heapq
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,23 +10,14 @@ from typing import Any
 from redis import Redis
 
 from jobs.encoding import decode_job
-from jobs.errors import InvalidInput, NotFound
+from jobs.errors import NotFound
 from jobs.ids import batch_job_prefix, batch_of
 from jobs.keys import Keys
 from jobs.models import Job
+from jobs.paging import AFTER_ALL, Page, check_limit, falling, read_cursor, write_cursor
 from jobs.states import LIVE, State
 
 MOST_A_PAGE = 500
-AFTER_ALL = "\xff"
-"""Sorts after every id."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """A part of a list, and where the next part begins (None: that was all)."""
-
-    data: list[Job]
-    next_cursor: str | None
 
 
 class Store:
@@ -82,7 +72,7 @@ class Store:
         custom_id: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page:
+    ) -> Page[Job]:
         """A tenant's jobs, the newest first.
 
         Args:
@@ -96,9 +86,8 @@ class Store:
         Raises:
             InvalidInput: naming `limit` or `cursor`.
         """
-        if not 1 <= limit <= MOST_A_PAGE:
-            raise InvalidInput.of("limit", f"between 1 and {MOST_A_PAGE}")
-        below = _read_cursor(cursor) if cursor else None
+        check_limit(limit, MOST_A_PAGE)
+        below = read_cursor(cursor, "job_.+") if cursor else None
         candidates = (
             self._ids_with_custom_id(tenant, custom_id, batch_id, below)
             if custom_id is not None
@@ -113,7 +102,7 @@ class Store:
                     continue
                 found.append(job)
                 if len(found) == limit:
-                    return Page(found, _write_cursor(job_id))
+                    return Page(found, write_cursor(job_id))
         return Page(found, None)
 
     def _ids_by_state(
@@ -124,17 +113,9 @@ class Store:
         prefix = batch_job_prefix(batch_id) if batch_id else "job_"
         low = f"[{self._keys.job(prefix)}"
         high = f"({self._keys.job(below or prefix + AFTER_ALL)}"
-        streams = [self._falling(index, high, low) for index in indexes]
+        streams = [falling(self._redis, index, high, low) for index in indexes]
         merged = heapq.merge(*streams, reverse=True) if len(streams) > 1 else streams[0]
         return (self._keys.id_of(key) for key in merged)
-
-    def _falling(self, index: str, high: str, low: str) -> Iterator[str]:
-        while True:
-            members: Any = self._redis.zrevrangebylex(index, high, low, start=0, num=100)
-            yield from members
-            if len(members) < 100:
-                return
-            high = f"({members[-1]}"
 
     def _ids_with_custom_id(
         self, tenant: str, custom_id: str, batch_id: str | None, below: str | None
@@ -142,7 +123,7 @@ class Store:
         prefix = batch_job_prefix(batch_id) if batch_id else "job_"
         low = f"[{custom_id}\0{self._keys.job(prefix)}"
         high = f"({custom_id}\0{self._keys.job(below or prefix + AFTER_ALL)}"
-        for member in self._falling(self._keys.customs(tenant), high, low):
+        for member in falling(self._redis, self._keys.customs(tenant), high, low):
             yield self._keys.id_of(member.rpartition("\0")[2])
 
     def _indexes_of(self, state: State | None, batch_id: str | None) -> list[State]:
@@ -195,17 +176,3 @@ class _Shared:
 
 
 _ALONE = _Shared()
-
-
-def _write_cursor(job_id: str) -> str:
-    return urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
-
-
-def _read_cursor(text: str) -> str:
-    try:
-        job_id = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-    except ValueError:
-        job_id = ""
-    if not job_id.startswith("job_"):
-        raise InvalidInput.of("cursor", "use the next_cursor of the page before, unchanged")
-    return job_id

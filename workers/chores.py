@@ -5,24 +5,28 @@ from collections.abc import Callable
 
 import structlog
 from celery import Celery
-from celery.exceptions import Retry
+from celery.exceptions import Ignore, Retry
 from redis.exceptions import RedisError
 
 from jobs.batch_ingest import Ingest
 from jobs.batch_submission import publish_chores
-from jobs.chores import Held, Kind, Lost
+from jobs.chores import Held, Kind, Lost, PutOff
 from jobs.domain import Domain
 from jobs.errors import NotFound, Unavailable
+from jobs.manifest_columns import ManifestFault
 from jobs.result_record import keep_record
 from jobs.rollback import roll_back
 from jobs.schedule_making import work_on
 from workers.http import Http
-from workers.manifest import ManifestRefused, ManifestUnavailable, keep_from_web
+from workers.manifest import ManifestUnavailable, keep_from_web
 
 LOOK_S = 2.0
 """How often each worker looks for chores that are due."""
 STORE_PAUSE_S = 5.0
 WEB_PAUSE_S = 30.0
+
+THROWS = (Lost, ManifestFault)
+"""What ends a chore without being a fault of ours."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,56 +47,69 @@ def register_chores(app: Celery, domain: Domain) -> None:
     """Make the tasks known to a worker's app. Each may run twice or late: what it writes is fenced."""
     http = Http(domain.settings.private_networks)
 
-    @app.task(name=Kind.INGEST.value, throws=(Lost,), shared=False)
+    @app.task(name=Kind.INGEST.value, throws=THROWS, shared=False)
     def ingest(batch_id: str) -> str:
         """Read a manifest into jobs."""
         return _done(domain, Kind.INGEST, batch_id, lambda held: _ingest(domain, http, batch_id, held))
 
-    @app.task(name=Kind.SWEEP.value, throws=(Lost,), shared=False)
+    @app.task(name=Kind.SWEEP.value, throws=THROWS, shared=False)
     def sweep(batch_id: str) -> str:
         """Let the jobs of a canceled or retried batch follow."""
         return _done(domain, Kind.SWEEP, batch_id, lambda held: _sweep(domain, batch_id, held))
 
-    @app.task(name=Kind.RUN.value, throws=(Lost,), shared=False)
+    @app.task(name=Kind.RUN.value, throws=THROWS, shared=False)
     def run(run_id: str) -> str:
         """Make the batch of a schedule's run, or take note of its end."""
         return _done(domain, Kind.RUN, run_id, lambda held: work_on(domain, run_id, held))
 
-    @app.task(name=Kind.ROLLBACK.value, throws=(Lost,), shared=False)
+    @app.task(name=Kind.ROLLBACK.value, throws=THROWS, shared=False)
     def rollback(batch_id: str) -> str:
         """Point a batch's output keys back to the versions before."""
         return _done(domain, Kind.ROLLBACK, batch_id, lambda held: roll_back(domain, batch_id, held))
 
-    @app.task(name=Kind.RESULTS.value, throws=(Lost,), shared=False)
+    @app.task(name=Kind.RESULTS.value, throws=THROWS, shared=False)
     def results(batch_id: str) -> str:
         """Write an ended batch's record into the bucket."""
         return _done(domain, Kind.RESULTS, batch_id, lambda held: _keep(domain, batch_id, held))
 
 
 def _done(domain: Domain, kind: Kind, batch_id: str, do: Callable[[Held], object]) -> str:
-    """Do a chore if it is to be done.
+    """Do a chore if it is to be done. What it raises is what Flower shows.
 
     Raises:
-        Retry: a store was away; the chore is due again soon.
+        Retry: it cannot go on now and is due again soon.
+        Ignore: this message is not the one to do it.
         Lost: another worker has taken it over.
+        ManifestFault: the manifest cannot be read, or not further.
     """
     with domain.chores.hold(kind, batch_id) as held:
         if held is None:
-            return "dropped: another worker is at it, or it is done"
+            # Flower knows all messages of a chore as one task: the one that does it tells how it went.
+            raise Ignore("dropped: another worker is at it, or it is done")
         log.info("chore.begun", kind=kind, batch_id=batch_id, number=held.number)
         try:
-            do(held)
-        except Unavailable as error:
-            log.warning("chore.store_unreachable", kind=kind, batch_id=batch_id, error=str(error))
-            held.put_off(STORE_PAUSE_S, "the bucket does not answer")
-            raise Retry(str(error), exc=error) from error
+            _do(held, do)
+        except PutOff as put_off:
+            log.info("chore.put_off", kind=kind, batch_id=batch_id, why=str(put_off))
+            raise Retry(str(put_off), exc=put_off) from put_off
         except RedisError as error:
             # Its lease ends by itself, and with that it is due again.
             log.warning("chore.store_unreachable", kind=kind, batch_id=batch_id, error=str(error))
             raise Retry(str(error), exc=error) from error
+        except ManifestFault as fault:
+            log.info("chore.failed", kind=kind, batch_id=batch_id, why=str(fault))
+            publish_chores(domain)
+            raise
         log.info("chore.ended", kind=kind, batch_id=batch_id)
     publish_chores(domain)
     return "done"
+
+
+def _do(held: Held, do: Callable[[Held], object]) -> None:
+    try:
+        do(held)
+    except Unavailable:
+        held.put_off(STORE_PAUSE_S, "the bucket does not answer")
 
 
 def _ingest(domain: Domain, http: Http, batch_id: str, held: Held) -> None:
@@ -105,10 +122,8 @@ def _ingest(domain: Domain, http: Http, batch_id: str, held: Held) -> None:
             keep_from_web(domain, http, batch_id, record["tenant"], record["manifest"])
         except ManifestUnavailable as error:
             held.put_off(WEB_PAUSE_S, str(error))
-            return
-        except ManifestRefused as error:
-            reading.fail(str(error))
-            return
+        except ManifestFault as fault:
+            reading.fail(fault)
     reading.run()
 
 

@@ -3,6 +3,7 @@
 import httpx
 
 from jobs.domain import Domain
+from jobs.manifest_columns import ManifestFault
 from jobs.object_names import manifest_key
 from workers.guard import AddressRefused
 from workers.http import BadRedirect, BodyLost, Http, Reach, TooLong
@@ -14,10 +15,6 @@ PATIENCE = frozenset({408, 423, 425, 429})
 HOPS = 4
 
 
-class ManifestRefused(Exception):
-    """It cannot be had from this address; its text is for whoever named it."""
-
-
 class ManifestUnavailable(Exception):
     """Its server did not deliver it this time."""
 
@@ -26,7 +23,7 @@ def keep_from_web(domain: Domain, http: Http, batch_id: str, tenant: str, url: s
     """Fetch a manifest and put it where the batch's manifest lies; nothing where it was fetched before.
 
     Raises:
-        ManifestRefused: it cannot be had from there.
+        ManifestFault: it cannot be had from there.
         ManifestUnavailable: its server did not deliver it this time.
         Unavailable: the bucket does not take it.
     """
@@ -36,15 +33,15 @@ def keep_from_web(domain: Domain, http: Http, batch_id: str, tenant: str, url: s
     try:
         reply = http.exchange("GET", url, reach=Reach.USER, deadline_s=DEADLINE_S, max_bytes=MAX_BYTES, hops=HOPS)
     except AddressRefused as error:
-        raise ManifestRefused(f"the manifest's address may not be fetched: {error}") from error
+        raise ManifestFault(f"the manifest's address may not be fetched: {error}") from error
     except TooLong as error:
-        raise ManifestRefused(f"the manifest is too large for this way: {error}; upload it") from error
+        raise ManifestFault(f"the manifest is too large for this way: {error}; upload it") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError, BadRedirect) as error:
-        raise ManifestRefused(f"the manifest's address cannot be fetched: {error}") from error
+        raise ManifestFault(f"the manifest's address cannot be fetched: {error}") from error
     except (BodyLost, httpx.HTTPError) as error:
         raise ManifestUnavailable(f"the manifest's server: {error or type(error).__name__}") from error
     if reply.status >= 500 or reply.status in PATIENCE:
         raise ManifestUnavailable(f"the manifest's server answered {reply.status}")
     if reply.status != 200:
-        raise ManifestRefused(f"the manifest's server answered {reply.status}: it cannot be fetched from this address")
+        raise ManifestFault(f"the manifest's server answered {reply.status}: it cannot be fetched from this address")
     domain.bucket.put(domain.bucket.name, key, reply.body, media_type="application/octet-stream")

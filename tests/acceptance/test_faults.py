@@ -1,5 +1,7 @@
 """The endpoint is down, slow, or refuses the key, and a worker is killed: each costs what it must and no more."""
 
+import os
+import signal
 from typing import Any
 
 from infra.stand import simulator_process
@@ -45,14 +47,38 @@ def test_an_endpoint_that_drips_or_never_answers_is_left_after_its_time(make_fle
         assert 2 <= (first.finished_at - first.started_at).total_seconds() < 15
 
 
+def test_an_endpoint_whose_connections_stay_open_without_a_word_is_left_after_its_time(make_fleet: MakeFleet) -> None:
+    with simulator_process(fast=True) as origin:
+        fleet = make_fleet(origin, timeout_s=2, concurrency=8)
+        fleet.worker()
+        image = fleet.put_picture(small(), "in/small.png")
+        # Connections that are kept for the next call are half open from now on, and new ones are only half opened.
+        warm = [fleet.submit(image, f"warm {n}") for n in range(8)]
+        all_end(fleet, warm)
+        os.kill(origin.pid, signal.SIGSTOP)
+        try:
+            jobs = [fleet.submit(image, f"half open {n}") for n in range(8)]
+            eventually(
+                lambda: all("retry" in outcomes(fleet, job_id) for job_id in jobs), what="each was given up once"
+            )
+        finally:
+            os.kill(origin.pid, signal.SIGCONT)
+        all_end(fleet, jobs)
+        assert {fleet.job(job_id).state for job_id in jobs} == {State.SUCCEEDED}
+        # What was sent into the silence may have been bought.
+        bought = purchases(origin)
+        for number, job_id in enumerate(jobs):
+            assert 1 <= bought[f"half open {number}"] <= 1 + outcomes(fleet, job_id).count("retry")
+
+
 def test_a_key_that_is_refused_in_the_middle_fails_no_job(make_fleet: MakeFleet) -> None:
     with simulator_process(fast=True, latency_ms=50) as origin:
         fleet = make_fleet(origin, concurrency=16)
         image = fleet.put_picture(small(), "in/small.png")
         # All wait before the first is edited: however slow the machine, some are left when the key is refused.
-        jobs = [fleet.submit(image, f"key {n}") for n in range(200)]
+        jobs = [fleet.submit(image, f"key {n}") for n in range(500)]
         fleet.worker(concurrency=16)
-        eventually(lambda: fleet.calls()["billed"] >= 50, what="50 were edited")
+        eventually(lambda: fleet.calls()["billed"] >= 100, what="100 were edited")
         fleet.knobs(keys=["another-key"])
         reason = eventually(lambda: model_of(fleet).parked_reason, what="the model is parked")
         assert "401" in reason

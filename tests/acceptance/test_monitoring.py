@@ -8,6 +8,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from PIL import Image
@@ -15,14 +16,20 @@ from pydantic import SecretStr
 
 from infra.embedded import Valkey
 from infra.stand import MODEL, environment_of
+from jobs.batch_models import BatchRequest
+from jobs.batch_submission import submit_batch
+from jobs.delivery_log import DeliveryFilter
+from jobs.endpoint_records import EndpointFields
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
 from jobs.plan_records import Draft
 from jobs.settings import Settings
 from jobs.states import FINAL, State
+from jobs.tenants import Quotas
 from tests.fleet import Fleet, eventually
 from tests.flower import LOGIN, Flower, scraped, total
 from tests.integration.api_harness import served
+from tests.integration.receiver import Answer, receiving
 
 KINDS = {
     "succeeded": (300, ""),
@@ -141,6 +148,48 @@ def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remember
             )
             assert seen["runtime"] >= 0.6
             assert set(ids) < set(again.tasks())
+
+
+def test_flower_tells_the_truth_of_deliveries_and_ingests(make_fleet: Callable[..., Fleet], tmp_path: Path) -> None:
+    fleet = make_fleet()
+    domain = fleet.domain
+    bucket = domain.settings.s3_bucket
+    image = fleet.put_picture(small_picture(), "in/small.png")
+    domain.tenants.set_quotas("globex", Quotas(max_queued=1))
+    with Flower(domain.settings, tmp_path) as flower, receiving() as receiver:
+        worker = fleet.worker(queues="edits,webhooks,ingest")
+        eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+        status = {"/takes-it": 200, "/is-busy": 503, "/is-gone": 410}
+        receiver.answer = lambda got, _: Answer(status[got.path])
+        for path in status:
+            domain.endpoints.create("acme", EndpointFields(url=receiver.url + path, events=["batch.completed"]))
+
+        def batch(tenant: str, column: str, rows: int) -> str:
+            manifest = "\n".join([f"custom_id,{column}", *(f"{n},{image}" for n in range(rows))]).encode()
+            fleet.domain.bucket.put(bucket, f"in/{column}-{rows}.csv", manifest, media_type="text/csv")
+            request = {"manifest": f"s3://{bucket}/in/{column}-{rows}.csv", "defaults": {"prompt": "brighter"}}
+            return submit_batch(domain, BatchRequest.model_validate(request), tenant=tenant).batch_id
+
+        good, bad, too_many = batch("acme", "image", 2), batch("acme", "colour", 2), batch("globex", "image", 3)
+
+        def shown(name: str) -> dict[str, str]:
+            tasks = (task for task in flower.tasks().values() if task["name"] == name)
+            return {json.loads(task["args"].replace("'", '"'))[0]: task["state"] for task in tasks}
+
+        ingests = {good: "SUCCESS", bad: "FAILURE", too_many: "RETRY"}
+        eventually(lambda: shown("ingest") == ingests, what="Flower shows how each ingest went")
+
+        def told() -> dict[str, str]:
+            page = domain.delivery_log.page("acme", DeliveryFilter(subject=good), limit=10)
+            return {str(one.id): urlsplit(one.url).path for one in page.data if one.attempts}
+
+        eventually(lambda: len(told()) == len(status), what="each endpoint was told once")
+        expected = {"/takes-it": "SUCCESS", "/is-busy": "RETRY", "/is-gone": "FAILURE"}
+        deliveries = {delivery_id: expected[path] for delivery_id, path in told().items()}
+        eventually(lambda: shown("deliver") == deliveries, what="Flower shows how each delivery went")
+        events = scraped(f"{flower.root}/metrics")
+        for task, event in (("deliver", "task-succeeded"), ("deliver", "task-failed"), ("ingest", "task-succeeded")):
+            assert total(events, "flower_events_total", type=event, task=task) == 1, (task, event)
 
 
 def test_flower_is_told_of_a_task_that_ends_while_its_worker_drains(

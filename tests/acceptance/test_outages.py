@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from redis import Redis
 
 from infra.embedded import SeaweedFS, Valkey
-from infra.stand import simulator_process
+from infra.ports import Ports
+from infra.stand import MODEL, api_process, simulator_process
 from jobs.settings import Settings
 from jobs.states import State
 from tests.acceptance.faults import MakeFleet, MakeSettings, all_end, outcomes, outlast, purchases, small, tries
@@ -78,6 +79,41 @@ def test_redis_away_for_longer_than_a_lease_costs_its_jobs_nothing(
         assert set(purchases(origin).values()) == {1}
         assert [worker.process.poll() for worker in workers] == [None, None]
         eventually(lambda: len(fleet.domain.status.workers()) == 2, what="both pulses are felt again")
+
+
+def test_an_api_that_is_started_while_redis_is_away_answers_503_and_then_serves(
+    store: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet, tmp_path: Path
+) -> None:
+    fleet = make_fleet(settings=on(store, make_settings))
+    key = fleet.domain.tenants.create_key("acme")
+    image = fleet.put_picture(small(), "in/small.png")
+    model = fleet.domain.keys.model(MODEL)
+    fleet.domain.redis.delete(model)
+    store.kill()
+    port = Ports().choose("api")
+    server = api_process(fleet.domain.settings, tmp_path / "api.log", port)
+    headers = {"authorization": f"Bearer {key}"}
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False) as api:
+
+            def lives() -> bool:
+                try:
+                    return api.get("/livez").is_success
+                except httpx.ConnectError:
+                    return False
+
+            server.wait_until(lives)
+            refused = api.post("/v1/jobs", json={"prompt": "too early", "image": image})
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) > 0
+            store.restart()
+            eventually(
+                lambda: api.post("/v1/jobs", json={"prompt": "in time", "image": image}).is_success,
+                what="the API accepts jobs",
+            )
+            eventually(lambda: fleet.domain.redis.exists(model), what="the models are known")
+    finally:
+        server.close()
 
 
 def test_redis_that_hangs_for_longer_than_a_lease_costs_its_jobs_nothing(

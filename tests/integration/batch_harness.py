@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import Ignore, Retry
 
 from jobs.batch_models import Batch, BatchOptions, BatchRequest
 from jobs.batch_submission import Upload, submit_batch
@@ -13,6 +14,7 @@ from jobs.chores import Kind
 from jobs.domain import Domain
 from jobs.errors import Filtered, RequestRefused
 from jobs.ids import batch_job_id
+from jobs.manifest_columns import ManifestFault
 from jobs.models import Job, Output
 from jobs.plan_records import Claim, Dispatch
 from jobs.settlement import OK, Settlement
@@ -60,8 +62,11 @@ class Hands:
         return submit_batch(self.domain, BatchRequest.model_validate(request), tenant=self.tenant).batch_id
 
     def do(self, kind: Kind, batch_id: str) -> str:
-        """Run a chore's task as a worker would."""
-        return self._tasks[kind](batch_id)
+        """Run a chore's task as a worker would: what it returns, or why it did not end well."""
+        try:
+            return self._tasks[kind](batch_id)
+        except (Ignore, Retry, ManifestFault) as told:
+            return str(told)
 
     def read(self, batch_id: str) -> Batch:
         """Let its manifest be read."""

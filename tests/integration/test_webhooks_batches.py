@@ -1,7 +1,8 @@
 """What batches tell: of themselves, of their jobs only where they ask for it, and of many at once as a digest."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from jobs.endpoint_records import EndpointFields
 from jobs.events import Event
 from jobs.ids import batch_job_id, new_batch_id
 from jobs.models import JobSpec
+from jobs.settings import Settings
 from tests.conftest import Clock
+from tests.integration.batch_harness import CATALOGUE, Hands
 from tests.integration.receiver import Receiver, receiving
 from tests.integration.telling_hand import Hand, hand_of
 
@@ -31,6 +34,18 @@ def receiver() -> Iterator[Receiver]:
 def hand(domain: Domain) -> Iterator[Hand]:
     with hand_of(domain) as one:
         yield one
+
+
+@pytest.fixture
+def hands(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Hands]:
+    """Batches that are submitted and worked off, at an endpoint that permits all at once."""
+    config = tmp_path / "retouch.toml"
+    config.write_text(CATALOGUE)
+    opened = Domain.open(make_settings(config=config))
+    opened.planner.register_models()
+    opened.tenants.ensure("acme")
+    yield Hands(opened)
+    opened.close()
 
 
 def batch_of_wishes(domain: Domain, **wishes: Any) -> str:
@@ -128,6 +143,31 @@ def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many
     assert inside[0]["data"]["prompt"] == "shared"
     clock.advance(60)
     assert hand.tell() == []
+
+
+def test_a_batch_submitted_with_a_digest_tells_its_jobs_together_and_its_end_by_itself(
+    hands: Hands, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = hands.domain
+    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    batch_id = hands.running(
+        120, webhook_url=receiver.url, webhook_events=["job.*", "batch.completed"], webhook_digest_s=5
+    )
+    assert hands.work() == 120
+    with hand_of(domain) as hand:
+        for _ in range(4):
+            hand.tell()
+            clock.advance(5)
+            domain.deliveries.register("w", 8)
+    secret = domain.tenants.webhook_secret("acme")
+    told = [got.verified(secret) for got in receiver.got]
+    assert [event["type"] for event in told] == ["batch.completed", "job.digest", "job.digest"]
+    assert told[0]["data"]["counts"]["succeeded"] == 120
+    digests = [event["data"]["events"] for event in told[1:]]
+    assert [len(inside) for inside in digests] == [100, 20]
+    jobs = [event["data"] for inside in digests for event in inside]
+    assert {job["id"] for job in jobs} == {batch_job_id(batch_id, row) for row in range(1, 121)}
+    assert {job["state"] for job in jobs} == {"succeeded"}
 
 
 def test_a_digest_that_two_tellers_make_is_told_once(domain: Domain, receiver: Receiver, hand: Hand) -> None:
