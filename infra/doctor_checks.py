@@ -198,8 +198,13 @@ def _presigned(ground: Ground, url: str, data: bytes) -> Findings:
     try:
         answer = httpx.get(url, timeout=TIMEOUT_S, trust_env=False)
     except httpx.HTTPError as error:
-        advice = "links to results are made from RETOUCH_S3_ENDPOINT_URL: users must be able to reach it"
-        yield Finding("bucket presign", "fault", f"a presigned link cannot be fetched: {error}", advice)
+        public = ground.settings.s3_public_endpoint_url
+        advice = "links to results begin with RETOUCH_S3_ENDPOINT_URL: users must be able to reach it"
+        if public:
+            advice = f"links to results begin with {public}: see from a user's machine that it is reached"
+        # Users may be where this command is not.
+        level: Level = "warning" if public else "fault"
+        yield Finding("bucket presign", level, f"a presigned link cannot be fetched from here: {error}", advice)
         return
     if answer.content != data:
         advice = "see the store's clock, and whether a proxy before it changes requests"

@@ -1,5 +1,10 @@
 """What an operator does beside Redis, without the API."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
 import redis
 
 from jobs.errors import Unavailable
@@ -8,12 +13,12 @@ from jobs.settings import load_settings
 from jobs.tenants import Tenants
 
 
-def create_key(tenant: str, *, name: str = "", admin: bool = False) -> str:
-    """Make an API key of a tenant; returns it, and only its hash is kept.
+@contextmanager
+def _tenants() -> Iterator[Tenants]:
+    """The tenants of the store that the settings name.
 
     Raises:
         jobs.errors.ConfigurationError: the settings cannot be used.
-        jobs.errors.InvalidInput: the tenant's name cannot be one.
         jobs.errors.Unavailable: Redis does not answer.
     """
     settings = load_settings()
@@ -22,6 +27,33 @@ def create_key(tenant: str, *, name: str = "", admin: bool = False) -> str:
         with redis.Redis.from_url(
             url, decode_responses=True, socket_connect_timeout=5, socket_timeout=10
         ) as connection:
-            return Tenants(connection, Keys(settings.key_prefix)).create_key(tenant, name=name, admin=admin)
+            yield Tenants(connection, Keys(settings.key_prefix))
     except redis.RedisError as error:
         raise Unavailable(f"Redis: {error}") from error
+
+
+def create_key(tenant: str, *, name: str = "", admin: bool = False) -> str:
+    """Make an API key of a tenant; returns it, and only its hash is kept.
+
+    Raises:
+        jobs.errors.InvalidInput: the tenant's name cannot be one.
+        jobs.errors.ConfigurationError, jobs.errors.Unavailable: there is no store to keep it in.
+    """
+    with _tenants() as tenants:
+        return tenants.create_key(tenant, name=name, admin=admin)
+
+
+def list_keys(tenant: str) -> list[dict[str, Any]]:
+    """A tenant's API keys: `id`, `name`, `admin`, `created_at`; the oldest first."""
+    with _tenants() as tenants:
+        return [asdict(key) for key in tenants.api_keys(tenant)]
+
+
+def revoke_key(tenant: str, key_id: str) -> None:
+    """End an API key.
+
+    Raises:
+        jobs.errors.NotFound: the tenant has no key of that id.
+    """
+    with _tenants() as tenants:
+        tenants.revoke_key(tenant, key_id)

@@ -71,9 +71,8 @@ class Bucket:
     Retries are off: whoever called decides whether to try again.
 
     Args:
-        settings: endpoint, region and bucket; credentials come from the environment as boto3 reads them.
+        settings: endpoints, region and bucket; credentials come from the environment as boto3 reads them.
         connections: most kept open; one for each thread that uses the store at once.
-        public_endpoint_url: the store's address as users reach it, for presigned URLs; the same unless given.
         connect_timeout_s: of one connection, in seconds.
         read_timeout_s: most seconds without a byte from the store.
 
@@ -86,7 +85,6 @@ class Bucket:
         settings: Settings,
         *,
         connections: int = 64,
-        public_endpoint_url: str | None = None,
         connect_timeout_s: float = 5,
         read_timeout_s: float = 30,
     ) -> None:
@@ -113,8 +111,8 @@ class Bucket:
             session = boto3.Session(region_name=settings.s3_region)
             self._s3: S3Client = session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
             self._public_s3: S3Client = (
-                session.client("s3", endpoint_url=public_endpoint_url, config=config)
-                if public_endpoint_url
+                session.client("s3", endpoint_url=settings.s3_public_endpoint_url, config=config)
+                if settings.s3_public_endpoint_url
                 else self._s3
             )
         except (ValueError, BotoCoreError) as error:

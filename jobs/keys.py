@@ -173,6 +173,10 @@ class Keys:
         """Hash: whom an API key belongs to; `digest` is the key's SHA-256."""
         return f"{self.prefix}apikey:{digest}"
 
+    def api_keys(self, tenant: str) -> str:
+        """Set: digests of a tenant's API keys."""
+        return f"{self.prefix}apikeys:{tenant}"
+
     def deliveries(self, name: str) -> str:
         """What all deliveries share; deliver_prelude.lua says what each name is."""
         return f"{self.prefix}deliveries:{name}"

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     """What every key of ours in Redis begins with."""
     s3_endpoint_url: str | None = None
     """Address of the S3-compatible store; AWS itself where unset."""
+    s3_public_endpoint_url: str | None = None
+    """The same store's address as users reach it: presigned links begin with it; `s3_endpoint_url` where unset."""
     s3_bucket: str = "retouch"
     s3_region: str = "us-east-1"
     allowed_buckets: Annotated[tuple[str, ...], NoDecode] = ()

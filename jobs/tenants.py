@@ -35,6 +35,23 @@ class Caller:
     key_id: str
 
 
+@dataclass(frozen=True)
+class ApiKey:
+    """What is known of an API key.
+
+    Attributes:
+        id: a name of the key that is not secret.
+        name: what it is for.
+        admin: whether it may act for the operator.
+        created_at: RFC 3339.
+    """
+
+    id: str
+    name: str
+    admin: bool
+    created_at: str
+
+
 class Quotas(Record):
     """What a tenant may have; None is no limit.
 
@@ -91,8 +108,40 @@ class Tenants:
             "admin": "1" if admin else "0",
             "created_at": datetime.now(UTC).isoformat(),
         }
-        self._redis.hset(self._keys.api_key(_digest(key)), mapping=record)
+        digest = _digest(key)
+        pipe = self._redis.pipeline()
+        pipe.hset(self._keys.api_key(digest), mapping=record)
+        pipe.sadd(self._keys.api_keys(tenant), digest)
+        pipe.execute()
         return key
+
+    def api_keys(self, tenant: str) -> list[ApiKey]:
+        """A tenant's API keys, the oldest first."""
+        digests = sorted(self._redis.smembers(self._keys.api_keys(tenant)))
+        pipe = self._redis.pipeline(transaction=False)
+        for digest in digests:
+            pipe.hgetall(self._keys.api_key(str(digest)))
+        found = [
+            ApiKey(key_id_of(str(digest)), record["name"], record["admin"] == "1", record["created_at"])
+            for digest, record in zip(digests, pipe.execute(), strict=True)
+            if record
+        ]
+        return sorted(found, key=lambda one: one.created_at)
+
+    def revoke_key(self, tenant: str, key_id: str) -> None:
+        """An API key is refused from now on.
+
+        Raises:
+            NotFound: the tenant has no key of that id.
+        """
+        for digest in map(str, self._redis.smembers(self._keys.api_keys(tenant))):
+            if key_id_of(digest) == key_id:
+                pipe = self._redis.pipeline()
+                pipe.delete(self._keys.api_key(digest))
+                pipe.srem(self._keys.api_keys(tenant), digest)
+                pipe.execute()
+                return
+        raise NotFound(f"tenant {tenant} has no API key {key_id}; `retouch keys list {tenant}` shows those it has")
 
     def authenticate(self, key: str) -> Caller:
         """Who this API key belongs to.
@@ -104,7 +153,7 @@ class Tenants:
         tenant, admin = self._redis.hmget(self._keys.api_key(digest), ["tenant", "admin"])
         if tenant is None:
             raise Unauthorized("this API key is not known; `retouch keys create TENANT` makes one")
-        return Caller(tenant=str(tenant), admin=admin == "1", key_id=digest[:12])
+        return Caller(tenant=str(tenant), admin=admin == "1", key_id=key_id_of(digest))
 
     def names(self) -> list[str]:
         """Every tenant, by name."""
@@ -148,6 +197,11 @@ class Tenants:
         """A new secret, returned; the one before it signs for another day."""
         self.ensure(tenant)
         return rotate(self._redis, self._keys.tenant(tenant), self._seal, time.time() * 1000)
+
+
+def key_id_of(digest: str) -> str:
+    """A name of an API key that tells nothing of it."""
+    return digest[:12]
 
 
 def _digest(key: str) -> str:

@@ -105,8 +105,8 @@ def test_presigned_urls_need_no_key_and_bind_the_media_type(bucket: Bucket, pref
     assert httpx.get(other).status_code == 403
 
 
-def test_presigned_urls_name_the_public_address(settings: Settings) -> None:
-    bucket = Bucket(settings, public_endpoint_url="https://pictures.example")
+def test_presigned_urls_name_the_public_address(make_settings: Callable[..., Settings]) -> None:
+    bucket = Bucket(make_settings(s3_public_endpoint_url="https://pictures.example"))
     assert bucket.presign_get("ours", "a.png").startswith("https://pictures.example/ours/a.png?")
 
 

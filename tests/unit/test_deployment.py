@@ -76,7 +76,8 @@ def test_the_settings_of_the_compose_file_are_read_and_its_defaults_are_the_clas
     written = compose()["services"]["api"]["environment"]
     told = {name: interpolated(str(value), FILLED) for name, value in written.items() if name in SETTINGS}
     settings = settings_of(told, monkeypatch)
-    own = {"redis_url", "broker_url", "s3_endpoint_url", "config", "secret_key", "metrics_port", "metrics_address"}
+    own = {"redis_url", "broker_url", "s3_endpoint_url", "s3_public_endpoint_url", "config", "secret_key"}
+    own |= {"metrics_port", "metrics_address"}
     defaults = Settings.model_construct()
     differ = {name for name in Settings.model_fields if getattr(settings, name) != getattr(defaults, name)}
     assert differ == own
