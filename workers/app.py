@@ -5,28 +5,25 @@ import signal
 import socket
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from secrets import token_hex
 from types import FrameType
 
 import structlog
-from celery import Celery
-from celery.exceptions import Retry
 from celery.signals import setup_logging, worker_shutting_down
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobs.broker import CHORES, EDIT, EDITS, WEBHOOKS
+from jobs.broker import CHORES, EDITS, WEBHOOKS
 from jobs.domain import Domain
-from jobs.errors import EditFailure, Interrupted
+from jobs.errors import Interrupted
 from jobs.logs import configure_logging
 from jobs.settings import Settings
 from jobs.settlement import Settlement
-from jobs.states import State
 from workers.chores import register_chores, start_looking
 from workers.consuming import Consuming
-from workers.edit import Editor, Ended
+from workers.edit import Editor, register_edit
 from workers.events import EventFlow
 from workers.firing import start_firing
 from workers.held import Held
@@ -119,34 +116,6 @@ def _register_models(domain: Domain) -> None:
             time.sleep(1)
         else:
             return
-
-
-def register_edit(app: Celery, editor: Editor) -> None:
-    """Make the task `edit` known to a worker's app."""
-
-    @app.task(name=EDIT, throws=(EditFailure,))
-    def edit(job_id: str, attempt: int) -> str:
-        """One attempt of a job. It raises where the edit failed, so that Flower shows what was."""
-        return told_to_celery(editor.edit(job_id, attempt))
-
-
-def told_to_celery(ended: Ended | None) -> str:
-    """What Celery is to make of an attempt: SUCCESS by returning, RETRY and FAILURE by raising.
-
-    Raises:
-        Retry: the job will be tried again, or this message was not the one to do it. It publishes nothing.
-        EditFailure: the job has failed or was filtered.
-    """
-    if ended is None or not ended.written:
-        raise Retry("dropped: the job has moved on")
-    settlement = ended.settlement
-    if settlement.to is State.SUCCEEDED:
-        return settlement.outcome
-    if ended.failure is not None and settlement.to in {State.FAILED, State.FILTERED}:
-        raise ended.failure
-    raise Retry(
-        settlement.message, exc=ended.failure, when=datetime.now(UTC) + timedelta(milliseconds=settlement.delay_ms)
-    )
 
 
 class Drain:
