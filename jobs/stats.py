@@ -259,10 +259,10 @@ def _model_stats(status: ModelStatus, read: _Read, now: int) -> ModelStats:
     def count(name: str) -> int:
         return int(totals.get(name, 0))
 
-    ages: dict[str, float] = {}
-    for weight, since in zip(lanes[1::2], lanes[2::2], strict=True):
-        priority = _PRIORITY_OF[int(weight)]
-        ages[priority] = max(ages.get(priority, 0.0), (now - float(since)) / 1000, 0.0)
+    ages = {
+        _PRIORITY_OF[int(weight)]: max((now - float(since)) / 1000, 0.0)
+        for weight, since in zip(lanes[1::2], lanes[2::2], strict=True)
+    }
     return ModelStats(
         name=status.name,
         window=status.window,
