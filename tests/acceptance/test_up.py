@@ -200,21 +200,25 @@ def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert other.said[0].startswith(f"retouch up: cannot write to the data directory {tmp_path / 'file' / 'data'}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_everything_and_a_new_start_finds_what_was(number: signal.Signals, tmp_path: Path) -> None:
+def test_either_signal_stops_everything_and_a_new_start_finds_what_was(tmp_path: Path) -> None:
     with Up(tmp_path / "data", "--no-flower") as first:
         said = first.local_env
         first.redis.set("kept", "value")
-        running = processes_under(first.process.pid)
-        assert len(running) >= 6
-        assert first.end(number) == 0
-        assert [pid for pid in running if not gone(pid)] == []
-        assert is_free(first.port)
-        assert not (tmp_path / "data" / "local.env").exists()
+        stops_everything(first, signal.SIGTERM)
     with Up(tmp_path / "data", "--no-flower", port=first.port) as second:
         assert second.local_env == said
         assert second.redis.get("kept") == "value"
         assert second.get("/v1/models").status_code == 200
+        stops_everything(second, signal.SIGINT)
+
+
+def stops_everything(up: Up, number: signal.Signals) -> None:
+    running = processes_under(up.process.pid)
+    assert len(running) >= 6
+    assert up.end(number) == 0
+    assert [pid for pid in running if not gone(pid)] == []
+    assert is_free(up.port)
+    assert not (up.data_dir / "local.env").exists()
 
 
 def test_processes_of_a_killed_stack_end_and_a_new_start_waits_for_them(tmp_path: Path) -> None:
