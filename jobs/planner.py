@@ -212,7 +212,7 @@ class Planner:
         answer = self._run("claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
         if not answer:
             return None
-        record = pairs(answer[5:])
+        record = pairs(answer[5])
         spec = decode_spec(record, *(json.loads(text) if text else None for text in answer[2:4]))
         return Claim(
             job_id=job_id,
@@ -281,9 +281,7 @@ class Planner:
         order = {
             "to": end.to,
             "outcome": end.outcome,
-            "fields": fields,
             "drop": ["checkpoint"] if end.drop_checkpoint or end.to is State.SUCCEEDED else [],
-            "log": encode_attempt(log),
             "delay_ms": end.delay_ms,
             "cost": cost_micro_usd,
             "reused": end.output is not None and end.output.reused,
@@ -292,7 +290,9 @@ class Planner:
             "signal": {k: v for k, v in vars(signal).items() if v is not None} if signal else None,
         }
         keys = [self._keys.job(claim.job_id), entry.key if entry else self._keys.job(claim.job_id)]
-        return bool(self._run("settle", keys, [claim.attempt, json.dumps(order, ensure_ascii=False)]))
+        flat = [part for pair in fields.items() for part in pair]
+        text = json.dumps(order, ensure_ascii=False)
+        return bool(self._run("settle", keys, [claim.attempt, text, encode_attempt(log), *flat]))
 
     def renew(self, worker: str, *, slots: int, words: str, held: Sequence[Dispatch]) -> list[Dispatch]:
         """A worker's pulse: register its threads for edits and renew what it holds.

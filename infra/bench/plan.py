@@ -1,19 +1,22 @@
 """The plan alone: submit, plan, claim and settle on one Valkey core; many lanes, a deep backlog, memory a job.
 
-One driver process sends what a fleet would send: submits in chunks, plans of 100, claims and settles in pipelines. A
-driver in Python is slower than the scripts, so what counts is jobs a second of Valkey's CPU time: a fleet of drivers
-is limited by its one core alone. Append-only persistence is on, with fsync always, as in the embedded stack. The deep
-backlog is compared with a shallow one in the same run.
+Driver processes send what a fleet would send: submits in chunks, plans of 100, claims and settles in pipelines. Drivers
+in Python are slower than the scripts and need a core, too, so what counts is jobs a second of Valkey's CPU time: a
+fleet is limited by its one core alone, and on a machine of two cores a second driver only takes from Valkey's.
+Append-only persistence is on, with fsync always, as in the embedded stack. The deep backlog is compared with a shallow
+one in the same run.
 
-    python -m infra.bench.plan [--jobs 10000] [--deep 1000000]
+    python -m infra.bench.plan [--jobs 20000] [--deep 1000000] [--drivers 1]
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from jobs.tenants import Tenants
 
 CHUNK = 500
 LANES, SHALLOW = (1, 100, 1000), 1000
+ROWS_OF_A_DRIVER = 2_000_000
 RETENTION_MS, LEASE_MS = 86_400_000, 30_000
 OUTPUT = {"bucket": "retouch", "key": "outputs/bat_01ARZ3NDEKTSV4RRFFQ69G5FAV/sku-00000001.png", "sha256": "0" * 64,
     "bytes": 512_000, "media_type": "image/png", "width": 1024, "height": 1024, "seed": 1}  # fmt: skip
@@ -41,9 +45,7 @@ SETTLEMENT = json.dumps(
     {
         "to": "succeeded",
         "outcome": "succeeded",
-        "fields": {"output": json.dumps(OUTPUT)},
         "drop": ["checkpoint"],
-        "log": json.dumps({"number": 1, "outcome": "succeeded", "trace_id": "0" * 32}),
         "delay_ms": 0,
         "cost": 0,
         "count": True,
@@ -52,7 +54,8 @@ SETTLEMENT = json.dumps(
         "signal": {"kind": "ok"},
     }
 )
-"""What a worker says of a job that succeeded."""
+"""What a worker says of a job that succeeded, with the line of its log and what is set."""
+LOG = json.dumps({"number": 1, "outcome": "succeeded", "trace_id": "0" * 32})
 IMAGE = "https://images.example.com/catalogue/2026/winter/product-{:08d}.jpg"
 
 
@@ -62,13 +65,11 @@ class Plan:
     def __init__(self, valkey: Valkey, prefix: str, lanes: int) -> None:
         spec = load_catalogue().get(None)
         self.model = spec.model_copy(update={"concurrency": 100_000, "rpm": 0.0})
-        self.redis = Redis.from_url(valkey.url, decode_responses=True)
+        self.url = valkey.url
         self.keys = Keys(prefix)
-        self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), retention_s=86400)
+        self.connect()
         self.planner.register_models()
         self.redis.hset(self.keys.model(self.model.name), "limit", 100_000)
-        self.claim = scripts.load(self.redis, "claim")
-        self.end = scripts.load(self.redis, "settle")
         self.batches = [(f"tenant{n % 50}", new_batch_id()) for n in range(lanes)]
         self.rows = [0] * lanes
         for tenant, batch in self.batches:
@@ -76,6 +77,13 @@ class Plan:
             self.redis.hset(
                 self.keys.batch(batch), mapping={"defaults": json.dumps({"prompt": "soft studio background"})}
             )
+
+    def connect(self) -> None:
+        """Connect, as each process must do for itself."""
+        self.redis = Redis.from_url(self.url, decode_responses=True)
+        self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), retention_s=86400)
+        self.claim = scripts.load(self.redis, "claim")
+        self.end = scripts.load(self.redis, "settle")
 
     def submit(self, jobs: int) -> None:
         """Jobs spread evenly over the lanes, a chunk a call."""
@@ -111,7 +119,7 @@ class Plan:
         self._send(self.claim, [(one, [one.attempt, "bench", "token"]) for one in started])
 
     def _settle(self, started: list[Dispatch]) -> None:
-        self._send(self.end, [(one, [one.attempt, SETTLEMENT]) for one in started])
+        self._send(self.end, [(one, [one.attempt, SETTLEMENT, LOG, "output", json.dumps(OUTPUT)]) for one in started])
 
     def _send(self, script: Script, calls: list[tuple[Dispatch, list[Any]]]) -> None:
         """What the planner sends, a pipeline at a time: one driver for a fleet of workers."""
@@ -121,6 +129,16 @@ class Plan:
             keys = [*self.keys.spine, job, job]
             script(keys=keys, args=[0, RETENTION_MS, LEASE_MS, *arguments], client=pipe)
         pipe.execute()
+
+
+def _drive(plan: Plan, number: int, jobs: int, submitted: Barrier) -> None:
+    """One driver's part: its rows are its own."""
+    plan.connect()
+    plan.rows = [row + number * ROWS_OF_A_DRIVER for row in plan.rows]
+    plan.submit(jobs)
+    submitted.wait()
+    submitted.wait()
+    plan.run(jobs)
 
 
 def _chunks(number: int) -> Iterator[int]:
@@ -134,17 +152,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--deep", type=int, default=1_000_000)
+    parser.add_argument("--drivers", type=int, default=1)
     options = parser.parse_args()
     os.environ.pop("RETOUCH_CONFIG", None)
     print("the plan alone: jobs a second, and microseconds of Valkey's CPU a job")  # noqa: T201
-    row("", "jobs/s of driver", "jobs/s of Valkey", "submit µs", "plan+… µs", "bytes a job")
+    row("", "jobs/s, by the clock", "jobs/s of Valkey", "submit µs", "plan+… µs", "bytes a job")
     with tempfile.TemporaryDirectory(prefix="retouch-bench-") as folder, Valkey(Path(folder)) as valkey:
         for number, lanes in enumerate(LANES):
-            _case(valkey, f"b{number}:", lanes, SHALLOW, options.jobs)
-        _case(valkey, "deep:", 100, options.deep, options.jobs, rewriting=True)
+            _case(valkey, f"b{number}:", lanes, SHALLOW, options)
+        _case(valkey, "deep:", 100, options.deep, options, rewriting=True)
 
 
-def _case(valkey: Valkey, prefix: str, lanes: int, backlog: int, jobs: int, *, rewriting: bool = False) -> None:
+def _case(
+    valkey: Valkey, prefix: str, lanes: int, backlog: int, options: argparse.Namespace, *, rewriting: bool = False
+) -> None:
     """One row; with `rewriting` a second one, of the same while the append-only file is rewritten."""
     plan = Plan(valkey, prefix, lanes)
     before = _memory(plan.redis)
@@ -154,21 +175,34 @@ def _case(valkey: Valkey, prefix: str, lanes: int, backlog: int, jobs: int, *, r
     _until_written(plan.redis)
     plan.redis.config_set("auto-aof-rewrite-percentage", 0)
     name = f"{lanes} lanes, {backlog:,} queued before"
-    _measure(plan, valkey, name, jobs, f"{grown:.0f}" if backlog > SHALLOW else "")
+    _measure(plan, valkey, name, options, f"{grown:.0f}" if backlog > SHALLOW else "")
     if rewriting:
         plan.redis.bgrewriteaof()
-        _measure(plan, valkey, "… while the file is rewritten", jobs, "")
+        _measure(plan, valkey, "… while the file is rewritten", options, "")
         _until_written(plan.redis)
     plan.redis.config_set("auto-aof-rewrite-percentage", 100)
     plan.redis.flushdb()
 
 
-def _measure(plan: Plan, valkey: Valkey, name: str, jobs: int, memory: str) -> None:
+def _measure(plan: Plan, valkey: Valkey, name: str, options: argparse.Namespace, memory: str) -> None:
+    fork = multiprocessing.get_context("fork")
+    submitted = fork.Barrier(options.drivers + 1)
+    part = options.jobs // options.drivers
+    jobs = part * options.drivers
+    drivers = [fork.Process(target=_drive, args=(plan, n, part, submitted)) for n in range(1, options.drivers + 1)]
     began, used = time.perf_counter(), cpu_s(valkey.pid)
-    plan.submit(jobs)
+    for driver in drivers:
+        driver.start()
+    submitted.wait()
     submit_cpu = cpu_s(valkey.pid)
-    plan.run(jobs)
+    submitted.wait()
+    for driver in drivers:
+        driver.join()
     ended, run_cpu = time.perf_counter(), cpu_s(valkey.pid)
+    if any(driver.exitcode for driver in drivers):
+        raise SystemExit("a driver failed")
+    # The next measurement's rows come after these.
+    plan.rows = [row + (options.drivers + 1) * ROWS_OF_A_DRIVER for row in plan.rows]
     row(
         name,
         f"{jobs / (ended - began):.0f}",

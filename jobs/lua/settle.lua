@@ -4,14 +4,15 @@
 -- ARGV[4] attempt
 -- ARGV[5] JSON: {
 --   to: succeeded | filtered | failed | waiting | queued, outcome: as the attempt's line says,
---   fields: {field: text} to set, drop: [field] to remove, log: the attempt's line for the log,
+--   drop: [field] to remove,
 --   delay_ms: for waiting, cost: millionths of a dollar that it cost or may have cost, count: whether the attempt uses up a try,
 --   reused: whether the output is an equal edit's,
 --   entry: null | {field, name of the job, how long KEYS[7] lives in ms}: what equal edits may take,
 --   signal: null | {kind: ok | rate | concurrency | trouble | park, limit, retry_after_ms, code, reason} }
+-- ARGV[6] the attempt's line for the log   ARGV[7…] field, value, … to set
 -- Returns 1, or 0 where the fence refused the job's part (the lease is given up all the same).
 
-local job, attempt, order = KEYS[6], ARGV[4], cjson.decode(ARGV[5])
+local job, attempt, order, line = KEYS[6], ARGV[4], cjson.decode(ARGV[5]), ARGV[6]
 local r = redis.call('HMGET', job, 'state', 'attempt', 'lane', 'claimed', 'log', 'tries')
 if not r[1] then return 0 end
 local lane = r[3]
@@ -37,20 +38,26 @@ local function park(signal, m)
   end
 end
 
-local function succeed(m)
+-- Both return the model's probe, as it was.
+local function succeed()
+  local v = redis.call('HMGET', model, 'fails', 'parked', 'probe', 'limit', 'concurrency', 'in_flight', 'pressed', 'pace')
+  local m = {fails = v[1], parked = v[2], probe = v[3], limit = v[4], concurrency = v[5], in_flight = v[6], pressed = v[7],
+    pace = v[8]}
   if m.fails and m.fails ~= '0' then redis.call('HSET', model, 'fails', 0) end
   -- Calls that were under way when it was parked say nothing of now.
   if m.parked and m.parked ~= 'operator' and m.probe == member then
+    local reason = redis.call('HGET', model, 'park_reason')
     redis.call('HDEL', model, 'parked', 'park_reason', 'park_until', 'park_pause', 'parked_at')
-    emit('model.resumed', '', model, cjson.encode({code = m.parked, reason = m.park_reason}))
+    emit('model.resumed', '', model, cjson.encode({code = m.parked, reason = reason}))
   end
   local limit, in_flight = tonumber(m.limit), tonumber(m.in_flight)
   if limit < tonumber(m.concurrency) and in_flight >= math.floor(limit) then
     local step = m.pressed and 1 / limit or 1
     redis.call('HSET', model, 'limit', exact(math.min(tonumber(m.concurrency), limit + step)))
   end
-  if m.pace and NOW - tonumber(m.pace_at) > tonumber(m.pace_hold) then
-    local ceiling = tonumber(m.rpm) > 0 and tonumber(m.rpm) or math.huge
+  local p = m.pace and redis.call('HMGET', model, 'pace_at', 'pace_hold', 'rpm')
+  if p and NOW - tonumber(p[1]) > tonumber(p[2]) then
+    local ceiling = tonumber(p[3]) > 0 and tonumber(p[3]) or math.huge
     local pace = tonumber(m.pace) * 1.02
     if pace >= ceiling then
       redis.call('HDEL', model, 'pace', 'pace_at', 'pace_hold')
@@ -58,6 +65,7 @@ local function succeed(m)
       redis.call('HSET', model, 'pace', exact(pace), 'pace_at', AT)
     end
   end
+  return m.probe
 end
 
 local function press_concurrency(m, signal)
@@ -91,19 +99,14 @@ local function press_rate(m, signal)
   redis.call('HSET', model, 'pace', exact(pace), 'pace_at', AT, 'pace_hold', hold)
 end
 
--- True if the attempt was the probe, which has had its answer.
-local function learn(signal)
-  if signal == cjson.null then return forget_probe(model, member) end
-  local v = redis.call('HMGET', model, 'fails', 'parked', 'park_reason', 'park_pause', 'probe', 'limit', 'concurrency',
-    'in_flight', 'pressed', 'pace', 'pace_at', 'pace_hold', 'rpm', 'tat', 'minute', 'starts', 'starts_before')
+local function suffer(signal)
+  local v = redis.call('HMGET', model, 'fails', 'parked', 'park_pause', 'probe', 'limit', 'in_flight', 'pressed', 'pace',
+    'pace_at', 'rpm', 'tat', 'minute', 'starts', 'starts_before')
   local m = {
-    fails = v[1], parked = v[2], park_reason = v[3], park_pause = v[4], probe = v[5], limit = v[6], concurrency = v[7],
-    in_flight = v[8], pressed = v[9], pace = v[10], pace_at = v[11], pace_hold = v[12], rpm = v[13], tat = v[14],
-    minute = v[15], starts = v[16], starts_before = v[17],
+    fails = v[1], parked = v[2], park_pause = v[3], probe = v[4], limit = v[5], in_flight = v[6], pressed = v[7],
+    pace = v[8], pace_at = v[9], rpm = v[10], tat = v[11], minute = v[12], starts = v[13], starts_before = v[14],
   }
-  if signal.kind == 'ok' then
-    succeed(m)
-  elseif signal.kind == 'rate' then
+  if signal.kind == 'rate' then
     press_rate(m, signal)
   elseif signal.kind == 'concurrency' then
     press_concurrency(m, signal)
@@ -117,7 +120,15 @@ local function learn(signal)
         reason = fails .. ' calls in a row failed, the last one so: ' .. signal.reason}, m)
     end
   end
-  if m.probe ~= member then return false end
+  return m.probe
+end
+
+-- True if the attempt was the probe, which has had its answer.
+local function learn(signal)
+  if signal == cjson.null then return forget_probe(model, member) end
+  local probe
+  if signal.kind == 'ok' then probe = succeed() else probe = suffer(signal) end
+  if probe ~= member then return false end
   redis.call('HDEL', model, 'probe')
   return true
 end
@@ -129,18 +140,15 @@ if held then
 end
 charge(job, attempt, lane, order.cost)
 -- What a canceled job's call came to still belongs into its log.
-if r[1] == 'canceled' and r[2] == attempt and held then log_attempt(job, order.log) end
+if r[1] == 'canceled' and r[2] == attempt and held then log_attempt(job, line) end
 if r[1] ~= 'running' or r[2] ~= attempt or turned(job, lane, 'running') then
   redis.call('HINCRBY', totals, 'refused', 1)
   return 0
 end
 
 -- The end is told by the one clock of the fleet, and the same in the log as in events.
-local written = {'log', with_line(r[5], (string.gsub(order.log, '"finished_ms":%d+', '"finished_ms":' .. AT, 1)))}
-for field, value in pairs(order.fields) do
-  written[#written + 1] = field
-  written[#written + 1] = value
-end
+local written = {'log', with_line(r[5], (string.gsub(line, '"finished_ms":%d+', '"finished_ms":' .. AT, 1)))}
+for i = 7, #ARGV do written[#written + 1] = ARGV[i] end
 local drop = {'claimed', 'worker', 'holder', unpack(order.drop)}
 if order.to == 'succeeded' then
   -- Nothing is tried or charged any more after a success, and its log has the moments.

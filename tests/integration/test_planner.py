@@ -199,7 +199,8 @@ def test_the_scripts_refuse_a_transition_that_the_table_does_not_have(plans: Pla
             [plans.keys.job(job_id)],
             [
                 claim.attempt,
-                '{"to":"new","fields":{},"drop":[],"log":"{}","delay_ms":0,"cost":0,"count":false,"signal":null}',
+                '{"to":"new","drop":[],"delay_ms":0,"cost":0,"count":false,"signal":null}',
+                "{}",
             ],
         )
 
