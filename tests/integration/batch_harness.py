@@ -1,8 +1,10 @@
 """Batches over a real domain, with a worker's hands: chores done at once, jobs ended as a test wants."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -17,6 +19,7 @@ from jobs.ids import batch_job_id
 from jobs.manifest_columns import ManifestFault
 from jobs.models import Job, Output
 from jobs.plan_records import Claim, Dispatch
+from jobs.settings import Settings
 from jobs.settlement import OK, Settlement
 from jobs.states import State
 from workers.chores import register_chores
@@ -32,6 +35,19 @@ price_usd = 0.003
 PROMPT = "Put it on a white background"
 WORKER = "hands"
 IMAGE = "s3://{bucket}/pictures/{number}.png"
+
+
+@contextmanager
+def generous(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Domain]:
+    """A domain whose one model permits all at once, with the tenants `acme` and `globex`."""
+    config = tmp_path / "retouch.toml"
+    config.write_text(CATALOGUE)
+    opened = Domain.open(make_settings(config=config))
+    opened.planner.register_models()
+    for tenant in ("acme", "globex"):
+        opened.tenants.ensure(tenant)
+    yield opened
+    opened.close()
 
 
 class Hands:

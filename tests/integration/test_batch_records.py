@@ -7,24 +7,18 @@ from typing import Any
 
 import pytest
 
-from jobs.domain import Domain
 from jobs.ids import batch_job_id
 from jobs.models import Checkpoint
 from jobs.settings import Settings
-from tests.integration.batch_harness import CATALOGUE, Hands
+from tests.integration.batch_harness import Hands, generous
 
 LINE = "SKU-{n:08d},https://images.example.com/catalogue/2026/winter/product-{n:08d}.jpg"
 
 
 @pytest.fixture
 def hands(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Hands]:
-    config = tmp_path / "retouch.toml"
-    config.write_text(CATALOGUE)
-    opened = Domain.open(make_settings(config=config))
-    opened.planner.register_models()
-    opened.tenants.ensure("acme")
-    yield Hands(opened)
-    opened.close()
+    with generous(make_settings, tmp_path) as domain:
+        yield Hands(domain)
 
 
 def test_an_ended_job_of_a_large_batch_fits_into_1500_bytes(hands: Hands) -> None:

@@ -14,19 +14,13 @@ from jobs.ids import batch_job_id
 from jobs.plan_records import Dispatch
 from jobs.settings import Settings
 from jobs.states import State
-from tests.integration.batch_harness import CATALOGUE, Hands, adds_up
+from tests.integration.batch_harness import Hands, adds_up, generous
 
 
 @pytest.fixture
 def domain(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Domain]:
-    config = tmp_path / "retouch.toml"
-    config.write_text(CATALOGUE)
-    opened = Domain.open(make_settings(config=config))
-    opened.planner.register_models()
-    for tenant in ("acme", "globex"):
-        opened.tenants.ensure(tenant)
-    yield opened
-    opened.close()
+    with generous(make_settings, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -18,19 +18,15 @@ from jobs.models import Output
 from jobs.settings import Settings
 from jobs.states import State
 from tests.integration.api_harness import CHELSEA, Api, api_of, problem
-from tests.integration.batch_harness import CATALOGUE, Hands
+from tests.integration.batch_harness import Hands, generous
 
 PROMPT = "On a white background"
 
 
 @pytest.fixture
 def domain(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Domain]:
-    config = tmp_path / "retouch.toml"
-    config.write_text(CATALOGUE)
-    opened = Domain.open(make_settings(config=config))
-    opened.planner.register_models()
-    yield opened
-    opened.close()
+    with generous(make_settings, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from jobs.ids import batch_job_id, new_batch_id
 from jobs.models import JobSpec
 from jobs.settings import Settings
 from tests.conftest import Clock
-from tests.integration.batch_harness import CATALOGUE, Hands
+from tests.integration.batch_harness import Hands, generous
 from tests.integration.receiver import Receiver, receiving
 from tests.integration.telling_hand import Hand, hand_of
 
@@ -39,13 +39,8 @@ def hand(domain: Domain) -> Iterator[Hand]:
 @pytest.fixture
 def hands(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Hands]:
     """Batches that are submitted and worked off, at an endpoint that permits all at once."""
-    config = tmp_path / "retouch.toml"
-    config.write_text(CATALOGUE)
-    opened = Domain.open(make_settings(config=config))
-    opened.planner.register_models()
-    opened.tenants.ensure("acme")
-    yield Hands(opened)
-    opened.close()
+    with generous(make_settings, tmp_path) as domain:
+        yield Hands(domain)
 
 
 def batch_of_wishes(domain: Domain, **wishes: Any) -> str:
