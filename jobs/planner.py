@@ -91,7 +91,7 @@ class Planner:
             pipe = self._redis.pipeline()
             pipe.hsetnx(key, "limit", first)
             pipe.hsetnx(key, "in_flight", 0)
-            pipe.hget(key, "concurrency")
+            pipe.hmget(key, ["concurrency", "rpm"])
             pipe.hset(
                 key,
                 mapping={
@@ -103,9 +103,12 @@ class Planner:
                     "rpm": model.rpm,
                 },
             )
-            before = pipe.execute()[2]
-            if before is not None and int(before) != model.concurrency:
+            concurrency, rpm = pipe.execute()[2]
+            if concurrency is not None and int(concurrency) != model.concurrency:
                 self._redis.hset(key, "limit", first)
+            if rpm is not None and float(rpm) != model.rpm:
+                # What was learned under another limit says nothing of this one.
+                self._redis.hdel(key, "pace", "pace_at", "pace_hold")
 
     def submit(self, drafts: Sequence[Draft], *, tenant: str, idempotency: Idempotency | None = None) -> Submitted:
         """Write jobs and put them on their lanes, all or none. When this returns they are durable.
@@ -249,6 +252,7 @@ class Planner:
         finished_at: datetime,
         cost_micro_usd: int = 0,
         entry: Entry | None = None,
+        suspect: bool = False,
     ) -> bool:
         """End an attempt: state, output or error, log, counts, window, pace and event, in one step.
 
@@ -258,6 +262,7 @@ class Planner:
             finished_at: when it did.
             cost_micro_usd: what its call cost or may have cost, where no checkpoint has said it.
             entry: where an equal edit will find this one.
+            suspect: a call is under way and given up: it may be billed, which a batch's budget counts.
 
         Returns:
             False where the fence refused it: another attempt, or the user, was faster.
@@ -285,6 +290,7 @@ class Planner:
             "delay_ms": end.delay_ms,
             "cost": cost_micro_usd,
             "reused": end.output is not None and end.output.reused,
+            "suspect": suspect,
             "entry": [entry.field, entry.name, entry.lives_ms] if entry else None,
             "count": end.counts,
             "signal": {k: v for k, v in vars(signal).items() if v is not None} if signal else None,

@@ -180,7 +180,9 @@ class Drain:
             )
             for claim in claims:
                 try:
-                    self._domain.planner.settle(claim, settlement, finished_at=datetime.now(UTC))
+                    self._domain.planner.settle(
+                        claim, settlement, finished_at=datetime.now(UTC), suspect=self._held.has_called(claim)
+                    )
                 except RedisError as error:
                     log.warning("worker.not_handed_back", job_id=claim.job_id, error=str(error))
             self._events.finish()

@@ -157,6 +157,7 @@ class Attempt:
         picture = fetched.picture
         self._held.check(self._claim)
         self._called = True
+        self._held.calling(self._claim)
         with self._watch.step("provider"):
             answer = dialect_of(self._model, self._http).edit(
                 EditCall(

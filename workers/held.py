@@ -14,6 +14,7 @@ class Held:
         self._lock = threading.Lock()
         self._claims: dict[Dispatch, Claim] = {}
         self._lost: set[Dispatch] = set()
+        self._calling: set[Dispatch] = set()
         self._interrupted = threading.Event()
         self.changed = threading.Event()
         """Set when an attempt ended: there may be room for another."""
@@ -29,7 +30,17 @@ class Held:
         with self._lock:
             self._claims.pop(one, None)
             self._lost.discard(one)
+            self._calling.discard(one)
         self.changed.set()
+
+    def calling(self, claim: Claim) -> None:
+        """The attempt's call, which may be billed, goes out."""
+        with self._lock:
+            self._calling.add(Dispatch(claim.job_id, claim.attempt))
+
+    def has_called(self, claim: Claim) -> bool:
+        """Whether the attempt's call has gone out."""
+        return Dispatch(claim.job_id, claim.attempt) in self._calling
 
     def claims(self) -> list[Claim]:
         """The attempts held now."""

@@ -27,7 +27,7 @@ local function take_back(member)
   local l = redis.call('HMGET', lane, 'model', 'totals')
   forget_probe(l[1], member)
   local leased = redis.call('ZREM', LEASES, member) == 1
-  if leased then leave_window(job, lane) end
+  if leased then leave_window(job, attempt, lane) end
   if leased then redis.call('HINCRBY', l[2], r[4] and 'lost:worker' or 'lost:nobody', 1) end
   if leased and r[4] then suspect(job, attempt, lane) end
   if r[2] ~= 'running' or r[3] ~= attempt or turned(job, lane, 'running') then return end
@@ -77,7 +77,7 @@ local slots_left = tonumber(redis.call('HGET', FLEET, 'slots') or 0) - redis.cal
 local models = {}
 for i = 7, #KEYS do
   local m = redis.call('HMGET', KEYS[i], 'ring', 'concurrency', 'limit', 'in_flight', 'rpm', 'pace', 'tat', 'parked',
-    'park_until', 'probe', 'minute', 'starts', 'starts_before', 'totals', 'samples', 'sampled')
+    'park_until', 'probe', 'minute', 'starts', 'starts_before', 'totals', 'samples', 'sampled', 'rests_until')
   if m[1] then
     local rpm = tonumber(m[5])
     local pace = tonumber(m[6])
@@ -89,6 +89,7 @@ for i = 7, #KEYS do
       parked = m[8], park_until = tonumber(m[9] or 0), probe = m[10],
       minute = tonumber(m[11] or 0), starts = tonumber(m[12] or 0), before = tonumber(m[13] or 0),
       totals = m[14], samples = m[15], sampled = tonumber(m[16] or 0),
+      rests_until = tonumber(m[17] or 0),
     }
   end
 end
@@ -116,15 +117,15 @@ local function wait_of(m)
     return slots_left > 0 and 0 or nil
   end
   if m.in_flight >= m.window or slots_left <= 0 then return nil end
-  if m.every == 0 then return math.max(0, m.tat - NOW) end
-  return math.max(0, m.tat - burst - NOW)
+  local paced = m.every == 0 and m.tat or m.tat - burst
+  return math.max(0, paced - NOW, m.rests_until - NOW)
 end
 
 local shares, tenants, budgets, stale = {}, {}, {}, 0
 
 -- Whether a batch can pay for one more edit besides all that are under way. One that goes on from a recorded answer is
 -- paid for.
-local function affords(card, job)
+local function affords(card, job, attempt)
   if card.batch == '' then return true end
   local b = budgets[card.batch]
   if not b then
@@ -137,7 +138,7 @@ local function affords(card, job)
   if b.used + price > b.most then return false end
   b.used = b.used + price
   redis.call('HINCRBY', card.batch, 'reserved', price)
-  redis.call('HSET', job, 'reserved', price)
+  redis.call('HSET', job, 'reserved:' .. attempt, price)
   return true
 end
 
@@ -185,7 +186,6 @@ local function take(m)
       leave_ring(m, share, share_tag)
       redis.call('HSET', share, 'stalled', '1')
       redis.call('SADD', owner.stalled, share)
-      redis.call('HSET', s.tenant, 'stalls', '1')
     else
       local lane_tag = tonumber(first[2])
       local c = card_of(lane)
@@ -196,13 +196,14 @@ local function take(m)
         redis.call('HSET', share, 'v', exact(lane_tag))
       else
         local r = redis.call('HMGET', job, 'state', 'attempt')
-        if r[1] == 'queued' and not affords(c, job) then
+        local attempt = tonumber(r[2] or 0) + 1
+        if r[1] == 'queued' and not affords(c, job, attempt) then
           redis.call('LPUSH', c.list, job)
           stop_for_budget(c.batch)
         elseif r[1] == 'queued' then
           redis.call('ZADD', s.lanes, exact(lane_tag + 1 / c.weight), lane)
           redis.call('ZADD', m.ring, exact(share_tag + 1 / s.weight), share)
-          return job, lane, s, tonumber(r[2] or 0) + 1
+          return job, lane, s, attempt
         else
           stale = stale + 1
         end

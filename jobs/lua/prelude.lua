@@ -135,9 +135,10 @@ end
 
 -- How many of a batch's jobs had come to an end by themselves when this beat of ten seconds began, and the one before:
 -- its real rate.
-local function begin_tick(batch, tick, last)
+local function begin_tick(batch, tick, last, to)
   local b = redis.call('HMGET', batch, 'ended_at_tick', 'succeeded', 'filtered', 'failed')
-  local ended = tonumber(b[2] or 0) + tonumber(b[3] or 0) + tonumber(b[4] or 0) - 1
+  local ended = tonumber(b[2] or 0) + tonumber(b[3] or 0) + tonumber(b[4] or 0)
+  if to ~= 'canceled' then ended = ended - 1 end
   local just_before = last and tonumber(last) == tick - 1
   redis.call('HSET', batch, 'tick', tick, 'ended_at_tick', ended, 'ended_before', just_before and b[1] or ended)
 end
@@ -191,11 +192,13 @@ local function move(job, lane, from, to, counted, fields)
   return left
 end
 
--- The part of its batch's budget that an attempt held until its price was known, or until it ended.
-local function unreserve(job, batch)
-  local price = redis.call('HGET', job, 'reserved')
+-- The part of its batch's budget that an attempt holds until its price is known, or until it ends. Of a job that was
+-- canceled and tried again, two attempts may be under way.
+local function unreserve(job, attempt, batch)
+  local field = 'reserved:' .. attempt
+  local price = redis.call('HGET', job, field)
   if not price then return end
-  redis.call('HDEL', job, 'reserved')
+  redis.call('HDEL', job, field)
   redis.call('HINCRBY', batch, 'reserved', -tonumber(price))
 end
 
@@ -216,15 +219,24 @@ local function charge(job, attempt, lane, cost)
   end
   if batch ~= '' then
     redis.call('HINCRBY', batch, 'cost', cost)
-    if redis.call('HGET', job, 'attempt') == attempt then unreserve(job, batch) end
+    unreserve(job, attempt, batch)
+    -- What it was suspected of is known now.
+    if redis.call('HGET', job, 'suspected') == attempt then
+      redis.call('HDEL', job, 'suspected')
+      redis.call('HINCRBY', batch, 'unknown', -tonumber(l.price or 0))
+    end
   end
 end
 
--- A call that was under way when its worker was lost may have been billed: its batch's budget counts it as spent.
+-- A call that was under way when its worker was lost may have been billed: its batch's budget counts it as spent. One
+-- that goes on from a recorded answer buys nothing.
 local function suspect(job, attempt, lane)
-  local l = redis.call('HMGET', lane, 'batch', 'price')
-  if l[1] == '' or tonumber(l[2] or 0) == 0 or redis.call('HGET', job, 'paid') == attempt then return end
-  redis.call('HINCRBY', l[1], 'unknown', l[2])
+  local l = card_of(lane)
+  if l.batch == '' or tonumber(l.price or 0) == 0 then return end
+  local r = redis.call('HMGET', job, 'paid', 'checkpoint', 'suspected')
+  if r[1] == attempt or r[2] or r[3] == attempt then return end
+  redis.call('HSET', job, 'suspected', attempt)
+  redis.call('HINCRBY', l.batch, 'unknown', l.price)
 end
 
 -- The attempt log (or nil) with one line more; it keeps its newest 8 KB, whole lines.
@@ -260,7 +272,7 @@ local function finish(job, lane, from, to, counted, fields)
   if single or counted then return end
   book()
   local tick = math.floor(NOW / 10000)
-  if b[2] ~= tostring(tick) then begin_tick(l.batch, tick, b[2]) end
+  if b[2] ~= tostring(tick) then begin_tick(l.batch, tick, b[2], to) end
   if l.trial == '1' then redis.call('HINCRBY', l.batch, 'trial_open', -1) end
   -- A batch has not come to anything while others of it stay where this one was.
   if left == 0 or l.trial == '1' or not left then advance(l.batch) end
@@ -299,9 +311,9 @@ end
 
 -- A tenant below its most in flight again: its stalled shares return to their rings.
 local function unstall(tenant, in_flight)
-  local t = redis.call('HMGET', tenant, 'stalls', 'stalled', 'max_in_flight')
-  if not t[1] or t[3] and in_flight >= tonumber(t[3]) then return end
-  for _, share in ipairs(redis.call('SMEMBERS', t[2])) do
+  local t = redis.call('HMGET', tenant, 'stalled', 'max_in_flight')
+  if not t[1] or t[2] and in_flight >= tonumber(t[2]) or redis.call('SCARD', t[1]) == 0 then return end
+  for _, share in ipairs(redis.call('SMEMBERS', t[1])) do
     redis.call('HDEL', share, 'stalled')
     local s = redis.call('HMGET', share, 'lanes', 'ring', 'tag', 'model')
     if redis.call('ZCARD', s[1]) > 0 then
@@ -309,15 +321,14 @@ local function unstall(tenant, in_flight)
       redis.call('ZADD', s[2], exact(math.max(v, tonumber(s[3] or 0))), share)
     end
   end
-  redis.call('DEL', t[2])
-  redis.call('HDEL', tenant, 'stalls')
+  redis.call('DEL', t[1])
 end
 
 -- An attempt whose lease has been given up no longer occupies its model's window, whatever became of its job.
-local function leave_window(job, lane)
+local function leave_window(job, attempt, lane)
   local l = card_of(lane)
   redis.call('HINCRBY', l.model, 'in_flight', -1)
-  if l.batch ~= '' then unreserve(job, l.batch) end
+  if l.batch ~= '' then unreserve(job, attempt, l.batch) end
   unstall(l.tenant, redis.call('HINCRBY', l.tenant, 'in_flight', -1))
 end
 

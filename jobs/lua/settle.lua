@@ -6,7 +6,7 @@
 --   to: succeeded | filtered | failed | waiting | queued, outcome: as the attempt's line says,
 --   drop: [field] to remove,
 --   delay_ms: for waiting, cost: millionths of a dollar that it cost or may have cost, count: whether the attempt uses up a try,
---   reused: whether the output is an equal edit's,
+--   reused: whether the output is an equal edit's, suspect: whether a call under way is given up and may be billed,
 --   entry: null | {field, name of the job, how long KEYS[7] lives in ms}: what equal edits may take,
 --   signal: null | {kind: ok | rate | concurrency | trouble | park, limit, retry_after_ms, code, reason} }
 -- ARGV[6] the attempt's line for the log   ARGV[7…] field, value, … to set
@@ -21,7 +21,7 @@ local model, totals, member = card_of(lane).model, card_of(lane).totals, member_
 -- How long a park lasts before the next probe: doubled each time the probe fails.
 local FIRST_PAUSE, LONGEST_PAUSE = 5000, 600000
 -- So many failures in a row, with no success between, are the endpoint's fault.
-local FAILURE_RUN = 20
+local FAILURE_RUN = 12
 -- Answers to calls that were under way when a limit was lowered say nothing new.
 local RATE_SETTLES = 5000
 
@@ -86,7 +86,9 @@ end
 
 local function press_rate(m, signal)
   local rest = signal.retry_after_ms or 1000
-  redis.call('HSET', model, 'tat', exact(math.max(tonumber(m.tat or 0), NOW + rest)))
+  -- The burst that the pace allows does not shorten the rest.
+  redis.call('HSET', model, 'tat', exact(math.max(tonumber(m.tat or 0), NOW + rest)),
+    'rests_until', exact(math.max(tonumber(m.rests_until or 0), NOW + rest)))
   if m.pace_at and NOW - tonumber(m.pace_at) < RATE_SETTLES then return end
   local pace, hold
   if signal.limit and signal.limit >= 1 then
@@ -101,10 +103,11 @@ end
 
 local function suffer(signal)
   local v = redis.call('HMGET', model, 'fails', 'parked', 'park_pause', 'probe', 'limit', 'in_flight', 'pressed', 'pace',
-    'pace_at', 'rpm', 'tat', 'minute', 'starts', 'starts_before')
+    'pace_at', 'rpm', 'tat', 'minute', 'starts', 'starts_before', 'rests_until')
   local m = {
     fails = v[1], parked = v[2], park_pause = v[3], probe = v[4], limit = v[5], in_flight = v[6], pressed = v[7],
     pace = v[8], pace_at = v[9], rpm = v[10], tat = v[11], minute = v[12], starts = v[13], starts_before = v[14],
+    rests_until = v[15],
   }
   if signal.kind == 'rate' then
     press_rate(m, signal)
@@ -136,12 +139,22 @@ end
 local held, was_probe = redis.call('ZREM', LEASES, member) == 1, false
 if held then
   was_probe = learn(order.signal)
-  leave_window(job, lane)
+  leave_window(job, attempt, lane)
+  if order.suspect then suspect(job, attempt, lane) end
 end
 charge(job, attempt, lane, order.cost)
 -- What a canceled job's call came to still belongs into its log.
 if r[1] == 'canceled' and r[2] == attempt and held then log_attempt(job, line) end
+
+-- Whether this very end was written before: the answer was lost, and the call came again.
+local function is_repeated()
+  local last = r[1] == order.to and r[5] and string.match(r[5], '([^\n]*)\n$')
+  return last and string.find(last, '"number":' .. attempt .. ',', 1, true)
+    and string.find(last, '"outcome":"' .. order.outcome .. '"', 1, true)
+end
+
 if r[1] ~= 'running' or r[2] ~= attempt or turned(job, lane, 'running') then
+  if is_repeated() then return 1 end
   redis.call('HINCRBY', totals, 'refused', 1)
   return 0
 end
@@ -151,8 +164,10 @@ local written = {'log', with_line(r[5], (string.gsub(line, '"finished_ms":%d+', 
 for i = 7, #ARGV do written[#written + 1] = ARGV[i] end
 local drop = {'claimed', 'worker', 'holder', unpack(order.drop)}
 if order.to == 'succeeded' then
-  -- Nothing is tried or charged any more after a success, and its log has the moments.
-  for _, field in ipairs({'tries', 'paid', 'attempt', 'started'}) do drop[#drop + 1] = field end
+  -- Nothing is tried any more after a success, and its log has the moments.
+  for _, field in ipairs({'tries', 'attempt', 'started'}) do drop[#drop + 1] = field end
+  -- An earlier attempt that was thought lost may still say what it cost.
+  if attempt == '1' then drop[#drop + 1] = 'paid' end
 elseif order.count then
   written[#written + 1] = 'tries'
   written[#written + 1] = (tonumber(r[6]) or 0) + 1

@@ -26,26 +26,33 @@ if order.idempotency ~= cjson.null then
   end
 end
 
+-- Of jobs that are there already the same call came before, and its answer was lost.
+local fresh, number_fresh = {}, 0
+for i = 1, #order.jobs do
+  fresh[i] = redis.call('EXISTS', KEYS[9 + i]) == 0
+  if fresh[i] then number_fresh = number_fresh + 1 end
+end
+
+local quota = redis.call('HMGET', tenant, 'max_queued', 'max_daily', 'day', 'today')
+if quota[1] and number_fresh > 0 then
+  local l = order.lanes[1].fields
+  local queued = redis.call('ZCARD', l['i:queued']) + redis.call('ZCARD', l['i:waiting'])
+  if queued + number_fresh > tonumber(quota[1]) then return {'quota', 'max_queued', quota[1]} end
+end
+local today = quota[3] == order.day and tonumber(quota[4] or 0) or 0
+if quota[2] and today + number_fresh > tonumber(quota[2]) then return {'quota', 'max_daily', quota[2]} end
+
 for _, lane in ipairs(order.lanes) do
   make(lane.key, lane.fields)
   make(lane.share, lane.share_fields)
 end
-
-local quota = redis.call('HMGET', tenant, 'max_queued', 'max_daily', 'day', 'today')
-if quota[1] and #order.jobs > 0 then
-  local l = redis.call('HMGET', order.lanes[1].key, 'i:queued', 'i:waiting')
-  local queued = redis.call('ZCARD', l[1]) + redis.call('ZCARD', l[2])
-  if queued + #order.jobs > tonumber(quota[1]) then return {'quota', 'max_queued', quota[1]} end
-end
-local today = quota[3] == order.day and tonumber(quota[4] or 0) or 0
-if quota[2] and today + #order.jobs > tonumber(quota[2]) then return {'quota', 'max_daily', quota[2]} end
 
 local written, names, filled = 0, {}, {}
 gather()
 for i, entry in ipairs(order.jobs) do
   local job, lane = KEYS[9 + i], order.lanes[entry.lane].key
   names[i] = job
-  if redis.call('EXISTS', job) == 0 then
+  if fresh[i] then
     local flat = {'lane', lane}
     for field, value in pairs(entry.fields) do
       flat[#flat + 1] = field

@@ -1,5 +1,6 @@
 """Random interleavings of everything that can happen to jobs, with the invariants checked after each step."""
 
+from collections import Counter
 from itertools import count
 from typing import Any
 
@@ -19,9 +20,11 @@ from redis import Redis
 
 from infra.embedded import Valkey
 from jobs.errors import Conflict
+from jobs.ids import batch_of
 from jobs.plan_records import Claim, Dispatch
 from jobs.settlement import OK, Signal
 from jobs.states import FINAL, LIVE, State
+from jobs.tenants import Quotas
 from tests.conftest import Clock
 from tests.integration.plans import MODEL, Plans, model
 
@@ -199,6 +202,18 @@ class Interleavings(RuleBasedStateMachine):
                 else:
                     counted = int(self.plans.model_field(f"n:{state}", name) or 0)
                 assert counted == sum(self.record(j)["state"] == state and self.model_of(j) == name for j in self.known)
+
+    @invariant()
+    def a_batch_counts_what_its_jobs_are(self) -> None:
+        for batch_id in {batch for job_id in self.known if (batch := batch_of(job_id))}:
+            counts = self.redis.hgetall(self.plans.keys.batch(batch_id))
+            states = Counter(self.record(job_id)["state"] for job_id in self.known if batch_of(job_id) == batch_id)
+            assert {state: int(counts.get(state, 0)) for state in State} == {state: states[state] for state in State}
+
+    @rule(tenant=st.sampled_from(TENANTS), most=st.sampled_from([None, 1, 2]))
+    def limit(self, tenant: str, most: int | None) -> None:
+        """A tenant may have more or less in flight: what runs goes on, and nothing that waits is forgotten."""
+        self.plans.tenants.set_quotas(tenant, Quotas(max_in_flight=most))
 
     @invariant()
     def what_has_ended_stays_ended(self) -> None:

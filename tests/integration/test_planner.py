@@ -11,7 +11,8 @@ from jobs.models import Checkpoint
 from jobs.plan_records import Dispatch, Idempotency
 from jobs.settlement import OK
 from jobs.states import FINAL, State
-from tests.integration.plans import Plans, model
+from jobs.tenants import Quotas
+from tests.integration.plans import MODEL, Plans, model
 
 
 def test_a_job_goes_from_submit_to_its_end(plans: Plans) -> None:
@@ -313,3 +314,21 @@ def expire(plans: Plans) -> None:
     for _ in range(4):
         plans.clock.advance(8)
         plans.beat()
+
+
+def test_an_end_that_is_sent_again_after_a_lost_answer_is_the_end_that_was_written(plans: Plans) -> None:
+    plans.submit(2)
+    for claim, to in zip(plans.start(), (State.SUCCEEDED, State.FAILED), strict=True):
+        assert plans.end(claim, to)
+        totals = plans.redis.hgetall(plans.keys.totals(MODEL))
+        assert plans.end(claim, to)
+        assert plans.redis.hgetall(plans.keys.totals(MODEL)) == totals
+        assert not plans.end(claim, State.FILTERED)
+
+
+def test_a_submit_that_is_sent_again_after_a_lost_answer_is_within_the_quota_it_used_up(plans: Plans) -> None:
+    plans.tenants.set_quotas("acme", Quotas(max_queued=1, max_daily=1))
+    draft = plans.draft()
+    assert plans.submitted([draft]).job_ids == plans.submitted([draft]).job_ids
+    with pytest.raises(QuotaExceeded):
+        plans.submit(1)

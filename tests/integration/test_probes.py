@@ -64,6 +64,16 @@ def test_an_outage_of_hours_uses_up_no_job(plans: Plans) -> None:
     assert plans.redis.hget(plans.keys.totals(MODEL), "ended:failed") is None
 
 
+def test_an_outage_that_three_jobs_meet_fails_none_of_them(plans: Plans) -> None:
+    jobs = plans.submit(3)
+    while plans.model_field("parked") is None:
+        for claim in plans.start():
+            fails(plans, claim)
+        plans.clock.advance(1)
+        plans.beat()
+    assert {plans.state(job_id) for job_id in jobs} <= {State.WAITING, State.QUEUED}
+
+
 def test_a_job_that_always_fails_does_not_keep_its_model_parked(plans: Plans) -> None:
     park(plans)
     for _ in range(2 * MOST):
