@@ -3,8 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from jobs.events import wants_jobs
 from jobs.models import EditParameters, JobFields, JobRequest, Moment, Priority, Record
 from jobs.states import State
 
@@ -75,6 +76,14 @@ class BatchOptions(Record):
     metadata: dict[str, str] = Field(default_factory=dict, max_length=32)
     sheet: bool = False
     supersede: bool = False
+
+    @field_validator("webhook_digest_s")
+    @classmethod
+    def _digest_has_events(cls, value: float | None, info: ValidationInfo) -> float | None:
+        # Filters that are wrong themselves are not there, and are told of by their own name.
+        if value is not None and "webhook_events" in info.data and not wants_jobs(info.data["webhook_events"] or ()):
+            raise ValueError("it collects the events of jobs: let webhook_events name them too, such as 'job.*'")
+        return value
 
 
 class BatchRequest(BatchOptions):

@@ -200,10 +200,16 @@ class Deliveries:
 
     def due_digests(self) -> list[Digest]:
         """What was collected and is due."""
-        due: Any = self._redis.zrangebyscore(self._keys.deliveries("digests"), "-inf", self._now_ms(), 0, 20)
+        all_digests = self._keys.deliveries("digests")
+        due: Any = self._redis.zrangebyscore(all_digests, "-inf", self._now_ms(), 0, 20)
         found = []
         for key in due:
             record: Any = self._redis.hgetall(key)
+            if "batch" not in record:
+                # It is lost, and must not hold back the others; the next event writes it anew, with what was collected.
+                log.error("deliveries.digest_lost", digest=key)
+                self._redis.zrem(all_digests, key)
+                continue
             items: Any = self._redis.lrange(
                 self._keys.digest_list(record["batch"], record["line"]), 0, MOST_IN_A_DIGEST - 1
             )
@@ -323,12 +329,15 @@ class Deliveries:
         }
         order = {
             "ok": verdict.ok,
-            "log": json.dumps({name: value for name, value in entry.items() if value not in (None, "")}),
+            "log": json.dumps(
+                {name: value for name, value in entry.items() if value not in (None, "")}, ensure_ascii=False
+            ),
             "took_ms": exchange.took_ms,
             "delay_ms": verdict.delay_ms,
             "rest_ms": verdict.rest_ms,
             "why": verdict.why,
             "gone": verdict.gone,
+            "revision": telling.line.get("revision", "0"),
         }
         given = {name: value for name, value in order.items() if value is not None}
         state = self._run("settle", [self._keys.delivery(telling.delivery_id)], [telling.number, json.dumps(given)])

@@ -139,8 +139,9 @@ class DeliveryLog:
 
     def _lines(self, tenant: str) -> Sequence[str]:
         endpoints: Any = self._redis.smembers(self._keys.endpoints(tenant))
-        origins: Any = self._redis.zrange(self._keys.origins(tenant), 0, -1)
-        return [self._keys.id_of(key) for key in (*endpoints, *origins)]
+        # Lines that only their deliveries are left of: `webhook_url`s, and endpoints that were deleted.
+        others: Any = self._redis.zrange(self._keys.origins(tenant), 0, -1)
+        return [self._keys.id_of(key) for key in dict.fromkeys((*endpoints, *others))]
 
     def _read(self, tenant: str, ids: Iterable[str]) -> list[Delivery]:
         ids = list(ids)

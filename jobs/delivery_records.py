@@ -87,7 +87,8 @@ class Delivery(Record):
 def decode_tries(log: str) -> list[Try]:
     """The log of tries, a line of JSON each."""
     tries = []
-    for line in log.splitlines():
+    # Not splitlines: it would split at U+2028 and the like, which an answer may have.
+    for line in filter(None, log.split("\n")):
         entry = json.loads(line)
         entry["at"] = moment(entry.pop("at_ms"))
         tries.append(Try.model_validate(entry))

@@ -70,6 +70,7 @@ class Endpoints:
         self._log = DeliveryLog(redis, keys)
         self._outbox = Outbox(redis, keys)
         self._clock_ms = clock_ms
+        self._listed_ms = round(2 * settings.retention_days * 86_400_000)  # as long as the scripts keep an index
         self._write = scripts.load(redis, "endpoint_write", "deliver_prelude", TRANSITIONS)
 
     def create(self, tenant: str, wanted: EndpointFields) -> NewEndpoint:
@@ -136,7 +137,13 @@ class Endpoints:
             NotFound: no endpoint of that id is this tenant's.
         """
         self._record(tenant, endpoint_id)
-        if self._do("delete", tenant, endpoint_id, {}) == "missing":
+        # Noted before it goes: a process that dies in between costs nobody the sight of what was told.
+        known = self._keys.origins(tenant)
+        pipe = self._redis.pipeline()
+        pipe.zadd(known, {self._keys.line(endpoint_id): self._clock_ms()})
+        pipe.pexpire(known, self._listed_ms)
+        pipe.execute()
+        if self._do("delete", tenant, endpoint_id, {}, ["old_secrets"]) == "missing":
             raise _no(endpoint_id)
 
     def rotate_secret(self, tenant: str, endpoint_id: str) -> NewEndpoint:
@@ -144,6 +151,7 @@ class Endpoints:
 
         Raises:
             NotFound: no endpoint of that id is this tenant's.
+            Conflict: too many secrets sign already.
         """
         record = self._record(tenant, endpoint_id)
         secret = rotate(self._redis, self._keys.line(endpoint_id), self._seal, self._clock_ms())

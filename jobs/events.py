@@ -92,6 +92,13 @@ def check_filters(filters: Sequence[str], field: str = "events") -> None:
     if not 0 < len(filters) <= MOST_FILTERS:
         raise InvalidInput.of(field, f"1 to {MOST_FILTERS} of them; '*' takes every event")
     for one in filters:
+        if one == JOB_DIGEST:
+            raise InvalidInput.of(
+                field,
+                f"{JOB_DIGEST!r} is no filter: name the events of jobs, such as 'job.*', which come together where "
+                "their batch has webhook_digest_s",
+                "unknown",
+            )
         if not re.fullmatch(r"\*|[a-z]+\.\*|[a-z]+(\.[a-z_]+)?", one) or not any(matches([one], t) for t in TYPES):
             raise InvalidInput.of(field, f"{one[:64]!r} is no type of event and no wildcard such as 'job.*'", "unknown")
 

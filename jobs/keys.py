@@ -213,7 +213,7 @@ class Keys:
         return f"{self.prefix}digestlist:{batch_id}:{line_id}"
 
     def origins(self, tenant: str) -> str:
-        """Sorted set: keys of the lines of a tenant's `webhook_url`s, by the moment of their last event in ms."""
+        """Sorted set: keys of the lines of a tenant's `webhook_url`s and deleted endpoints, by their last event, ms."""
         return f"{self.prefix}origins:{tenant}"
 
     def listeners(self, tenant: str) -> str:

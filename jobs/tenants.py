@@ -194,7 +194,11 @@ class Tenants:
         return secrets_of(record, self._seal, time.time() * 1000)
 
     def rotate_webhook_secret(self, tenant: str) -> str:
-        """A new secret, returned; the one before it signs for another day."""
+        """A new secret, returned; the one before it signs for another day.
+
+        Raises:
+            Conflict: too many are signing already.
+        """
         self.ensure(tenant)
         return rotate(self._redis, self._keys.tenant(tenant), self._seal, time.time() * 1000)
 

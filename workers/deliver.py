@@ -74,6 +74,7 @@ class Deliverer:
         Raises:
             Retry: there will be another try, or this message was not the one to do it. It publishes nothing.
             NotDelivered: there will be none.
+            ConfigurationError: this worker cannot sign it. Nothing was sent, and no try is used up.
         """
         telling = _insist(lambda: self._domain.deliveries.claim(delivery_id, number))
         if telling is None:
@@ -88,7 +89,14 @@ class Deliverer:
             return self._tell(telling)
 
     def _tell(self, telling: Telling) -> str:
-        exchange = self._send(telling)
+        try:
+            headers = self._headers(telling)
+        except ConfigurationError:
+            # The operator's fault, which must not be charged to the receiver: the try is left alone until its lease
+            # ends, and then another worker, or this one once it is mended, takes it up.
+            log.exception("deliver.not_signed")
+            raise
+        exchange = self._send(telling, headers)
         for listener in self._listeners:
             listener(exchange)
         verdict = judge(exchange, telling.tries, random.random())  # noqa: S311 - jitter, no secret
@@ -96,14 +104,13 @@ class Deliverer:
         self._changed()
         return _told_to_celery(telling, exchange, verdict, state)
 
-    def _send(self, telling: Telling) -> Exchange:
+    def _send(self, telling: Telling, headers: dict[str, str]) -> Exchange:
         begun = time.monotonic()
 
         def took_ms() -> int:
             return round((time.monotonic() - begun) * 1000)
 
         try:
-            headers = self._headers(telling)
             check_webhook_url(telling.url, self._domain.settings)
             reply = self._http.exchange(
                 "POST",
@@ -118,9 +125,6 @@ class Deliverer:
             )
         except (AddressRefused, ValueError) as error:
             return Exchange(took_ms(), error=f"the address may not be told: {error}")
-        except ConfigurationError as error:
-            log.exception("deliver.not_signed")
-            return Exchange(took_ms(), error=str(error))
         except BodyLost as error:
             return Exchange(took_ms(), status=error.status, error=str(error)[:MOST_KEPT])
         except (httpx.HTTPError, httpx.InvalidURL) as error:

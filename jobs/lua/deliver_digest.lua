@@ -15,5 +15,6 @@ else
   redis.call('ZREM', due, digest)
   redis.call('PEXPIRE', digest, RETENTION.exhausted)
 end
+-- Its endpoint may have been disabled since: then it is exhausted, and can be recovered.
 write(delivery, line, cjson.decode(ARGV[7]))
 return 1

@@ -4,7 +4,8 @@
 -- ARGV[5] id of the stream's entry   ARGV[6] consumer group
 -- ARGV[7] JSON: {event: {field: text} of every delivery,
 --   lines: [{field: text}] to write where there is no such line, or false; deliveries: [{field: text}],
---   digests: [false, or {due, key, list, item, every_ms, fields: {field: text}}] instead of a delivery: what is collected,
+--   digests: [false, or {due, key, list, item, every_ms, fields: {field: text}}] instead of a delivery: what is
+--   collected,
 --   old: {succeeded: key, exhausted: key}: what sorts before these has expired}
 -- Returns the number of deliveries written or items collected; -1 where the entry was not there any more.
 
@@ -18,20 +19,20 @@ for i = 10, #KEYS, 2 do
   local card = order.lines[n]
   if card then
     for field, value in pairs(card) do redis.call('HSETNX', line, field, value) end
-    redis.call('PEXPIRE', line, RETENTION.exhausted * 2)
+    redis.call('PEXPIRE', line, LINE_KEPT)
     redis.call('ZADD', card.known, exact(NOW), line)
-    redis.call('ZREMRANGEBYSCORE', card.known, '-inf', exact(NOW - RETENTION.exhausted * 2))
-    redis.call('PEXPIRE', card.known, RETENTION.exhausted * 2)
+    redis.call('ZREMRANGEBYSCORE', card.known, '-inf', exact(NOW - LINE_KEPT))
+    redis.call('PEXPIRE', card.known, LINE_KEPT)
   end
-  local digest = order.digests[n]
-  if digest then
-    if redis.call('HGET', line, 'enabled') == '1' then
-      redis.call('RPUSH', digest.list, digest.item)
-      for field, value in pairs(digest.fields) do redis.call('HSETNX', digest.key, field, value) end
-      redis.call('ZADD', digest.due, 'NX', exact(NOW + digest.every_ms), digest.key)
-      written = written + 1
-    end
-  elseif write(delivery, line, order.event, order.deliveries[n]) then
+  local digest, enabled = order.digests[n], redis.call('HGET', line, 'enabled') == '1'
+  if digest and enabled then
+    redis.call('RPUSH', digest.list, digest.item)
+    for field, value in pairs(digest.fields) do redis.call('HSETNX', digest.key, field, value) end
+    -- It was to expire if nothing more came.
+    redis.call('PERSIST', digest.key)
+    redis.call('ZADD', digest.due, 'NX', exact(NOW + digest.every_ms), digest.key)
+    written = written + 1
+  elseif enabled and write(delivery, line, order.event, order.deliveries[n]) then
     for state, key in pairs(order.old) do
       redis.call('ZREMRANGEBYLEX', redis.call('HGET', line, 'i:' .. state), '-', '(' .. key)
     end

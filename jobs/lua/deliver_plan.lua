@@ -1,11 +1,11 @@
 -- What may be told now, is: lost tries are taken back, lines with something due line up, and while there are threads,
--- the lines take turns, a delivery each, as far as their window, rate and breaker allow. Slow or failing receivers have
--- a quarter of the threads between them, and those that are not known yet another one, a thread each: whoever answers
--- well and soon waits for neither.
+-- tenants take turns and so do the lines of each, a delivery a turn, as far as their window, rate and breaker allow.
+-- Slow or failing receivers have a quarter of the threads between them, and those that are not known yet another one,
+-- a thread each: whoever answers well and soon waits for neither.
 -- Any number of callers may run this at once: there is no leader.
 --
 -- ARGV[5] most deliveries to start in this call
--- Returns {ms until there may be more to do (-1: not by the clock alone), delivery key, number, delivery key, number, …}.
+-- Returns {ms until there may be more to do (-1: not by the clock alone), delivery key, number, delivery key, …}.
 
 local MOST_HOUSEKEEPING = 200
 local most = tonumber(ARGV[5])
@@ -30,7 +30,8 @@ for _, leases in pairs(LEASES) do
       if r[2] == 'sending' and r[3] == number then
         redis.call('HINCRBY', redis.call('HGET', r[1], 'totals'), 'tries:lost', 1)
         if r[4] then
-          log_try(delivery, cjson.encode({number = tonumber(number), at_ms = tonumber(r[4]), error = 'the worker was lost'}))
+          local try = {number = tonumber(number), at_ms = tonumber(r[4]), error = 'the worker was lost'}
+          log_try(delivery, cjson.encode(try))
         end
         redis.call('HDEL', delivery, 'claimed', 'holder')
         move(delivery, r[1], 'sending', 'waiting', NOW)
@@ -53,7 +54,7 @@ local function clear(line, why)
   if #waiting == MOST_HOUSEKEEPING then
     wake(line, NOW)
   elseif l[2] == '1' then
-    redis.call('PEXPIRE', line, RETENTION.exhausted * 2)
+    redis.call('PEXPIRE', line, LINE_KEPT)
   end
 end
 
@@ -95,7 +96,7 @@ local answer = {-1}
 for _, kind in ipairs(KINDS) do
   room[kind] = room[kind] - redis.call('ZCARD', LEASES[kind])
   while room[kind] > 0 and #answer <= most * 2 do
-    local line = redis.call('LPOP', LISTS[kind])
+    local line = redis.call('ZPOPMIN', TURNS[kind])[1]
     if not line then break end
     redis.call('HDEL', line, 'listed')
     local delivery, number = start(line, kind)

@@ -1,9 +1,9 @@
--- What scripts on deliveries use: each gets the blocks, between blank lines, that it names (scripts.py). The table ALLOWED
--- comes from delivery_records.TRANSITIONS.
+-- What scripts on deliveries use: each gets the blocks, between blank lines, that it names (scripts.py). The table
+-- ALLOWED comes from delivery_records.TRANSITIONS.
 --
 --   KEYS[1] outbox       STREAM
 --   KEYS[2] lines        ZSET  line key -> when to look at it again, ms
---   KEYS[3] KEYS[4] KEYS[5] LISTs of lines with something due: of quick receivers, of new ones, of slow ones
+--   KEYS[3] KEYS[4] KEYS[5] ZSETs  line with something due -> its turn: of quick receivers, of new ones, of slow ones
 --   KEYS[6] KEYS[7] KEYS[8] ZSETs  delivery key#number -> end of the lease, ms: the same, tries under way
 --   KEYS[9] tellers ZSET  name#threads of each live webhook worker -> when it counts as gone, ms
 --   ARGV[1] now, ms since 1970; 0 takes the server's clock (the only clock of the fleet; tests give their own)
@@ -15,7 +15,7 @@
 
 local OUTBOX, LINES = KEYS[1], KEYS[2]
 local KINDS = {'quick', 'new', 'slow'}
-local LISTS = {quick = KEYS[3], new = KEYS[4], slow = KEYS[5]}
+local TURNS = {quick = KEYS[3], new = KEYS[4], slow = KEYS[5]}
 local LEASES = {quick = KEYS[6], new = KEYS[7], slow = KEYS[8]}
 local TELLERS = KEYS[9]
 
@@ -38,7 +38,12 @@ local BREAKS_AT, PAUSE_FACTOR, FREE_MS = 5, 10, 100
 local QUICK_MS = 1000
 -- Nothing but failures for so long disables an endpoint.
 local PATIENCE = 5 * 86400000
-local LOG_BYTES = 24576
+-- Thirty tries with an error of a kilobyte each, and the longest answer of the newest one.
+local LOG_BYTES = 40960
+
+-- A line outlives what waits in it: ten tries, none more than 29 hours after the one before (delivery_schedule.py), and
+-- then its deliveries are kept. Each move begins this anew, for waiting for a receiver to recover uses up no try.
+local LINE_KEPT = RETENTION.exhausted * 2 + 12 * 86400000
 
 local function exact(number) return string.format('%.17g', number) end
 
@@ -55,13 +60,18 @@ end
 
 local function wake(line, at) redis.call('ZADD', LINES, 'LT', exact(at), line) end
 
--- A line takes its place at the end of its list, once.
+-- A line waits for its turn, once. Tenants take turns, and so do the lines of each: hundreds of silent receivers of one
+-- tenant come before a line of another one only once. A tenant that comes back starts at the present turn, for idleness
+-- earns no credit. Where no line waits the clock is the present: no tenant has had a turn for each millisecond.
 local function line_up(line)
-  local l = redis.call('HMGET', line, 'listed', 'kind')
-  if l[1] then return end
+  local l = redis.call('HMGET', line, 'listed', 'kind', 'tenant')
+  if l[1] or not l[3] then return end
   local kind = l[2] or 'new'
+  local last = tonumber(redis.call('HGET', l[3], 'turn:' .. kind) or 0)
+  local turn = exact(math.max(first_score(TURNS[kind]) or NOW, last + 1))
+  redis.call('HSET', l[3], 'turn:' .. kind, turn)
   redis.call('HSET', line, 'listed', kind)
-  redis.call('RPUSH', LISTS[kind], line)
+  redis.call('ZADD', TURNS[kind], turn, line)
 end
 
 -- What is known of a line's receiver decides whom it shares threads with.
@@ -70,7 +80,7 @@ local function become(line, kind)
   if l[2] == kind then return end
   redis.call('HSET', line, 'kind', kind)
   if l[1] then
-    redis.call('LREM', LISTS[l[1]], 1, line)
+    redis.call('ZREM', TURNS[l[1]], line)
     redis.call('HDEL', line, 'listed')
     line_up(line)
   end
@@ -93,7 +103,8 @@ local function move(delivery, line, from, to, due)
   if from ~= 'new' then redis.call('HINCRBY', l[4], 'n:' .. from, -1) end
   if l[1] then redis.call('ZREM', l[1], delivery) end
   redis.call('ZADD', l[2], 0, delivery)
-  redis.call('PEXPIRE', l[2], RETENTION.exhausted * 2)
+  redis.call('PEXPIRE', l[2], LINE_KEPT)
+  redis.call('PEXPIRE', line, LINE_KEPT, 'GT')
   if from == 'waiting' then redis.call('ZREM', l[3], delivery) end
   if to == 'waiting' then
     redis.call('HSET', delivery, 'next', exact(due))
@@ -120,9 +131,22 @@ local function drop_lease(delivery, number, line)
   return true
 end
 
--- One line of the log of tries; the log keeps its newest 24 KB, whole lines.
+-- One line of the log of tries. Where it grows too long the oldest answers go, and whole tries only once all have gone.
 local function log_try(delivery, text)
   local log = (redis.call('HGET', delivery, 'log') or '') .. text .. '\n'
+  if #log > LOG_BYTES then
+    local size, kept = #log, {}
+    for line in string.gmatch(log, '[^\n]+') do
+      local entry = size > LOG_BYTES and cjson.decode(line) or {}
+      if entry.answer then
+        entry.answer = nil
+        local short = cjson.encode(entry)
+        size, line = size - #line + #short, short
+      end
+      kept[#kept + 1] = line
+    end
+    log = table.concat(kept, '\n') .. '\n'
+  end
   while #log > LOG_BYTES do log = string.sub(log, string.find(log, '\n', 1, true) + 1) end
   redis.call('HSET', delivery, 'log', log)
 end
@@ -139,14 +163,15 @@ local function listen(line, wanted)
   redis.call('HSET', l[2], 'listening', redis.call('SCARD', l[1]) > 0 and '1' or '0')
 end
 
--- A new delivery of a line. False where it is there already, or where the line's endpoint is disabled.
+-- A new delivery of a line; that of a disabled endpoint is exhausted by the plan. False where it is there already, or
+-- where there is no such line.
 local function write(delivery, line, ...)
-  local l = redis.call('HMGET', line, 'enabled', 'owner')
-  if l[1] ~= '1' or redis.call('EXISTS', delivery) == 1 then return false end
+  local owner = redis.call('HGET', line, 'owner')
+  if not owner or redis.call('EXISTS', delivery) == 1 then return false end
   for _, fields in ipairs({...}) do
     for field, value in pairs(fields) do redis.call('HSET', delivery, field, value) end
   end
-  redis.call('HSET', delivery, 'line', line, 'owner', l[2])
+  redis.call('HSET', delivery, 'line', line, 'owner', owner)
   move(delivery, line, 'new', 'waiting', NOW)
   return true
 end

@@ -14,23 +14,28 @@ elseif redis.call('SISMEMBER', endpoints, line) == 0 then
   return 'missing'
 end
 
-local before = redis.call('HGET', line, 'enabled')
+local before = redis.call('HMGET', line, 'enabled', 'url', 'breakers')
 for field, value in pairs(order.set) do redis.call('HSET', line, field, value) end
 for _, field in ipairs(order.drop) do redis.call('HDEL', line, field) end
 
-local l = redis.call('HMGET', line, 'enabled', 'jobs')
+local l = redis.call('HMGET', line, 'enabled', 'jobs', 'url')
+-- What was known of a receiver, and what tries under way may still say of it, holds neither for another address nor
+-- for one that its owner has mended.
+if act == 'change' and (before[2] ~= l[3] or before[1] == '0' and l[1] == '1') then
+  redis.call('HINCRBY', line, 'revision', 1)
+  redis.call('HDEL', line, 'failing_since', 'fails', 'open_until', 'rests_until', 'window', 'took')
+  redis.call('ZREM', before[3], line)
+  become(line, 'new')
+end
 if act == 'delete' then
   redis.call('SREM', endpoints, line)
   redis.call('HDEL', line, 'secret', 'old_secret', 'headers')
   redis.call('HSET', line, 'deleted', '1')
   disable(line, 'deleted')
-elseif before == '1' and l[1] == '0' then
+elseif before[1] == '1' and l[1] == '0' then
   disable(line, 'by its owner')
 else
-  if before == '0' and l[1] == '1' then
-    redis.call('HDEL', line, 'disabled_why', 'disabled_at', 'failing_since', 'fails', 'open_until', 'window', 'took')
-    become(line, 'new')
-  end
+  if l[1] == '1' then redis.call('HDEL', line, 'disabled_why', 'disabled_at') end
   listen(line, l[1] == '1' and l[2] == '1')
   wake(line, NOW)
 end

@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -15,13 +16,16 @@ from retouch.client import Client
 from retouch.commands.console import SOME_FAILED, complain, err, out, plain, print_json, wrong_usage
 from retouch.commands.reading import AsJson
 from retouch.errors import ProblemError
-from retouch.webhooks import Delivery, Endpoint
+from retouch.webhooks import Delivery, Endpoint, Try, Webhooks
 
 STATES = ("waiting", "sending", "succeeded", "exhausted")
 STYLES = {"waiting": "yellow", "sending": "blue", "succeeded": "green", "exhausted": "red"}
 _TEST_S = 20.0
 _POLL_S = 0.3
 _TAIL_S = 1.0
+_NEWEST = 200
+_WALKED = 300
+"""Deliveries of any age that `tail` looks at each time, beside the newest."""
 
 app = typer.Typer(help="Manage where events are told.", no_args_is_help=True)
 
@@ -199,40 +203,53 @@ def tail(
 ) -> None:
     """Show each try as it is made, until interrupted."""
     begun = datetime.now(UTC) - timedelta(seconds=1)
-    seen: dict[str, int] = {}
-    open_: dict[str, Delivery] = {}
     with Client() as client:
-        while True:
-            found = {one.id: one for one in client.webhooks.deliveries(endpoint_id, since=begun, limit=200)}
-            for one in list(open_.values()):
-                # What has left the newest page is looked at when its next try is due.
-                if one.id not in found and (one.next_try_at is None or one.next_try_at <= datetime.now(UTC)):
-                    found[one.id] = client.webhooks.delivery(one.id)
-            for one in reversed(found.values()):
-                _show_tries(one, seen.get(one.id, 0), as_json=as_json)
-                seen[one.id] = len(one.attempts)
-                open_.pop(one.id, None)
-                if not one.ended:
-                    open_[one.id] = one
+        for fresh in _new_tries(client.webhooks, endpoint_id, begun):
+            for delivery, tried in fresh:
+                _show_try(delivery, tried, as_json=as_json)
             time.sleep(_TAIL_S)
 
 
-def _show_tries(delivery: Delivery, known: int, *, as_json: bool) -> None:
-    for tried in delivery.attempts[known:]:
-        if as_json:
-            line = {**delivery.model_dump(mode="json", exclude={"attempts"}), "attempt": tried.model_dump(mode="json")}
-            sys.stdout.write(json.dumps(line) + "\n")
-            sys.stdout.flush()
-            continue
-        good = tried.error is None and tried.status is not None and 200 <= tried.status < 300
-        said = tried.error or str(tried.status)
-        text = Text.assemble(
-            f"{tried.at.astimezone():%H:%M:%S} {delivery.event_type} {plain(delivery.subject)} try {tried.number}: ",
-            (plain(said), "green" if good else "red"),
-            f" in {tried.took_ms} ms" if tried.took_ms is not None else "",
-            f" {plain(delivery.url)}",
-        )
-        out().print(text)
+def _new_tries(webhooks: Webhooks, endpoint_id: str | None, begun: datetime) -> Iterator[list[tuple[Delivery, Try]]]:
+    """Without end: the tries made since a moment that were not there the time before, in their order.
+
+    Lists are sorted by the events' age, and what is retried, or told again, may be of any age. So beside the newest
+    deliveries all there are get their turn again and again, a few pages at a time: where they are many, an old one's
+    try is shown a while after it was made.
+    """
+    # A delivery's log drops its oldest tries: how many there are, or their place in it, says nothing.
+    seen: set[tuple[str, datetime, str | None]] = set()
+    walk = webhooks.deliveries(endpoint_id)
+    while True:
+        walked = list(islice(walk, _WALKED))
+        if len(walked) < _WALKED:
+            walk = webhooks.deliveries(endpoint_id)
+        fresh = []
+        for delivery in (*webhooks.deliveries(endpoint_id, since=begun, limit=_NEWEST), *walked):
+            for tried in delivery.attempts:
+                # A try that was given up as lost may still end: it is then there twice, of the same moment.
+                mark = (delivery.id, tried.at, tried.error)
+                if tried.at >= begun and mark not in seen:
+                    seen.add(mark)
+                    fresh.append((delivery, tried))
+        yield sorted(fresh, key=lambda pair: pair[1].at)
+
+
+def _show_try(delivery: Delivery, tried: Try, *, as_json: bool) -> None:
+    if as_json:
+        line = {**delivery.model_dump(mode="json", exclude={"attempts"}), "attempt": tried.model_dump(mode="json")}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+        return
+    good = tried.error is None and tried.status is not None and 200 <= tried.status < 300
+    said = tried.error or str(tried.status)
+    text = Text.assemble(
+        f"{tried.at.astimezone():%H:%M:%S} {delivery.event_type} {plain(delivery.subject)} try {tried.number}: ",
+        (plain(said), "green" if good else "red"),
+        f" in {tried.took_ms} ms" if tried.took_ms is not None else "",
+        f" {plain(delivery.url)}",
+    )
+    out().print(text)
 
 
 def _tried(client: Client, delivery_id: str) -> Delivery | None:

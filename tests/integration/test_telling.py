@@ -8,7 +8,10 @@ import pytest
 from redis import Redis
 
 from jobs.audience import Target
+from jobs.delivery_records import decode_tries
+from jobs.delivery_schedule import Exchange
 from jobs.domain import Domain
+from jobs.endpoint_records import EndpointChange, EndpointFields
 from tests.conftest import Clock
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Answer, Receiver, receiving
@@ -146,3 +149,124 @@ def test_failed_tries_follow_the_schedule_and_then_end_visibly(tellings: Telling
     log = [json.loads(line) for line in (tellings.field(delivery_id, "log") or "").splitlines()]
     assert [entry["number"] for entry in log] == list(range(1, 11))
     assert {(entry["status"], entry["answer"]) for entry in log} == {(500, "oops")}
+
+
+def tell_until_it_ends(tellings: Tellings, delivery_id: str, answer: Exchange) -> None:
+    while tellings.state(delivery_id) == "waiting":
+        tellings.clock.advance(max(0.0, tellings.due_in_s(delivery_id)))
+        tellings.beat()
+        tellings.turn(lambda _: answer)
+
+
+def test_the_log_shows_every_try_of_the_schedule_with_its_whole_answer_in_any_script(tellings: Tellings) -> None:
+    (delivery_id,) = tellings.tell(tellings.endpoint("a"))
+    answer = "Störung\u2028\x85" + "ж" * 505
+    tell_until_it_ends(tellings, delivery_id, Exchange(took_ms=5, status=500, answer=answer))
+    tries = decode_tries(tellings.field(delivery_id, "log") or "")
+    assert [one.number for one in tries] == list(range(1, 11))
+    assert {one.answer for one in tries} == {answer}
+
+
+def test_a_log_that_grows_too_long_lets_go_of_old_answers_before_whole_tries(tellings: Tellings) -> None:
+    line = tellings.endpoint("a")
+    # An address that a job names is never disabled.
+    tellings.redis.hdel(tellings.keys.line(line), "endpoint")
+    (delivery_id,) = tellings.tell(line)
+    # Each of these bytes takes six in the log: the worst there is.
+    answer = "\x00" * 1024
+    begun = []
+    for _ in range(3):
+        begun.append(tellings.now())
+        tell_until_it_ends(tellings, delivery_id, Exchange(took_ms=7, status=500, answer=answer))
+        tellings.deliveries.redeliver(delivery_id)
+    log = tellings.field(delivery_id, "log") or ""
+    tries = decode_tries(log)
+    assert len(log) <= 40_960
+    assert [one.number for one in tries] == list(range(1, 31))
+    assert {(one.status, one.took_ms) for one in tries} == {(500, 7)}
+    assert [tries[n].at for n in (0, 10, 20)] == begun
+    assert [bool(one.answer) for one in tries] == [False] * 24 + [True] * 6
+    assert tries[-1].answer == answer
+
+
+def test_a_line_outlives_the_whole_schedule_of_what_waits_in_it_however_short_the_retention(
+    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+) -> None:
+    day_ms = 86_400_000
+    domain.deliveries._exhausted_kept_s = 86_400
+    receiver.answer = lambda _got, _number: Answer(500)
+    end_job(domain, webhook_url=receiver.url)
+    told()
+    key = domain.keys.line(line_of(domain))
+    assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
+    # Each try begins it anew: waiting for a receiver to recover may take longer than any schedule.
+    domain.redis.pexpire(key, 60_000)
+    (delivery,) = domain.redis.zrange(domain.keys.line_due(line_of(domain)), 0, -1)
+    domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
+    told()
+    assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
+
+
+def test_an_endpoint_does_not_expire_by_being_told(tellings: Tellings) -> None:
+    line = tellings.endpoint("a")
+    tellings.tell(line)
+    tellings.turn()
+    assert tellings.redis.pttl(tellings.keys.line(line)) == -1
+
+
+@pytest.mark.parametrize("change", [{"url": True}, {"enabled": True}])
+def test_a_410_of_the_receiver_before_disables_no_endpoint_that_was_changed_or_enabled_since(
+    domain: Domain, receiver: Receiver, told: Callable[[], list[str]], change: dict[str, bool]
+) -> None:
+    endpoint = domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/old"))
+    _, delivery_id = domain.endpoints.ping("acme", endpoint.id)
+
+    def answer(_got: object, number: int) -> Answer:
+        if number:
+            return Answer()
+        if change.get("enabled"):
+            domain.endpoints.change("acme", endpoint.id, EndpointChange(enabled=False))
+            domain.endpoints.change("acme", endpoint.id, EndpointChange(enabled=True))
+        else:
+            domain.endpoints.change("acme", endpoint.id, EndpointChange(url=f"{receiver.url}/new"))
+        return Answer(410)
+
+    receiver.answer = answer
+    outcomes = told()
+    assert domain.endpoints.get("acme", endpoint.id).enabled
+    # The delivery is for the receiver that there is now, which has said nothing of the kind.
+    assert outcomes[-1] == "the receiver answered 200"
+    assert [got.path for got in receiver.got] == ["/old", "/new" if change.get("url") else "/old"]
+    delivery = domain.delivery_log.get("acme", delivery_id)
+    assert (delivery.state, [one.status for one in delivery.attempts]) == ("succeeded", [410, 200])
+
+
+def test_a_410_disables_an_endpoint_whose_description_alone_was_changed(
+    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+) -> None:
+    endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url))
+    domain.endpoints.ping("acme", endpoint.id)
+
+    def answer(_got: object, _number: int) -> Answer:
+        domain.endpoints.change("acme", endpoint.id, EndpointChange(description="the shop", url=receiver.url))
+        return Answer(410)
+
+    receiver.answer = answer
+    told()
+    assert domain.endpoints.get("acme", endpoint.id).disabled_reason == "gone"
+
+
+def test_the_failures_of_an_address_are_not_held_against_the_next_one(
+    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+) -> None:
+    endpoint = domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/old"))
+    receiver.answer = lambda got, _number: (
+        Answer(503, headers={"retry-after": "3600"}) if got.path == "/old" else Answer()
+    )
+    domain.endpoints.ping("acme", endpoint.id)
+    told()
+    assert domain.endpoints.get("acme", endpoint.id).failing_since
+    changed = domain.endpoints.change("acme", endpoint.id, EndpointChange(url=f"{receiver.url}/new"))
+    assert (changed.failing_since, changed.resting_until) == (None, None)
+    domain.endpoints.ping("acme", endpoint.id)
+    assert told() == ["the receiver answered 200"]

@@ -1,6 +1,7 @@
 """Endpoints and deliveries as HTTP shows them, with a real receiver at the other end."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from jobs.domain import Domain
 from jobs.settings import Settings
+from jobs.signing import secrets_of
+from tests.conftest import Clock
 from tests.integration.api_harness import Api, api_of, fields_of, problem
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Answer, Receiver, receiving
@@ -145,13 +148,59 @@ def test_after_a_rotation_both_secrets_verify(api: Api, hand: Hand, receiver: Re
         receiver.got[0].verified("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 
 
+def test_each_replaced_secret_signs_for_a_day_however_often_it_is_replaced(
+    api: Api, hand: Hand, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = made(api, receiver.url)
+    path = f"/v1/webhooks/{endpoint['id']}"
+    clock.now_ms = round(time.time() * 1000)
+    monkeypatch.setattr(api.domain.endpoints, "_clock_ms", clock)
+    second = api.http.post(f"{path}/rotate-secret").json()["secret"]
+    clock.advance(3600)
+    third = api.http.post(f"{path}/rotate-secret").json()["secret"]
+    api.http.post(f"{path}/test")
+    hand.tell()
+    for secret in (endpoint["secret"], second, third):
+        assert receiver.got[0].verified(secret)["type"] == "ping"
+    record: Any = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
+    seal, hour_ms = api.domain.seal, 3_600_000
+    assert secrets_of(record, seal, clock() + 23 * hour_ms - 1) == [third, second, endpoint["secret"]]
+    assert secrets_of(record, seal, clock() + 23 * hour_ms) == [third, second]
+    assert secrets_of(record, seal, clock() + 24 * hour_ms) == [third]
+
+
+def test_a_rotation_after_one_that_was_recorded_otherwise_keeps_both_old_secrets(api: Api) -> None:
+    endpoint = made(api, "https://shop.example/hook")
+    key, seal, now_ms = api.domain.keys.line(endpoint["id"]), api.domain.seal, time.time() * 1000
+    api.domain.redis.hset(key, mapping={"old_secret": "whsec_older", "old_until": str(int(now_ms) + 60_000)})
+    fresh = api.http.post(f"/v1/webhooks/{endpoint['id']}/rotate-secret").json()["secret"]
+    record: Any = api.domain.redis.hgetall(key)
+    assert secrets_of(record, seal, now_ms) == [fresh, endpoint["secret"], "whsec_older"]
+    assert secrets_of(record, seal, now_ms + 61_000) == [fresh, endpoint["secret"]]
+
+
+def test_a_rotation_that_would_silence_a_secret_before_its_day_is_over_is_refused(api: Api) -> None:
+    endpoint = made(api, "https://shop.example/hook")
+    path = f"/v1/webhooks/{endpoint['id']}"
+    for _ in range(9):
+        assert api.http.post(f"{path}/rotate-secret").status_code == 200
+    problem(api.http.post(f"{path}/rotate-secret"), 409)
+    record: Any = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
+    secrets = secrets_of(record, api.domain.seal, time.time() * 1000)
+    assert (len(secrets), secrets[-1]) == (10, endpoint["secret"])
+    assert api.http.delete(path).status_code == 204
+    left = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
+    assert not [name for name in left if "secret" in name]
+
+
 def test_the_tenants_secret_can_be_read_and_replaced(api: Api, hand: Hand, receiver: Receiver) -> None:
     before = api.http.get("/v1/webhook-secret").json()["secret"]
+    between = api.http.post("/v1/webhook-secret/rotate").json()["secret"]
     after = api.http.post("/v1/webhook-secret/rotate").json()["secret"]
     assert before != after == api.http.get("/v1/webhook-secret").json()["secret"]
     end_job(api.domain, tenant=api.tenant, webhook_url=receiver.url)
     hand.tell()
-    for secret in (before, after):
+    for secret in (before, between, after):
         assert receiver.got[0].verified(secret)["type"] == "job.succeeded"
 
 
@@ -266,6 +315,7 @@ def test_a_deleted_endpoint_is_told_nothing_more(api: Api, hand: Hand, receiver:
     hand.tell()
     shown = api.http.get(f"/v1/deliveries/{delivery['id']}").json()
     assert (shown["state"], shown["reason"]) == ("exhausted", "its endpoint is disabled: deleted")
+    assert [one["id"] for one in api.http.get("/v1/deliveries").json()["data"]] == [delivery["id"]]
     problem(api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver"), 409)
     for answer in (
         api.http.get(f"/v1/webhooks/{endpoint['id']}"),
@@ -320,6 +370,7 @@ def test_deliveries_of_another_tenant_are_not_there(api: Api, hand: Hand, receiv
         ({"url": "https://example.com:22/"}, "url"),
         ({"url": "https://example.com/", "events": []}, "events"),
         ({"url": "https://example.com/", "events": ["job.done"]}, "events"),
+        ({"url": "https://example.com/", "events": ["job.digest"]}, "events"),
         ({"url": "https://example.com/", "headers": {"Webhook-Id": "x"}}, "headers.Webhook-Id"),
         ({"url": "https://example.com/", "headers": {"a": "b\r\nc: d"}}, "headers.a"),
         ({"url": "https://example.com/", "rate_limit": 0}, "rate_limit"),
@@ -332,6 +383,23 @@ def test_deliveries_of_another_tenant_are_not_there(api: Api, hand: Hand, receiv
 def test_a_bad_endpoint_is_a_problem_that_names_the_field(api: Api, body: dict[str, Any], field: str) -> None:
     assert field in fields_of(problem(api.http.post("/v1/webhooks", json=body), 422))
     assert api.http.get("/v1/webhooks").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"webhook_events": ["job.digest"], "webhook_digest_s": 10}, "webhook_digest_s"),
+        ({"webhook_events": ["job.*", "job.digest"], "webhook_digest_s": 10}, "webhook_events"),
+        ({"webhook_digest_s": 10}, "webhook_digest_s"),
+    ],
+)
+def test_a_batch_whose_wish_for_digests_could_do_nothing_is_a_problem(
+    api: Api, fields: dict[str, Any], field: str
+) -> None:
+    body = {"items": [{"prompt": "p", "image": "https://example.com/a.png"}], **fields}
+    told = problem(api.http.post("/v1/batches", json=body), 422)
+    assert fields_of(told) == {field}
+    assert "job.*" in told["errors"][0]["message"]
 
 
 def test_a_change_is_checked_as_well(api: Api, receiver: Receiver) -> None:

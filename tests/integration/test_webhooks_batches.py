@@ -9,9 +9,10 @@ import pytest
 
 from jobs.audience import batch_fields
 from jobs.delivery_log import DeliveryFilter
+from jobs.delivery_records import DeliveryState
 from jobs.domain import Domain
-from jobs.encoding import to_json
-from jobs.endpoint_records import EndpointFields
+from jobs.encoding import moment, to_json
+from jobs.endpoint_records import EndpointChange, EndpointFields
 from jobs.events import Event
 from jobs.ids import batch_job_id, new_batch_id
 from jobs.models import JobSpec
@@ -176,6 +177,68 @@ def test_a_digest_that_two_tellers_make_is_told_once(domain: Domain, receiver: R
     assert not domain.deliveries.tell_digest(digest, body)
     hand.tell()
     assert len(receiver.got) == 1
+
+
+def test_what_was_collected_for_an_endpoint_that_was_disabled_since_is_exhausted_and_can_be_recovered(
+    domain: Domain, receiver: Receiver, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url, events=["job.*"]))
+    batch_id = batch_of_wishes(domain, events=["job.*"], digest_s=10)
+    jobs = [job_event(domain, batch_id, row) for row in (1, 2)]
+    hand.tell()
+    domain.endpoints.change("acme", endpoint.id, EndpointChange(enabled=False))
+    clock.advance(10)
+    domain.deliveries.register("w", 8)
+    assert hand.tell() == []
+    (delivery,) = domain.delivery_log.page("acme", FILTER).data
+    assert (delivery.state, delivery.reason) == ("exhausted", "its endpoint is disabled: by its owner")
+    domain.endpoints.change("acme", endpoint.id, EndpointChange(enabled=True))
+    since = moment(0)
+    assert domain.endpoints.recover("acme", endpoint.id, since, [DeliveryState.EXHAUSTED]) == 1
+    assert hand.tell() == ["the receiver answered 200"]
+    (got,) = receiver.got
+    assert [event["data"]["id"] for event in json.loads(got.body)["data"]["events"]] == jobs
+
+
+def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_told(
+    domain: Domain, receiver: Receiver, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
+    job_event(domain, batch_id, 1)
+    hand.tell()
+    (digest,) = due(domain)
+    clock.advance(10)
+    domain.deliveries.register("w", 8)
+    hand.tell()
+    assert int(str(domain.redis.pttl(digest))) > 0
+    job_event(domain, batch_id, 2)
+    hand.tell()
+    assert domain.redis.pttl(digest) == -1
+
+
+def test_a_digest_whose_record_is_lost_holds_back_no_other_and_what_it_collected_comes_with_the_next_event(
+    domain: Domain, receiver: Receiver, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    lost, whole = (batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10) for _ in range(2))
+    jobs = [job_event(domain, lost, 1)]
+    hand.tell()
+    domain.redis.delete(*due(domain))
+    job_event(domain, whole, 1)
+    hand.tell()
+    clock.advance(10)
+    domain.deliveries.register("w", 8)
+    assert hand.tell() == ["the receiver answered 200"]
+    assert json.loads(receiver.got[0].body)["data"]["batch_id"] == whole
+    assert due(domain) == []
+    jobs.append(job_event(domain, lost, 2))
+    hand.tell()
+    clock.advance(10)
+    domain.deliveries.register("w", 8)
+    assert hand.tell() == ["the receiver answered 200"]
+    assert [event["data"]["id"] for event in json.loads(receiver.got[1].body)["data"]["events"]] == jobs
 
 
 def due(domain: Domain) -> list[str]:

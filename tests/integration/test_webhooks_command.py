@@ -5,17 +5,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
+from jobs.delivery_log import DeliveryFilter
 from jobs.domain import Domain
 from retouch.__main__ import app
+from retouch.client import Client
+from retouch.commands.webhooks import _new_tries
+from retouch.webhooks import Delivery, Try
 from tests.integration.api_harness import Api, api_of
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Answer, Receiver, receiving
-from tests.integration.telling_hand import telling
+from tests.integration.telling_hand import hand_of, telling
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +129,68 @@ def test_tail_shows_each_try_as_it_is_made(api: Api, receiver: Receiver) -> None
         (job_id, 1, 500),
         (job_id, 2, 204),
     ]
+
+
+def test_tail_shows_a_try_of_an_event_that_is_older_than_its_start(
+    api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(api, "create", receiver.url)
+    for name, value in environment(api).items():
+        monkeypatch.setenv(name, value)
+    deliveries, log = api.domain.deliveries, api.domain.delivery_log
+    with hand_of(api.domain) as hand, Client() as client:
+        end_job(api.domain, tenant=api.tenant)
+        hand.tell()
+        (delivery,) = log.page(api.tenant, DeliveryFilter()).data
+        begun = delivery.attempts[-1].at + timedelta(milliseconds=1)
+        tail = _new_tries(client.webhooks, None, begun)
+        assert next(tail) == []
+        deliveries.redeliver(delivery.id)
+        assert hand.tell() == ["the receiver answered 200"]
+        assert [(one.id, tried.number) for one, tried in next(tail)] == [(delivery.id, 2)]
+        assert next(tail) == []
+
+
+class Listing:
+    """A service that tells what its test says."""
+
+    def __init__(self) -> None:
+        self.all: list[Delivery] = []
+
+    def deliveries(
+        self, _endpoint_id: str | None = None, *, limit: int | None = None, since: datetime | None = None
+    ) -> Iterator[Delivery]:
+        yield from [one for one in self.all if since is None or one.created_at >= since][:limit]
+
+
+BEGUN = datetime(2026, 11, 22, 8, tzinfo=UTC)
+
+
+def listed(number: int, age_s: float, *tries: tuple[int, float]) -> Delivery:
+    """A delivery of an event of an age at the start, with tries: their number, and how long after the start."""
+    event: dict[str, Any] = {
+        "event_id": "evt",
+        "event_type": "ping",
+        "subject": "ep",
+        "url": "http://r",
+        "state": "waiting",
+    }
+    attempts = [Try(number=one, at=BEGUN + timedelta(seconds=after_s), status=500) for one, after_s in tries]
+    return Delivery(id=f"dlv_{number}", created_at=BEGUN - timedelta(seconds=age_s), attempts=attempts, **event)
+
+
+def test_tail_misses_no_try_when_a_log_drops_its_oldest() -> None:
+    listing: Any = Listing()
+    tail = _new_tries(listing, None, BEGUN)
+    listing.all = [listed(1, 60, (1, -50), (2, 1), (3, 2))]
+    assert [tried.number for _, tried in next(tail)] == [2, 3]
+    listing.all = [listed(1, 60, (3, 2), (4, 3), (5, 4))]
+    assert [tried.number for _, tried in next(tail)] == [4, 5]
+
+
+def test_tail_comes_to_each_of_many_deliveries_and_shows_each_try_once() -> None:
+    listing: Any = Listing()
+    tail = _new_tries(listing, None, BEGUN)
+    listing.all = [listed(number, number, (1, number)) for number in range(-100, 900)]
+    shown = [one.id for _ in range(8) for one, _ in next(tail)]
+    assert sorted(shown) == sorted(one.id for one in listing.all if one.attempts[0].at >= BEGUN)

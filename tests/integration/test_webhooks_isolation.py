@@ -161,6 +161,42 @@ def test_retry_after_lets_the_whole_receiver_rest(tellings: Tellings) -> None:
     assert tellings.plan() != []
 
 
+def test_a_success_that_was_under_way_does_not_end_the_rest_a_receiver_asked_for(tellings: Tellings) -> None:
+    line = tellings.endpoint("a")
+    make_quick(tellings, line)
+    tellings.tell(line, number=10)
+    first, second, *others = [tellings.claim(one) for one in tellings.plan()]
+    assert len(others) == 6
+    tellings.end(first, Exchange(took_ms=5, status=429, retry_after_s=60))
+    tellings.end(second, GOOD)
+    for telling in others:
+        tellings.end(telling, GOOD)
+    tellings.clock.advance(59.999)
+    tellings.beat()
+    assert tellings.plan() == []
+    tellings.clock.advance(0.001)
+    assert len(tellings.plan()) == 3
+    assert tellings.field(line, "fails") == "0"
+
+
+def test_a_rest_that_is_over_does_not_outlast_the_breaker_of_later_failures(tellings: Tellings) -> None:
+    line = tellings.endpoint("a")
+    tellings.tell(line, number=20)
+    tellings.turn(lambda _: Exchange(took_ms=5, status=503, retry_after_s=60))
+    tellings.clock.advance(60)
+    tellings.beat()
+    for _ in range(4):
+        tellings.turn(lambda _: BAD)
+    (probe,) = tellings.plan()
+    late = tellings.claim(probe)
+    tellings.end(late, HUNG)
+    assert tellings.plan() == []
+    tellings.clock.advance(149)
+    tellings.beat()
+    assert len(tellings.turn()) == 1
+    assert tellings.plan() != []
+
+
 def test_the_rate_limit_of_an_endpoint_holds(tellings: Tellings) -> None:
     limited, free = tellings.endpoint("limited", rate="2"), tellings.endpoint("free")
     make_quick(tellings, free)
@@ -190,6 +226,52 @@ def test_410_disables_the_endpoint_and_tells_the_others(tellings: Tellings) -> N
         assert tellings.plan() == []
     assert {tellings.state(one) for one in ids} == {"exhausted"}
     assert tellings.field(ids[-1], "why") == "its endpoint is disabled: gone"
+
+
+def test_hundreds_of_silent_receivers_of_one_tenant_delay_another_tenants_new_one_by_one_turn(
+    tellings: Tellings,
+) -> None:
+    silent = [tellings.endpoint(f"silent{n}", tenant="globex") for n in range(200)]
+    tellings.tell(*silent)
+    hanging = [tellings.claim(one) for one in tellings.plan()]
+    good = tellings.endpoint("good")
+    (told,) = tellings.tell(good)
+    assert tellings.plan() == []
+    tellings.clock.advance(15)
+    tellings.beat()
+    for telling in hanging:
+        tellings.end(telling, HUNG)
+    tellings.turn(lambda telling: GOOD if telling.line["id"] == good else HUNG)
+    assert tellings.state(told) == "succeeded"
+
+
+def test_silent_receivers_of_one_tenant_hold_back_no_slow_one_of_another(tellings: Tellings) -> None:
+    silent = [tellings.endpoint(f"silent{n}", tenant="globex", kind="slow") for n in range(100)]
+    slow = tellings.endpoint("slow", kind="slow")
+    tellings.tell(*silent, number=2)
+    waiting = tellings.tell(slow, number=5)
+    for _ in range(5):
+        tellings.turn(lambda telling: Exchange(took_ms=9000, status=200) if telling.line["id"] == slow else HUNG)
+        tellings.clock.advance(15)
+        tellings.beat()
+    assert {tellings.state(one) for one in waiting} == {"succeeded"}
+
+
+def test_a_tenant_that_was_idle_has_no_more_turns_than_one_that_was_not(tellings: Tellings) -> None:
+    lines = {
+        tenant: [tellings.endpoint(f"{tenant}{n}", tenant=tenant, kind="slow") for n in range(8)]
+        for tenant in ("acme", "globex")
+    }
+    slowly = Exchange(took_ms=9000, status=200)
+    tellings.tell(*lines["acme"], number=10)
+    for _ in range(10):
+        tellings.turn(lambda _: slowly)
+    tellings.tell(*lines["globex"], number=10)
+    counts: Counter[str] = Counter()
+    for _ in range(5):
+        counts.update(telling.tenant for telling in tellings.turn(lambda _: slowly))
+    assert counts.total() == 20
+    assert abs(counts["acme"] - counts["globex"]) <= 2
 
 
 def test_five_days_of_nothing_but_failures_disable_an_endpoint(tellings: Tellings) -> None:

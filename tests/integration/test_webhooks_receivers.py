@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,57 @@ def test_the_example_receiver_tells_an_event_once_however_often_it_comes(domain:
         domain.tenants.rotate_webhook_secret("acme")
         end_job(domain, webhook_url=url)
         assert hand.tell() == ["the receiver answered 204"]
+
+
+def talk(url: str, sent: bytes, *, wait: bool = True) -> bytes:
+    """Send bytes and close; the answer's first line, where it is waited for."""
+    host, _, port = url.removeprefix("http://").strip("/").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        return connection.recv(4096).partition(b"\r\n")[0] if wait else b""
+
+
+@pytest.fixture
+def node_receiver(domain: Domain, tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The example for Node, run from a folder with a space through a link, and a check that it still takes events."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    shutil.copy(EXAMPLES / "webhook_receiver.mjs", folder / "receiver.mjs")
+    link = tmp_path / "link.mjs"
+    link.symlink_to(folder / "receiver.mjs")
+    with running(str(NODE), str(link), domain.tenants.webhook_secret("acme"), "0") as (url, _):
+
+        def takes_events() -> None:
+            with hand_of(domain) as hand:
+                end_job(domain, webhook_url=url)
+                assert hand.tell() == ["the receiver answered 204"]
+
+        yield url, takes_events
+
+
+@needs_node
+def test_the_example_for_node_outlives_a_client_that_goes_away_in_the_middle(
+    node_receiver: tuple[str, Callable[[], None]],
+) -> None:
+    url, takes_events = node_receiver
+    for _ in range(3):
+        talk(url, b"POST / HTTP/1.1\r\nhost: r\r\ncontent-length: 100\r\n\r\nhalf", wait=False)
+    takes_events()
+
+
+@needs_node
+def test_the_example_for_node_reads_no_body_without_end(node_receiver: tuple[str, Callable[[], None]]) -> None:
+    url, takes_events = node_receiver
+    answer = talk(url, b"POST / HTTP/1.1\r\nhost: r\r\ncontent-length: 5000000\r\n\r\nx")
+    assert answer == b"HTTP/1.1 413 Payload Too Large"
+    chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+    # Whoever reads all of it answers 401. How a connection that ends in the middle looks depends on the moment.
+    with suppress(ConnectionError):
+        answer = talk(
+            url, b"POST / HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n" + chunk * 50 + b"0\r\n\r\n"
+        )
+        assert b"401" not in answer
+    takes_events()
 
 
 def test_the_example_receiver_refuses_what_another_secret_signed(domain: Domain) -> None:

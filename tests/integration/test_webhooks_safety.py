@@ -1,15 +1,21 @@
-"""No webhook reaches a private address, whatever its URL, its name or its answer say; and every exchange ends."""
+"""No webhook reaches a private address, whatever its URL, its name or its answer say; every exchange ends; and what a
+worker cannot sign is not sent.
+"""
 
 import socket
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from pydantic import SecretStr
 
 from jobs.delivery_log import DeliveryFilter
 from jobs.delivery_records import Delivery
 from jobs.domain import Domain
+from jobs.endpoint_records import EndpointFields
+from jobs.errors import ConfigurationError
 from jobs.settings import Settings
+from tests.conftest import Clock
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Answer, Receiver, receiving
 from tests.integration.telling_hand import hand_of
@@ -115,3 +121,29 @@ def test_nobody_listening_is_a_failure_that_says_so(domain: Domain) -> None:
         (outcome,) = hand.tell()
     assert outcome.startswith("retry: ")
     assert "refused" in outcome.lower()
+
+
+def test_a_worker_without_the_right_key_sends_nothing_and_uses_up_no_try(
+    make_settings: Callable[..., Settings], receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Domain.open(make_settings(secret_key=SecretStr("a random text of enough characters")))
+    domains = [good, *(Domain.open(make_settings(secret_key=key)) for key in (None, SecretStr("quite another key")))]
+    for domain in domains:
+        monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    good.planner.register_models()
+    endpoint = good.endpoints.create("acme", EndpointFields(url=receiver.url))
+    end_job(good)
+    for wrong in domains[1:]:
+        with hand_of(wrong) as hand, pytest.raises(ConfigurationError):
+            hand.tell()
+        clock.advance(60)
+    assert receiver.got == []
+    with hand_of(good) as hand:
+        assert hand.tell() == ["the receiver answered 200"]
+    line = good.redis.hgetall(good.keys.line(endpoint.id))
+    assert (line["enabled"], line["fails"], "failing_since" in line) == ("1", "0", False)
+    (delivery,) = good.delivery_log.page("acme", DeliveryFilter()).data
+    assert [tried.error for tried in delivery.attempts] == ["the worker was lost"] * 2 + [None]
+    assert good.redis.hget(good.keys.delivery(delivery.id), "tries") == "1"
+    for domain in domains:
+        domain.close()

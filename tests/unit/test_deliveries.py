@@ -7,12 +7,13 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from standardwebhooks import Webhook
 
+from jobs.batch_models import BatchOptions
 from jobs.delivery_records import TRANSITIONS, DeliveryState
 from jobs.delivery_schedule import JITTER, SCHEDULE_S, Exchange, judge
 from jobs.encoding import moment
 from jobs.endpoint_records import check_headers
 from jobs.errors import ConfigurationError, InvalidInput
-from jobs.events import TYPES, Event, check_filters, matches, wants_jobs
+from jobs.events import JOB_DIGEST, TYPES, Event, check_filters, matches, wants_jobs
 from jobs.ids import made_at
 from jobs.sealing import SEALED, Seal
 from jobs.settings import Settings
@@ -116,8 +117,22 @@ def test_filters_that_could_never_match_are_refused(filters: list[str]) -> None:
         check_filters(filters)
 
 
-def test_every_type_is_a_filter() -> None:
-    check_filters(TYPES)
+def test_every_type_is_a_filter_but_the_digest_which_says_what_to_ask_for() -> None:
+    check_filters([one for one in TYPES if one != JOB_DIGEST])
+    with pytest.raises(InvalidInput, match=r"job\.\*.*webhook_digest_s"):
+        check_filters(["batch.*", JOB_DIGEST])
+
+
+@pytest.mark.parametrize("events", [None, ["batch.*"], ["batch.completed", "schedule.run_failed"]])
+def test_a_digest_without_events_of_jobs_is_refused_by_its_field(events: list[str] | None) -> None:
+    with pytest.raises(ValidationError, match=r"job\.\*") as refused:
+        BatchOptions(webhook_events=events, webhook_digest_s=10)
+    assert [fault["loc"] for fault in refused.value.errors()] == [("webhook_digest_s",)]
+
+
+@pytest.mark.parametrize("events", [["*"], ["job.*"], ["batch.*", "job.failed"]])
+def test_a_digest_of_events_of_jobs_is_taken(events: list[str]) -> None:
+    assert BatchOptions(webhook_events=events, webhook_digest_s=10).webhook_digest_s == 10
 
 
 def test_an_events_id_follows_from_its_entry_and_tells_its_moment() -> None:
@@ -164,7 +179,7 @@ def test_the_published_vector_of_standard_webhooks_is_signed_as_published() -> N
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_old_and_new_secret_sign_for_a_day_and_then_the_new_one_alone() -> None:
+def test_a_rotation_recorded_with_one_old_secret_is_still_read() -> None:
     old, new = new_secret(), new_secret()
     record = {"secret": new, "old_secret": old, "old_until": "1000"}
     assert secrets_of(record, Seal(None), 999) == [new, old]
