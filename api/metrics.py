@@ -94,7 +94,9 @@ def _family(metric: Metric) -> Family:
 def samples_of(fleet: FleetStats) -> Samples:
     """The fleet's counts as metrics. Every value of a label is there from the start, at 0 where nothing was counted."""
     told = fleet.deliveries
-    serving = {queue: sum(queue in worker.queues for worker in fleet.workers) for queue in QUEUES}
+    # One that drains takes nothing more: the last one is gone for its queue before it has ended.
+    taking = [worker for worker in fleet.workers if not worker.draining]
+    serving = {queue: sum(queue in worker.queues for worker in taking) for queue in QUEUES}
     return {
         **_models(fleet.models),
         metrics.WORKERS: _by(serving),

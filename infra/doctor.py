@@ -6,7 +6,7 @@ from collections.abc import Callable
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from infra.doctor_checks import CHECKS, Finding, Findings, Ground
+from infra.doctor_checks import CHECKS, Finding, Findings, Ground, addresses
 from jobs.domain import Domain
 from jobs.errors import ConfigurationError, RetouchError
 from jobs.settings import Settings, load_settings
@@ -24,6 +24,9 @@ def examine(settings: Settings | None = None, *, now: Callable[[], float] = time
     """
     try:
         chosen = settings or load_settings()
+        unreadable = list(addresses(chosen))
+        if unreadable:
+            return unreadable
         domain = Domain.open(chosen)
     except ConfigurationError as error:
         return [Finding("settings", "fault", str(error), "correct that variable, or the file that it names")]

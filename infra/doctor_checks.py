@@ -9,6 +9,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
+from kombu import Connection
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -74,6 +75,33 @@ def redis_of(url: str) -> Redis:
         socket_timeout=TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
     )
+
+
+def addresses(settings: Settings) -> Findings:
+    """Those of Redis and the broker that cannot be read: nothing can be asked before they are right.
+
+    They are not shown, nor what the parser says of them: half of a password with a slash in it is taken for a port.
+    """
+    try:
+        redis_of(settings.redis_url.get_secret_value()).close()
+    except ValueError:
+        yield _unreadable("redis", "RETOUCH_REDIS_URL", "redis://:PASSWORD@HOST:6379/0")
+    if settings.broker_url is None:
+        return
+    url = settings.broker_url.get_secret_value()
+    try:
+        # Celery takes what has no scheme for the host of a RabbitMQ.
+        if "://" not in url:
+            raise ValueError
+        Connection(url).get_transport_cls()
+    except (ValueError, KeyError, ImportError):
+        forms = "redis://:PASSWORD@HOST:6379/1 or amqp://USER:PASSWORD@HOST:5672//"
+        yield _unreadable("broker", "RETOUCH_BROKER_URL", forms)
+
+
+def _unreadable(check: str, variable: str, form: str) -> Finding:
+    advice = f"write {form}, and in a password %2F for /, %3A for :, %40 for @, %23 for # and %3F for ?"
+    return Finding(check, "fault", f"{variable} is no address that can be read", advice)
 
 
 def store(ground: Ground) -> Findings:
@@ -148,8 +176,9 @@ def broker(ground: Ground) -> Findings:
     """Celery's broker, where it is not the same Redis."""
     ground.domain.broker.check()
     url = ground.settings.broker
-    yield Finding("broker", "ok", f"{urlsplit(url).scheme} at {urlsplit(url).hostname}:{urlsplit(url).port or ''}")
-    if url.startswith(("redis", "valkey")):
+    first = urlsplit(url.split(";")[0])  # of several servers that stand in for each other
+    yield Finding("broker", "ok", f"{first.scheme} at {first.hostname}:{first.port or ''}")
+    if first.scheme in {"redis", "rediss"}:
         with redis_of(url) as redis, redis_of(ground.settings.redis_url.get_secret_value()) as records:
             info: dict[str, Any] = redis.info("everything")
             if info["run_id"] != records.info("server")["run_id"]:
@@ -221,8 +250,9 @@ def _presigned(ground: Ground, url: str, data: bytes) -> Findings:
 def workers(ground: Ground) -> Findings:
     """Live workers for each queue, and their clocks."""
     found = ground.domain.status.workers()
-    taking = [worker for worker in found if EDITS in worker.queues and not worker.draining]
-    if not taking:
+    taking = [worker for worker in found if not worker.draining]
+    editing = [worker for worker in taking if EDITS in worker.queues]
+    if not editing:
         yield Finding(
             "workers",
             "fault",
@@ -230,10 +260,10 @@ def workers(ground: Ground) -> Findings:
             "start one: `retouch worker --queues edits`, with the same RETOUCH_REDIS_URL and RETOUCH_KEY_PREFIX",
         )
     else:
-        slots = sum(worker.slots for worker in taking)
-        yield Finding("workers", "ok", f"{len(taking)} for edits, with {slots} threads")
+        slots = sum(worker.slots for worker in editing)
+        yield Finding("workers", "ok", f"{len(editing)} for edits, with {slots} threads")
     for queue, missed in ((WEBHOOKS, "nobody is told of anything"), (CHORES, "manifests are not read")):
-        if not any(queue in worker.queues for worker in found):
+        if not any(queue in worker.queues for worker in taking):
             advice = f"start one: `retouch worker --queues {queue}`"
             yield Finding(f"workers for {queue}", "warning", f"there is none: {missed}", advice)
     now = ground.domain.stats.now_ms() / 1000

@@ -270,7 +270,9 @@ class Members:
             limit = ("--concurrency", str(threads)) if threads else ()
             # New in each run: what a killed run's worker said of itself outlives it for a while.
             known_as = f"{name}-{self._run}@{socket.gethostname()}"
-            command = ("worker", "--queues", queue, "--name", known_as, "--grace", str(DRAIN_S), *limit)
+            # Any free port for its metrics, which its log names: of one for all only the first could be served.
+            told = ("--name", known_as, "--grace", str(DRAIN_S), "--metrics-port", "0")
+            command = ("worker", "--queues", queue, *told, *limit)
             program = self._retouch(name, command, DRAIN_S + _MARGIN_S, key)
             members.append(Member(program, WORKERS, self._pulses(known_as)))
 

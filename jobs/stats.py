@@ -24,6 +24,7 @@ MOST_LANES = 2000
 BREAKER_MS = 86_400_000
 """A receiver that nothing was told to for so long is no longer counted as left alone."""
 OUTCOMES: tuple[str, ...] = Outcome.__args__  # type: ignore[attr-defined]
+_OF_TENANT = ["in_flight", "day", "today", "max_queued", "max_in_flight", "max_daily"]
 _PRIORITY_OF = {weight: priority for priority, weight in WEIGHTS.items()}
 
 
@@ -110,7 +111,13 @@ class DeliveryStats(Record):
 
 
 class FleetStats(Record):
-    """Everything, for operators. `rows` are those of manifests; memory is Redis's, its limit 0 where it has none."""
+    """Everything, for operators.
+
+    Attributes:
+        rows: of manifests.
+        memory_used_bytes: by Redis.
+        memory_limit_bytes: its `maxmemory`, or the machine's memory where it has none.
+    """
 
     models: list[ModelStats]
     jobs: dict[State, int]
@@ -179,7 +186,7 @@ class Stats:
         return StatsReport(at=moment(self.now_ms()), tenant=self.tenant(tenant), fleet=self.fleet() if fleet else None)
 
     def fleet(self) -> FleetStats:
-        """All counts, in four round trips whatever there is."""
+        """All counts, in five round trips whatever there is, and a sixth in the hour after a pause of planning."""
         specs = list(self._catalogue.models.values())
         now, *lanes = self._planner.run("lanes", [self._keys.model(spec.name) for spec in specs], [MOST_LANES])
         pipe = self._redis.pipeline(transaction=False)
@@ -194,11 +201,12 @@ class Stats:
             pipe.lrange(self._keys.samples(model.name), 0, MINUTE_MS // SAMPLE_MS)
             pipe.lindex(self._keys.samples(model.name), -1)
         (slots, accepted, rejected), told, breakers, outbox, memory, *rest = pipe.execute()
+        hours = self._hours([spec.name for spec in specs], rest[2::4], rest[3::4], int(now))
         models = []
         for i, spec in enumerate(specs):
-            record, totals, samples, oldest = rest[4 * i : 4 * i + 4]
+            record, totals, minute, _ = rest[4 * i : 4 * i + 4]
             status = status_of(spec, record, int(slots or 0))
-            models.append(_model_stats(status, _Read(totals, samples, oldest, lanes[i]), int(now)))
+            models.append(_model_stats(status, _Read(totals, minute, hours[i], lanes[i]), int(now)))
         return FleetStats(
             models=models,
             jobs={state: sum(model.jobs[state] for model in models) for state in State},
@@ -221,40 +229,69 @@ class Stats:
             memory_limit_bytes=int(memory["maxmemory"]) or int(memory.get("total_system_memory", 0)),
         )
 
+    def _hours(self, names: list[str], minutes: list[list[str]], oldest: list[str | None], now: int) -> list[list[str]]:
+        """For each model the samples that tell of its last hour, newest first.
+
+        The last of its list is the oldest of the hour. Only after a pause of planning it is older, until the plan has
+        trimmed the list, a little at each sample; then the list is read as far as an hour can go back.
+        """
+        hours = [[*minute, last] if last else minute for minute, last in zip(minutes, oldest, strict=True)]
+        # Where even the newest is older than an hour, nothing was planned since, and it is the one that counts.
+        paused = [i for i, hour in enumerate(hours) if hour and _inside(hour[0], now) and not _inside(hour[-1], now)]
+        if paused:
+            pipe = self._redis.pipeline(transaction=False)
+            for i in paused:
+                pipe.lrange(self._keys.samples(names[i]), 0, HOUR_MS // SAMPLE_MS + 1)
+            for i, hour in zip(paused, pipe.execute(), strict=True):
+                hours[i] = hour
+        return hours
+
     def tenant(self, tenant: str) -> TenantStats:
         """One tenant's counts."""
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.hmget(self._keys.tenant(tenant), ["in_flight", "day", "today", "max_queued", "max_in_flight", "max_daily"])
-        for state in State:
-            pipe.zcard(self._keys.index(tenant, state))
-        (in_flight, day, today, *limits), *counts = pipe.execute()
-        queued, at_once, daily = (int(limit) if limit else None for limit in limits)
-        return TenantStats(
-            name=tenant,
-            jobs=dict(zip(State, counts, strict=True)),
-            in_flight=int(in_flight or 0),
-            submitted_today=int(today or 0) if day == moment(self.now_ms()).strftime("%Y-%m-%d") else 0,
-            max_queued=queued,
-            max_in_flight=at_once,
-            max_daily=daily,
-        )
+        (counted,) = self._counted([tenant])
+        return counted
 
     def tenants(self) -> list[TenantStats]:
-        """Every tenant's counts: as many round trips as there are tenants."""
-        return [self.tenant(str(tenant)) for tenant in sorted(self._redis.smembers(self._keys.tenants))]
+        """Every tenant's counts, in two round trips whatever their number."""
+        return self._counted(sorted(str(tenant) for tenant in self._redis.smembers(self._keys.tenants)))
+
+    def _counted(self, tenants: list[str]) -> list[TenantStats]:
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        for tenant in tenants:
+            pipe.hmget(self._keys.tenant(tenant), _OF_TENANT)
+            for state in State:
+                pipe.zcard(self._keys.index(tenant, state))
+        (seconds, _), *rest = pipe.execute()
+        today, size = moment(int(seconds) * 1000).strftime("%Y-%m-%d"), 1 + len(State)
+        return [_tenant_stats(tenant, rest[size * i : size * (i + 1)], today) for i, tenant in enumerate(tenants)]
 
 
 class _Read(NamedTuple):
     """A model as the store holds it."""
 
     totals: dict[str, str]
-    samples: list[str]
-    oldest: str | None
+    minute: list[str]
+    hour: list[str]
     lanes: list[Any]
 
 
+def _tenant_stats(tenant: str, read: list[Any], this_day: str) -> TenantStats:
+    (in_flight, day, today, *limits), *counts = read
+    queued, at_once, daily = (int(limit) if limit else None for limit in limits)
+    return TenantStats(
+        name=tenant,
+        jobs=dict(zip(State, counts, strict=True)),
+        in_flight=int(in_flight or 0),
+        submitted_today=int(today or 0) if day == this_day else 0,
+        max_queued=queued,
+        max_in_flight=at_once,
+        max_daily=daily,
+    )
+
+
 def _model_stats(status: ModelStatus, read: _Read, now: int) -> ModelStats:
-    totals, samples, oldest, lanes = read
+    totals, minute, hour, lanes = read
 
     def count(name: str) -> int:
         return int(totals.get(name, 0))
@@ -292,19 +329,27 @@ def _model_stats(status: ModelStatus, read: _Read, now: int) -> ModelStats:
         cost_usd=count("cost") / MICRO,
         lanes=int(lanes[0]),
         oldest_queued_s={priority: round(ages.get(priority, 0.0), 3) for priority in WEIGHTS},
-        last_minute=_since(totals, samples, now, MINUTE_MS),
-        last_hour=_since(totals, [*samples, oldest] if oldest else samples, now, HOUR_MS),
+        last_minute=_since(totals, minute, now, MINUTE_MS),
+        last_hour=_since(totals, hour, now, HOUR_MS),
     )
+
+
+def _taken_at(sample: str) -> int:
+    return int(sample.partition(" ")[0])
+
+
+def _inside(sample: str, now: int, stretch_ms: int = HOUR_MS) -> bool:
+    """Whether it was taken within the stretch, or so little before that none is nearer to its begin."""
+    return now - _taken_at(sample) <= stretch_ms + SAMPLE_MS
 
 
 def _since(totals: Mapping[str, str], samples: list[str], now: int, stretch_ms: int) -> Stretch:
     """The difference to the oldest sample of the stretch; the newest where all are older: nothing was planned since."""
     if not samples:
         return Stretch()
-    known = [(int(ms), words) for ms, _, words in (sample.partition(" ") for sample in samples)]
-    inside = [sample for sample in known if now - sample[0] <= stretch_ms + SAMPLE_MS]
-    ms, words = min(inside) if inside else max(known)
-    before = json.loads(words) or {}
+    inside = [sample for sample in samples if _inside(sample, now, stretch_ms)]
+    chosen = min(inside, key=_taken_at) if inside else max(samples, key=_taken_at)
+    ms, before = _taken_at(chosen), json.loads(chosen.partition(" ")[2]) or {}
 
     def more(*names: str) -> int:
         return sum(int(totals.get(name, 0)) - int(before.get(name, 0)) for name in names)

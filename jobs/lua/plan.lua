@@ -100,9 +100,9 @@ local function sample(m)
   if NOW - m.sampled < SAMPLE_EVERY then return end
   redis.call('HSET', m.key, 'sampled', AT)
   redis.call('LPUSH', m.samples, AT .. ' ' .. cjson.encode(fields_of(m.totals)))
-  for _ = 1, 2 do
-    local oldest = redis.call('LINDEX', m.samples, -1)
-    if NOW - tonumber(string.match(oldest, '^%d+')) > SAMPLES_LIVE then redis.call('RPOP', m.samples) end
+  -- The one that was written now ends it.
+  while NOW - tonumber(string.match(redis.call('LINDEX', m.samples, -1), '^%d+')) > SAMPLES_LIVE do
+    redis.call('RPOP', m.samples)
   end
 end
 for _, m in ipairs(models) do sample(m) end

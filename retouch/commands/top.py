@@ -1,6 +1,7 @@
 """`top`: the fleet, or one's own jobs, as they are now and every few seconds again."""
 
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from rich.text import Text
 from retouch.client import Client
 from retouch.commands.console import STYLES, out, plain, print_json
 from retouch.commands.reading import AsJson
+from retouch.errors import BadAnswer, ProblemError, RetouchError, Unreachable
 from retouch.records import STATES, Model
 
 
@@ -38,9 +40,33 @@ def top(
             wide.print(picture(client.stats(), client.models()))
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                live.update(picture(client.stats(), client.models()), refresh=True)
+            for look in looks(client):
+                live.update(look, refresh=True)
                 time.sleep(every)
+
+
+def looks(client: Client) -> Iterator[Group]:
+    """One picture after the other, without end. While the service does not answer, the last one with a line above it.
+
+    Raises:
+        RetouchError: the very first look failed, or the service refuses for good: a key that was revoked.
+    """
+    last: Group | None = None
+    while True:
+        try:
+            look = last = picture(client.stats(), client.models())
+        except RetouchError as error:
+            if last is None or not _may_pass(error):
+                raise
+            line = Text(f"the service does not answer, this is how it was: {plain(error)}", style="bold red")
+            look = Group(line, last)
+        yield look
+
+
+def _may_pass(error: RetouchError) -> bool:
+    if isinstance(error, ProblemError):
+        return error.status == 429 or error.status >= 500
+    return isinstance(error, Unreachable | BadAnswer)
 
 
 def picture(stats: dict[str, Any], models: list[Model]) -> Group:

@@ -99,6 +99,49 @@ def test_a_redis_that_does_not_answer_is_found_and_the_bucket_is_looked_at_all_t
     assert any(finding.check == "bucket" and finding.level == "ok" for finding in findings)
 
 
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("RETOUCH_REDIS_URL", "localhost:6379"),
+        ("RETOUCH_REDIS_URL", "redis://:half/secret@127.0.0.1:6379/0"),
+        ("RETOUCH_BROKER_URL", "redis://h:notaport/0"),
+        ("RETOUCH_BROKER_URL", "localhost:6379"),
+        ("RETOUCH_BROKER_URL", "nothing://h"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_found_and_its_password_is_not_shown(
+    make_settings: Callable[..., Settings], variable: str, url: str
+) -> None:
+    findings = examine(make_settings(**{variable.removeprefix("RETOUCH_").lower(): SecretStr(url)}))
+    (found,) = faults(findings).values()
+    assert variable in found.said
+    assert "://" in found.advice
+    assert "half" not in found.said + found.advice
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_the_command_tells_of_an_address_that_cannot_be_read(settings: Settings, arguments: list[str]) -> None:
+    environment = {**environment_of(settings), "RETOUCH_REDIS_URL": "localhost:6379"}
+    command = [sys.executable, "-m", "retouch", "doctor", *arguments]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (told.returncode, told.stderr) == (1, "")
+    assert "RETOUCH_REDIS_URL is no address" in told.stdout
+    if arguments:
+        assert json.loads(told.stdout)["faulty"] is True
+
+
+def test_a_queue_whose_last_worker_drains_is_found(settings: Settings) -> None:
+    keys = Keys(settings.key_prefix)
+    queues = ["edits", "webhooks", "ingest"]
+    words = {"host": "h", "pid": 1, "queues": queues, "slots": 8, "draining": True, "seen_at": time.time()}
+    with connect(settings) as redis:
+        redis.zadd(keys.workers, {"w@h": (time.time() + 600) * 1000})
+        redis.set(keys.worker("w@h"), json.dumps(words))
+        missed = {finding.check for finding in examine(settings) if finding.level != "ok"}
+        redis.delete(keys.workers, keys.worker("w@h"))
+    assert {"workers", "workers for webhooks", "workers for ingest"} <= missed
+
+
 def test_an_unreachable_bucket_is_found(make_settings: Callable[..., Settings]) -> None:
     port = Ports().choose("nobody")
     found = faults(examine(make_settings(s3_endpoint_url=f"http://127.0.0.1:{port}")))["bucket list"]

@@ -1,6 +1,8 @@
 """`/metrics` and `/v1/stats` as they are asked for over HTTP."""
 
+import json
 import re
+import time
 from collections.abc import Callable
 
 import httpx
@@ -54,6 +56,21 @@ def test_tenants_are_named_only_when_the_operator_asks_for_it(make_settings: Cal
         samples = scraped(f"{api.http.base_url}/metrics")
         assert total(samples, "retouch_tenant_jobs", tenant=api.tenant, state="queued") == 1
     domain.close()
+
+
+def test_a_worker_that_drains_serves_no_queue_any_more(domain: Domain) -> None:
+    def pulse(*, draining: bool) -> None:
+        words = {"host": "h", "pid": 1, "queues": ["edits", "webhooks"], "slots": 0, "draining": draining}
+        told = json.dumps({**words, "seen_at": time.time()})
+        domain.planner.renew("w@h", slots=0, words=told, held=[])
+
+    with served(domain) as url:
+        pulse(draining=False)
+        assert total(scraped(f"{url}/metrics"), "retouch_workers", queue="webhooks") == 1
+        pulse(draining=True)
+        samples = scraped(f"{url}/metrics")
+    for queue in ("edits", "webhooks"):
+        assert total(samples, "retouch_workers", queue=queue) == 0
 
 
 def test_latencies_are_kept_by_route_and_not_by_what_was_asked_for(with_a_job: Api) -> None:

@@ -3,6 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+from redis.connection import Connection
+
 from jobs.ids import made_at
 from jobs.models import Checkpoint
 from jobs.states import State
@@ -189,6 +192,53 @@ def test_rates_are_those_of_the_last_minute_and_hour_whatever_was_before(plans: 
     assert 3500 <= model.last_hour.over_s <= HOUR_S
     assert model.ended[State.SUCCEEDED] == 15
     assert int(plans.redis.llen(plans.keys.samples(MODEL))) <= 362
+
+
+def test_the_last_hour_is_an_hour_also_after_a_long_pause_of_planning(plans: Plans) -> None:
+    def edit(number: int) -> None:
+        plans.submit(number)
+        for claim in plans.start():
+            plans.end(claim)
+
+    def pass_time(seconds: int) -> None:
+        for _ in range(seconds // 10):
+            plans.clock.advance(10)
+            plans.beat()
+            plans.plan()
+
+    plans.plan()
+    edit(7)
+    pass_time(HOUR_S)
+    plans.clock.advance(2 * HOUR_S)
+    assert model_of(plans).last_hour.succeeded == 0
+    plans.beat()
+    plans.plan()
+    edit(5)
+    pass_time(1200)
+    edit(3)
+    pass_time(30)
+    model = model_of(plans)
+    assert (model.last_minute.succeeded, model.last_hour.succeeded) == (3, 8)
+    assert 1200 <= model.last_hour.over_s <= 1300
+
+
+def test_every_tenant_is_counted_in_as_many_round_trips_as_one(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        plans.submit(number + 1, tenant=f"t{number:02d}")
+    stats, trips = stats_of(plans), []
+    send = Connection.send_packed_command
+
+    def counted(self: Any, *words: Any, **options: Any) -> Any:
+        trips.append(words)
+        return send(self, *words, **options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(Connection, "send_packed_command", counted)
+    every = stats.tenants()
+    assert len(trips) == 2
+    assert [(tenant.name, tenant.jobs[State.QUEUED]) for tenant in every] == [
+        (f"t{number:02d}", number + 1) for number in range(20)
+    ]
+    assert every[3] == stats.tenant("t03")
 
 
 def test_counts_survive_what_is_forgotten_of_a_job(plans: Plans) -> None:

@@ -192,6 +192,20 @@ def test_a_service_runs_without_rights_and_is_asked_for_its_health(name: str):
         assert service["healthcheck"]["test"]
 
 
+def test_the_documented_upgrade_builds_what_it_starts():
+    (named,) = re.findall(
+        r"`docker compose -f infra/compose.yaml up --detach --build ([\w ]+)`", OPERATIONS.read_text()
+    )
+    services = compose()["services"]
+    assert set(named.split()) == set(WORKERS)
+    for name in OURS:
+        # One that has an image alone would be started from the old one.
+        assert services[name]["build"] == services["api"]["build"]
+        assert services[name]["image"] == services["api"]["image"]
+    built = services["api"]["build"]
+    assert (INFRA / built["context"] / built["dockerfile"]).is_file()
+
+
 def test_what_is_published_listens_on_loopback_unless_told_otherwise():
     published = {name: service["ports"] for name, service in compose()["services"].items() if "ports" in service}
     assert published.keys() == {"api", "flower", "seaweedfs", "prometheus", "grafana"}

@@ -8,6 +8,9 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from infra.bench.monitoring import is_cheap
+from infra.members import Members, UpOptions
+from infra.ports import Ports
 from jobs.delivery_schedule import Exchange
 from jobs.errors import (
     BadResult,
@@ -117,6 +120,30 @@ def test_a_port_that_is_taken_is_a_clear_error() -> None:
         taken.listen()
         with pytest.raises(ConfigurationError, match="--metrics-port"):
             metrics.serve("127.0.0.1", taken.getsockname()[1])
+
+
+def test_each_worker_of_the_local_stack_serves_metrics_on_a_port_of_its_own(tmp_path: Path) -> None:
+    members = Members(UpOptions(data_dir=tmp_path, port=Ports().choose("api"), workers=2), {})
+    members.close()
+    commands = [member.program.command for member in members.all if "worker" in member.program.command]
+    assert len(commands) == 4
+    assert all(command[command.index("--metrics-port") + 1] == "0" for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("part", "scrapes", "cheap"),
+    [
+        (0.01, [[10.0, 49.0, 300.0], [20.0]], True),
+        (0.05, [[10.0], [20.0]], False),
+        (0.01, [[10.0], [40.0, 50.0, 60.0]], False),
+        (0.01, [[50.0], [20.0]], False),
+        (0.01, [[10.0], []], False),
+    ],
+)
+def test_being_watched_is_judged_by_its_cpu_time_and_by_the_median_scrape(
+    part: float, scrapes: list[list[float]], cheap: bool
+) -> None:
+    assert is_cheap(part, *scrapes) is cheap
 
 
 @pytest.mark.parametrize(
