@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.context import DomainOf
@@ -13,16 +13,18 @@ bearer = HTTPBearer(auto_error=False, description="An API key, as `retouch keys 
 
 
 def authenticate(
-    domain: DomainOf, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    request: Request, domain: DomainOf, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
-    """The caller whose key it is.
+    """The caller whose key it is; its tenant is left in the request's state, for the log.
 
     Raises:
         Unauthorized: no key, or one that is not known.
     """
     if credentials is None:
         raise Unauthorized("send an API key: Authorization: Bearer KEY")
-    return domain.tenants.authenticate(credentials.credentials)
+    caller = domain.tenants.authenticate(credentials.credentials)
+    request.state.tenant = caller.tenant
+    return caller
 
 
 CallerOf = Annotated[Caller, Depends(authenticate)]

@@ -17,13 +17,16 @@ HEADER = "X-Request-Id"
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 """Asked every few seconds by whatever supervises the process; logged only when they fail."""
 
+MADE = re.compile(r"/v1/(jobs|batches)/([\w-]+)")
+
 log = structlog.get_logger("api.access")
 
 
 class RequestLog:
     """Names each request, logs it when it is answered, and answers what nothing else caught by a problem.
 
-    The log has the route's template and never a query, a body or a key.
+    The log has the route's template and never a query, a body or a key. It names the tenant where the route has left it
+    in the request's state, and the job or batch where the answer's `Location` tells what was made.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -38,13 +41,15 @@ class RequestLog:
         request_id = given if re.fullmatch(r"[\w.:/+=@-]{1,128}", given, re.ASCII) else new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.perf_counter()
-        status = 0
+        status, made = 0, {}
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, made
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[HEADER] = request_id
+                made = _made(headers.get("location", ""))
             await send(message)
 
         structlog.contextvars.clear_contextvars()
@@ -60,14 +65,22 @@ class RequestLog:
             if not status:
                 await problems.render(Request(scope), problem)(scope, receive, answer)
         finally:
-            self._log(scope, status, (time.perf_counter() - began) * 1000)
+            self._log(scope, status, (time.perf_counter() - began) * 1000, made)
 
     @staticmethod
-    def _log(scope: Scope, status: int, ms: float) -> None:
+    def _log(scope: Scope, status: int, ms: float, made: dict[str, str]) -> None:
         if scope["path"] in QUIET and status < 500:
             return
         path = getattr(scope.get("route"), "path", None) or "(no route)"
-        log.info("request", method=scope["method"], path=path, status=status, ms=round(ms, 1))
+        if tenant := scope["state"].get("tenant"):
+            made = {"tenant": tenant, **made}
+        log.info("request", method=scope["method"], path=path, status=status, ms=round(ms, 1), **made)
+
+
+def _made(location: str) -> dict[str, str]:
+    """The id of the job or batch that an answer says was made. Other addresses are not logged: some are presigned."""
+    found = MADE.fullmatch(location)
+    return {"job_id" if found[1] == "jobs" else "batch_id": found[2]} if found else {}
 
 
 class HeadAsGet:

@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import IO, Annotated
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
@@ -111,18 +112,20 @@ async def submit(
     domain: DomainOf,
     caller: CallerOf,
     idempotency_key: Annotated[str | None, Header(description="1 to 255 printable ASCII characters.")] = None,
+    traceparent: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Keep the manifest, write the batch."""
     kind = bodies.media_type(request)
+    write = partial(
+        submit_batch, domain, tenant=caller.tenant, idempotency_key=idempotency_key, traceparent=traceparent
+    )
     if bodies.is_json(kind):
         body = await bodies.read_body(request, JSON_BYTES)
-        done = await run_in_threadpool(_submit_json, domain, body, caller.tenant, idempotency_key)
+        done = await run_in_threadpool(lambda: write(parse_batch(body)))
     elif kind == "multipart/form-data":
         async with read_form(request, MAX_BYTES) as form:
             manifest = _manifest_of(form.files)
-            done = await run_in_threadpool(
-                _submit_form, domain, job_fields(form.values), manifest, caller.tenant, idempotency_key
-            )
+            done = await run_in_threadpool(_submit_form, write, job_fields(form.values), manifest)
     else:
         raise bodies.unsupported(kind, "application/json", "multipart/form-data")
     headers = {"Location": f"/v1/batches/{done.batch_id}"}
@@ -132,12 +135,8 @@ async def submit(
     return answer(batch, 202, headers)
 
 
-def _submit_json(domain: Domain, body: bytes, tenant: str, key: str | None) -> BatchSubmission:
-    return submit_batch(domain, parse_batch(body), tenant=tenant, idempotency_key=key)
-
-
 def _submit_form(
-    domain: Domain, fields: dict[str, object], manifest: UploadFile | None, tenant: str, key: str | None
+    write: Callable[..., BatchSubmission], fields: dict[str, object], manifest: UploadFile | None
 ) -> BatchSubmission:
     if manifest is None:
         address = fields.pop("manifest", None)
@@ -145,9 +144,9 @@ def _submit_form(
         if not isinstance(address, str):
             raise InvalidInput.of("manifest", "required: a file part, s3://bucket/key, or https://…", "missing")
         asked = BatchRequest.model_validate({**options.model_dump(exclude_unset=True), "manifest": address})
-        return submit_batch(domain, asked, tenant=tenant, idempotency_key=key)
+        return write(asked)
     upload = Upload(manifest.filename or "manifest", _pieces(manifest.file), _digest(manifest.file))
-    return submit_batch(domain, parse_options(fields), tenant=tenant, upload=upload, idempotency_key=key)
+    return write(parse_options(fields), upload=upload)
 
 
 def _manifest_of(files: list[tuple[str, UploadFile]]) -> UploadFile | None:

@@ -24,6 +24,7 @@ from jobs.models import JobRequest
 from jobs.object_names import check_readable, manifest_key, parse_s3_url
 from jobs.plan_records import Idempotency
 from jobs.submission import invalid_input, item_faults
+from jobs.tracing import trace_id_of
 from jobs.webhook_urls import check_webhook_url
 
 log = structlog.get_logger(__name__)
@@ -104,6 +105,7 @@ def submit_batch(
     tenant: str,
     upload: Upload | None = None,
     idempotency_key: str | None = None,
+    traceparent: str | None = None,
 ) -> BatchSubmission:
     """Check a request, keep its manifest, write the batch and let it be read. When this returns the batch is durable.
 
@@ -113,6 +115,7 @@ def submit_batch(
         tenant: whose batch it is.
         upload: a manifest that came with the request.
         idempotency_key: 1 to 255 printable ASCII characters.
+        traceparent: W3C trace context of the request; one that is none is left out.
 
     Raises:
         InvalidInput: naming every field that breaks a rule.
@@ -131,6 +134,10 @@ def submit_batch(
             hashlib.sha256(idempotency_key.encode()).hexdigest(), hashlib.sha256(meaning.encode()).hexdigest()
         )
     fields = {"defaults": json.dumps(defaults, ensure_ascii=False), **_record(request)}
+    context = domain.spans.traceparent(traceparent)
+    if context and trace_id_of(context):
+        # Once for all its jobs, and beside their defaults, which users are shown.
+        fields["traceparent"] = context
     fields |= _keep_manifest(domain, request, tenant, batch_id, upload)
     try:
         done = domain.batches.begin(batch_id, tenant, fields, idempotency)

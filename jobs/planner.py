@@ -217,6 +217,9 @@ class Planner:
             return None
         record = pairs(answer[5])
         spec = decode_spec(record, *(json.loads(text) if text else None for text in answer[2:4]))
+        if "traceparent" in record:
+            # A batch keeps its submitter's once for all its jobs.
+            spec = spec.model_copy(update={"traceparent": record["traceparent"]})
         return Claim(
             job_id=job_id,
             attempt=attempt,

@@ -37,11 +37,11 @@ def trace_id_of(traceparent: str | None) -> str | None:
 
 
 def traceparent_of(event_data: str) -> str | None:
-    """The trace context of the job that an event tells of; `event_data` as the outbox holds it."""
+    """The trace context of the job or batch that an event tells of; `event_data` as the outbox holds it."""
     if "traceparent" not in event_data:
         return None
-    spec = json.loads(event_data).get("spec")
-    given = json.loads(spec).get("traceparent") if spec else None
+    record = json.loads(event_data)
+    given = record.get("traceparent") or json.loads(record.get("spec", "{}")).get("traceparent")
     return given if trace_id_of(given) else None
 
 

@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 from celery import Celery
 from celery.exceptions import Ignore, Retry
 from redis.exceptions import RedisError
+from structlog.contextvars import bound_contextvars
 
 from jobs.batch_ingest import Ingest
 from jobs.batch_submission import publish_chores
@@ -86,23 +88,36 @@ def _done(domain: Domain, kind: Kind, batch_id: str, do: Callable[[Held], object
         if held is None:
             # Flower knows all messages of a chore as one task: the one that does it tells how it went.
             raise Ignore("dropped: another worker is at it, or it is done")
-        log.info("chore.begun", kind=kind, batch_id=batch_id, number=held.number)
-        try:
-            _do(held, do)
-        except PutOff as put_off:
-            log.info("chore.put_off", kind=kind, batch_id=batch_id, why=str(put_off))
-            raise Retry(str(put_off), exc=put_off) from put_off
-        except RedisError as error:
-            # Its lease ends by itself, and with that it is due again.
-            log.warning("chore.store_unreachable", kind=kind, batch_id=batch_id, error=str(error))
-            raise Retry(str(error), exc=error) from error
-        except ManifestFault as fault:
-            log.info("chore.failed", kind=kind, batch_id=batch_id, why=str(fault))
-            publish_chores(domain)
-            raise
-        log.info("chore.ended", kind=kind, batch_id=batch_id)
+        with bound_contextvars(kind=kind, batch_id=batch_id, **_owner(domain, batch_id)):
+            _attempt(domain, held, do)
     publish_chores(domain)
     return "done"
+
+
+def _owner(domain: Domain, batch_id: str) -> dict[str, str]:
+    """Whose batch or run it is, for the log alone: without it the chore is done all the same."""
+    with suppress(RedisError):
+        if tenant := domain.redis.hget(domain.keys.batch(batch_id), "tenant"):
+            return {"tenant": str(tenant)}
+    return {}
+
+
+def _attempt(domain: Domain, held: Held, do: Callable[[Held], object]) -> None:
+    log.info("chore.begun", number=held.number)
+    try:
+        _do(held, do)
+    except PutOff as put_off:
+        log.info("chore.put_off", why=str(put_off))
+        raise Retry(str(put_off), exc=put_off) from put_off
+    except RedisError as error:
+        # Its lease ends by itself, and with that it is due again.
+        log.warning("chore.store_unreachable", error=str(error))
+        raise Retry(str(error), exc=error) from error
+    except ManifestFault as fault:
+        log.info("chore.failed", why=str(fault))
+        publish_chores(domain)
+        raise
+    log.info("chore.ended")
 
 
 def _do(held: Held, do: Callable[[Held], object]) -> None:

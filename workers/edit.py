@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 from celery import Celery
-from celery.exceptions import Retry
+from celery.exceptions import Ignore, Retry
 
 from jobs.broker import EDIT
 from jobs.domain import Domain
@@ -71,14 +71,16 @@ def register_edit(app: Celery, editor: Editor) -> None:
 
 
 def told_to_celery(ended: Ended | None) -> str:
-    """What Celery is to make of an attempt: SUCCESS by returning, RETRY and FAILURE by raising.
+    """What Celery is to make of an attempt: SUCCESS by returning, RETRY, FAILURE or nothing by raising.
 
     Raises:
-        Retry: the job will be tried again, or this message was not the one to do it. It publishes nothing.
+        Retry: the job will be tried again. It publishes nothing.
+        Ignore: this message was not the one to do it, or came too late.
         EditFailure: the job has failed or was filtered.
     """
     if ended is None or not ended.written:
-        raise Retry("dropped: the job has moved on")
+        # Flower knows all messages of a job as one task: the one that does it tells how it went.
+        raise Ignore("dropped: the job has moved on")
     settlement = ended.settlement
     if settlement.to is State.SUCCEEDED:
         return settlement.outcome

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import ConfigurationError
+from jobs.logs import configure_logging
 from jobs.settings import Settings
 
 CONFIG = Path(__file__).with_name("flowerconfig.py")
@@ -43,6 +44,7 @@ class FlowerOptions:
             "max_tasks": self.max_tasks,
             "read_only": str(not self.control).lower(),
             "persistent": str(self.db is not None).lower(),
+            "logging": "none",  # Tornado's own format and level; ours are set before
         }
         if self.db is not None:
             given["db"] = self.db.absolute()
@@ -70,6 +72,7 @@ def serve(settings: Settings, options: FlowerOptions) -> int:
             raise ConfigurationError(f"--db {options.db}: {error.strerror}") from error
     from jobs.broker import make_celery  # noqa: PLC0415 - Celery is slow to import
 
+    configure_logging(settings)
     # Flower takes the logins from the environment: on the command line every user of the machine could read them.
     app = make_celery(settings)
     try:

@@ -4,7 +4,8 @@
 -- ARGV[4] attempt   ARGV[5] name of the worker   ARGV[6] a token of this claim, so that the same call sent again succeeds
 -- Returns {} if the message is to be dropped, else {now in ms, name of the tenant, what the batch's jobs share (JSON, or
 -- ''), what its approval changed (the same), '1' if it wants thumbnails, {field, value, …} of the record, and its lane's
--- `since` where it has one, its batch's `supersede`, and `probe` where it is to find out whether a parked model is back}.
+-- `since` where it has one, its batch's `supersede` and `traceparent`, and `probe` where it is to find out whether a
+-- parked model is back}.
 
 local job, attempt, worker, token = KEYS[6], ARGV[4], ARGV[5], ARGV[6]
 local r = redis.call('HMGET', job, 'state', 'attempt', 'claimed', 'lane', 'holder', 'started')
@@ -20,8 +21,10 @@ local function tell(field, value)
   record[#record + 1] = field
   record[#record + 1] = value
 end
-local shared = l[3] ~= '' and redis.call('HMGET', l[3], 'defaults', 'changes', 'sheet', 'supersede') or {}
+local shared = l[3] ~= '' and redis.call('HMGET', l[3], 'defaults', 'changes', 'sheet', 'supersede', 'traceparent')
+  or {}
 if l[5] then tell('since', l[5]) end
 if shared[4] then tell('supersede', shared[4]) end
+if shared[5] then tell('traceparent', shared[5]) end
 if redis.call('HGET', l[6], 'probe') == member then tell('probe', '1') end
 return {AT, l[1], shared[1] or '', l[4] ~= '1' and shared[2] or '', shared[3] or '', record}

@@ -11,6 +11,7 @@ from PIL import Image
 
 from infra.ports import Ports
 from infra.stand import KEY, api_process
+from jobs.ids import batch_job_id
 from jobs.states import State
 from tests.fleet import Fleet, eventually
 from tests.flower import scraped, total
@@ -86,6 +87,10 @@ def _lives(url: str) -> bool:
         return False
 
 
+def _state(batch: str, headers: dict[str, str]) -> str:
+    return str(httpx.get(batch, headers=headers).raise_for_status().json()["state"])
+
+
 def test_every_line_of_an_attempt_names_its_job_and_the_submitter_s_trace_reaches_provider_and_receiver(
     make_fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
@@ -103,11 +108,62 @@ def test_every_line_of_an_attempt_names_its_job_and_the_submitter_s_trace_reache
     assert len(told) == len(ids)
     assert {(line["tenant"], line["trace_id"]) for line in told} == {("acme", TRACE)}
     submits = [line for line in lines_of(api_log) if line["event"] == "request" and line["method"] == "POST"]
+    assert [line["job_id"] for line in submits] == ids
     assert {line["trace_id"] for line in submits} == {TRACE}
     text = "".join(log.read_text() for log in (api_log, *logs))
     assert PROMPT not in text
     for secret in (*secrets, "IHDR", "iVBORw0KGgo"):
         assert secret not in text
+
+
+def test_a_batch_passes_its_submitter_s_trace_on_and_its_lines_name_its_tenant(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    fleet = make_fleet()
+    domain = fleet.domain
+    key = domain.tenants.create_key("acme")
+    worker = fleet.worker(queues="edits,webhooks,ingest")
+    image = fleet.put_picture(picture(), "in/small.png")
+    port = Ports().choose("api")
+    api = api_process(domain.settings, tmp_path / "api.log", port)
+    url = f"http://127.0.0.1:{port}/v1/batches"
+    headers = {"authorization": f"Bearer {key}"}
+    items = [{"prompt": "a traced row", "image": image} for _ in range(2)]
+    with receiving() as receiver:
+        api.wait_until(lambda: _lives(f"http://127.0.0.1:{port}"))
+        asked = {"items": items, "trial": 1, "webhook_url": receiver.url, "webhook_events": ["job.*", "batch.*"]}
+        made = httpx.post(url, headers={**headers, "traceparent": CONTEXT}, json=asked).raise_for_status().json()
+        batch = f"{url}/{made['id']}"
+        eventually(lambda: _state(batch, headers) == "awaiting_approval", what="the trial ends")
+        approved = (
+            httpx.post(f"{batch}/approve", headers=headers, json={"prompt": "an approved row"})
+            .raise_for_status()
+            .json()
+        )
+        assert set(approved["defaults"]) == {"model"}
+        assert CONTEXT not in json.dumps(approved)
+        eventually(lambda: _state(batch, headers) == "completed", what="the batch ends")
+        told = receiver.wait_for(lambda got: len(got) >= 4)
+        assert {got.headers.get("traceparent") for got in told} == {CONTEXT}
+    for prompt in ("a traced row", "an approved row"):
+        (call,) = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": prompt}).json()["data"]
+        assert call["headers"].get("traceparent") == CONTEXT
+    for row in (1, 2):
+        assert TRACE not in str(domain.redis.hgetall(domain.keys.job(batch_job_id(made["id"], row))))
+    eventually(lambda: httpx.get(batch, headers=headers).json()["results"], what="its record is kept")
+    worker.terminate()
+    eventually(lambda: worker.process.poll() is not None, what="the worker has ended")
+    api.close(grace_s=25)
+    lines = lines_of(worker.log)
+    settled = [line for line in lines if line["event"] == "edit.settled"]
+    assert {(line["batch_id"], line["trace_id"]) for line in settled} == {(made["id"], TRACE)}
+    chores = [line for line in lines if line["event"].startswith("chore.")]
+    assert {(line["kind"], line["batch_id"], line["tenant"]) for line in chores} == {
+        ("ingest", made["id"], "acme"),
+        ("results", made["id"], "acme"),
+    }
+    (submit,) = [line for line in lines_of(api.log) if line.get("path") == "/v1/batches"]
+    assert (submit["tenant"], submit["batch_id"], submit["trace_id"]) == ("acme", made["id"], TRACE)
 
 
 def test_no_secret_is_in_the_logs_even_when_everything_is_logged(

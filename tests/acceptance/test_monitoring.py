@@ -22,7 +22,7 @@ from jobs.delivery_log import DeliveryFilter
 from jobs.endpoint_records import EndpointFields
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
-from jobs.plan_records import Draft
+from jobs.plan_records import Dispatch, Draft
 from jobs.settings import Settings
 from jobs.states import FINAL, State
 from jobs.tenants import Quotas
@@ -207,6 +207,32 @@ def test_flower_is_told_of_a_task_that_ends_while_its_worker_drains(
         assert fleet.ended(job_id).state is State.SUCCEEDED
         eventually(lambda: worker.process.poll() is not None, what="the worker has ended")
         eventually(lambda: flower.tasks()[job_id]["state"] == "SUCCESS", within_s=10, what="Flower shows its end")
+
+
+def test_a_message_that_comes_again_leaves_a_success_in_flower_as_it_is(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    fleet = make_fleet()
+    with Flower(fleet.domain.settings, tmp_path) as flower:
+        worker = fleet.worker(concurrency=1)
+        eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+        image = fleet.put_picture(small_picture(), "in/small.png")
+        job_id = fleet.submit(image, "once")
+        assert fleet.ended(job_id).state is State.SUCCEEDED
+        eventually(lambda: flower.tasks().get(job_id, {}).get("state") == "SUCCESS", what="Flower shows its end")
+        fleet.domain.broker.publish_edits([Dispatch(job_id, 1)])
+
+        def started() -> float:
+            return total(scraped(f"{flower.root}/metrics"), "flower_events_total", type="task-started", task="edit")
+
+        eventually(lambda: started() == 2, what="Flower hears of the message's second coming")
+        after = fleet.submit(image, "after")
+        eventually(
+            lambda: flower.tasks().get(after, {}).get("state") == "SUCCESS", what="Flower shows the next job's end"
+        )
+        assert flower.tasks()[job_id]["state"] == "SUCCESS"
+    told = [json.loads(line) for line in flower.log.read_text().splitlines()]
+    assert any(line["event"].startswith("Visit me at http://") for line in told)
 
 
 def test_flower_asks_for_its_password_and_lets_nobody_act_through_it(fleet: Fleet, tmp_path: Path) -> None:

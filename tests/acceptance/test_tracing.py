@@ -16,6 +16,8 @@ from PIL import Image
 
 from infra.ports import Ports
 from infra.stand import Process, environment_of
+from jobs.batch_models import BatchRequest
+from jobs.batch_submission import submit_batch
 from jobs.states import State
 from tests.fleet import Fleet, eventually
 from tests.integration.receiver import receiving
@@ -100,6 +102,23 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
             assert call["headers"]["traceparent"].split("-")[1] == TRACE
         finally:
             api.close(grace_s=25)
+
+
+def test_the_edits_of_a_batch_are_spans_of_its_submitter_s_trace(make_fleet: Callable[..., Fleet]) -> None:
+    fleet = make_fleet()
+    held = BytesIO()
+    Image.new("RGB", (96, 64), "seagreen").save(held, "PNG")
+    image = fleet.put_picture(held.getvalue(), "in/small.png")
+    request = BatchRequest(items=[{"prompt": "traced in a batch", "image": image}])
+    with collector() as (address, spans):
+        fleet.worker(queues="edits,ingest", OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="200")
+        submit_batch(fleet.domain, request, tenant="acme", traceparent=f"00-{TRACE}-{SUBMITTER}-01")
+
+        def ours() -> dict[str, Any]:
+            return {span.name: span for span in spans if span.trace_id.hex() == TRACE}
+
+        eventually(lambda: {"plan", "edit", "provider", "settle"} <= set(ours()), what="all spans have come")
+        assert ours()["edit"].parent_span_id.hex() == SUBMITTER
 
 
 def _lives(url: str) -> bool:

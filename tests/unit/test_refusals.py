@@ -301,3 +301,38 @@ def test_a_result_that_is_too_large_is_bad(http: Http) -> None:
 def test_a_result_that_lies_at_another_private_address_parks_the_model(http: Http, url: str) -> None:
     with pytest.raises(ModelTrouble, match="RETOUCH_ALLOW_PRIVATE_ADDRESSES"):
         dialect_of(STEPFUN, http).download(url, at("http://127.0.0.1:9"))
+
+
+PROMPT = "a-confidential-prompt"
+FAULT = {"loc": ["body", "prompt"], "msg": "String should have at most 9 characters", "type": "string_too_long"}
+REPR = f"1 validation error:\n {{'loc': ('body', 'prompt'), 'msg': 'too long', 'input': '{PROMPT}'}}"
+SHOWN = f"prompt\n  String is too long [type=string_too_long, input_value='{PROMPT}', input_type=str]"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"detail": [{**FAULT, "input": PROMPT}]}, "body.prompt: String should have at most 9 characters"),
+        ({"detail": {**FAULT, "input": PROMPT}}, "body.prompt: String should have at most 9 characters"),
+        ([{**FAULT, "input": {"prompt": PROMPT}}], "body.prompt: String should have at most 9 characters"),
+        ({"error": [{**FAULT, "input": PROMPT}]}, "body.prompt: String should have at most 9 characters"),
+        ({"error": {"message": REPR}}, "'msg': 'too long'"),
+        ({"error": {"message": json.dumps([{**FAULT, "input": PROMPT}])}}, "String should have at most 9 characters"),
+        ({"error": {"message": SHOWN}}, "String is too long"),
+        ({"detail": "prompt: too long"}, "prompt: too long"),
+        ({"detail": [[PROMPT], FAULT]}, "body.prompt: String should have at most 9 characters"),
+    ],
+)
+def test_a_validator_s_complaint_is_told_without_the_prompt_that_it_repeats(
+    http: Http, body: object, told: str
+) -> None:
+    found = failure(http, answer(422, json.dumps(body).encode()))
+    assert type(found) is RequestRefused
+    assert told in found.message
+    assert PROMPT not in found.message
+
+
+def test_a_complaint_that_breaks_off_is_told_without_the_prompt_that_it_repeats(http: Http) -> None:
+    found = failure(http, answer(422, json.dumps({"detail": [{**FAULT, "input": PROMPT}]})[:-2].encode()))
+    assert "String should have at most 9 characters" in found.message
+    assert PROMPT not in found.message

@@ -46,6 +46,8 @@ _UNKNOWN_MODEL = re.compile(
 )
 _CONCURRENCY = re.compile(r"concurren|in flight|parallel", re.IGNORECASE)
 _RATE = re.compile(r"\b[rti]p[md]\b|per[ -]?(min|day)|/ ?\d* ?min|\brate\b", re.IGNORECASE)
+_ECHO = re.compile(r"""(\\?['"]input\\?['"]\s*:|\binput_value=).*""", re.DOTALL)
+"""Where a validator repeats what it was given, the prompt say: in pydantic's errors as JSON or repr, and as text."""
 _LIMIT = re.compile(r"\blimit\b\D{0,4}(\d{1,9})", re.IGNORECASE)
 
 _UNSENDABLE = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)
@@ -164,14 +166,27 @@ def _read(body: bytes, key: SecretStr | None) -> _Said:
         return _Said(_clean(body[:_MESSAGE_MAX].decode(errors="replace"), key))
     error: Any = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
     if not isinstance(error, dict):
-        return _Said(_clean(str(error), key))
+        return _Said(_clean(_told(error), key))
     message = error.get("message") or error.get("detail") or ""
     words = frozenset(str(error[name]).lower() for name in ("type", "code") if error.get(name))
-    return _Said(_clean(message if isinstance(message, str) else json.dumps(message), key), words)
+    return _Said(_clean(_told(message), key), words)
+
+
+def _told(message: Any) -> str:
+    """A message as text. Of FastAPI's errors `loc` and `msg` alone: what else they have repeats the request."""
+    if isinstance(message, list):
+        # However deep a list is nested, it is looked into once.
+        return "; ".join(filter(None, (_told(one) for one in message if not isinstance(one, list))))
+    if not isinstance(message, dict):
+        return str(message)
+    loc, msg = message.get("loc"), message.get("msg") or message.get("message")
+    where = ".".join(map(str, loc)) if isinstance(loc, list) else ""
+    return ": ".join(filter(None, (where, msg if isinstance(msg, str) else "")))
 
 
 def _clean(text: str, key: SecretStr | None) -> str:
-    """One line without control characters, of bounded length, without the key."""
+    """One line without control characters, of bounded length, without the key and what a validator was given."""
+    text = _ECHO.sub(r"\1 …", text)
     if key is not None and key.get_secret_value():
         text = text.replace(key.get_secret_value(), "***")
     return re.sub(r"[\x00-\x20\x7f]+", " ", text).strip()[:_MESSAGE_MAX]
