@@ -13,7 +13,7 @@ up: $(READY)
 	$(BIN)/retouch up
 
 test: $(READY)
-	$(BIN)/pytest -n 4 --dist worksteal
+	$(BIN)/pytest -n 5 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobs.broker import CHORES, EDITS, WEBHOOKS
+from jobs.broker import CHORES, WEBHOOKS
 from jobs.domain import Domain
 from jobs.errors import Interrupted
 from jobs.logs import configure_logging
@@ -30,6 +30,7 @@ from workers.held import Held
 from workers.metrics import WorkerMetrics
 from workers.pulse import Pulse, step_of
 from workers.telling import start_telling
+from workers.threads import Threads
 from workers.tidying import start_tidying
 
 EX_TEMPFAIL = 75
@@ -60,10 +61,10 @@ def run_worker(
     _register_models(domain)
     name = name or f"{'-'.join(queues)}-{token_hex(3)}@{socket.gethostname()}"
     held = Held()
-    slots = concurrency if EDITS in queues else 0
+    threads = Threads.of(queues, concurrency)
     app = domain.broker.app
-    consuming = Consuming(app, queues, concurrency)
-    pulse = Pulse(domain, held, consuming, name=name, slots=slots, queues=queues)
+    consuming = Consuming(app, queues, threads.pool)
+    pulse = Pulse(domain, held, consuming, name=name, slots=threads.edits, queues=queues)
     metrics = WorkerMetrics(lambda: len(held.claims())) if settings.metrics_port is not None else None
     register_edit(app, Editor(domain, held, name, listeners=[metrics.attempt] if metrics else []))
     drain = Drain(domain, held, pulse, EventFlow(app), grace_s)
@@ -77,14 +78,14 @@ def run_worker(
     worker_shutting_down.connect(start_tidying(domain), weak=False)
     if WEBHOOKS in queues:
         listeners = [metrics.exchange] if metrics else []
-        end_telling = start_telling(app, domain, threads=concurrency, name=name, listeners=listeners)
+        end_telling = start_telling(app, domain, threads=threads.deliveries, name=name, listeners=listeners)
         worker_shutting_down.connect(end_telling, weak=False)
     if metrics is not None and settings.metrics_port is not None:
         metrics.serve(settings.metrics_address, settings.metrics_port)
     worker = app.Worker(
         hostname=name,
         pool="threads",
-        concurrency=concurrency,
+        concurrency=threads.pool,
         queues=queues,
         without_gossip=True,
         without_mingle=True,
