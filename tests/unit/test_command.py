@@ -221,8 +221,10 @@ def test_an_unknown_queue_is_refused(retouch: Command) -> None:
 
 def _spawn(service: ContractService, *arguments: str, **options: object) -> "subprocess.Popen[str]":
     environment = {**os.environ, "RETOUCH_URL": service.url, "RETOUCH_API_KEY": KEY, "COLUMNS": "120"}
+    # Where the tests run in the background of a shell, SIGINT is ignored, and that would be inherited.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "retouch", *arguments]
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
-        [sys.executable, "-m", "retouch", *arguments], env=environment, text=True, **options
+        command, env=environment, text=True, **options
     )
 
 
