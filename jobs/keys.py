@@ -185,7 +185,7 @@ class Keys:
     def telling(self) -> list[str]:
         """The first KEYS of every script about deliveries, in their order."""
         kinds = ("quick", "new", "slow")
-        lists, leases = ([self.deliveries(f"{what}:{kind}") for kind in kinds] for what in ("lines", "leases"))
+        lists, leases = ([self.deliveries(f"{what}:{kind}") for kind in kinds] for what in ("turns", "leases"))
         return [self.outbox, self.deliveries("lines"), *lists, *leases, self.deliveries("tellers")]
 
     def line(self, line_id: str) -> str:

@@ -6,16 +6,13 @@ that it does not call: so of a prelude it gets the blocks that it names, and tho
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from importlib.resources import files
-from typing import Any
 
 from redis import Redis
 from redis.commands.core import Script
 
 from jobs.states import TRANSITIONS
-
-ScriptCall = Callable[[Sequence[str], Sequence[Any]], Any]
 
 _PRELUDES = {"prelude": ("core", "prelude"), "deliver_prelude": ("deliver_prelude",)}
 _COMMENT = re.compile(r"--.*")

@@ -98,7 +98,7 @@ for _, kind in ipairs(KINDS) do
   while room[kind] > 0 and #answer <= most * 2 do
     local line = redis.call('ZPOPMIN', TURNS[kind])[1]
     if not line then break end
-    redis.call('HDEL', line, 'listed')
+    redis.call('HDEL', line, 'in_turn')
     local delivery, number = start(line, kind)
     if delivery then
       room[kind] = room[kind] - 1

@@ -64,24 +64,24 @@ local function wake(line, at) redis.call('ZADD', LINES, 'LT', exact(at), line) e
 -- tenant come before a line of another one only once. A tenant that comes back starts at the present turn, for idleness
 -- earns no credit. Where no line waits the clock is the present: no tenant has had a turn for each millisecond.
 local function line_up(line)
-  local l = redis.call('HMGET', line, 'listed', 'kind', 'tenant')
+  local l = redis.call('HMGET', line, 'in_turn', 'kind', 'tenant')
   if l[1] or not l[3] then return end
   local kind = l[2] or 'new'
   local last = tonumber(redis.call('HGET', l[3], 'turn:' .. kind) or 0)
   local turn = exact(math.max(first_score(TURNS[kind]) or NOW, last + 1))
   redis.call('HSET', l[3], 'turn:' .. kind, turn)
-  redis.call('HSET', line, 'listed', kind)
+  redis.call('HSET', line, 'in_turn', kind)
   redis.call('ZADD', TURNS[kind], turn, line)
 end
 
 -- What is known of a line's receiver decides whom it shares threads with.
 local function become(line, kind)
-  local l = redis.call('HMGET', line, 'listed', 'kind')
+  local l = redis.call('HMGET', line, 'in_turn', 'kind')
   if l[2] == kind then return end
   redis.call('HSET', line, 'kind', kind)
   if l[1] then
     redis.call('ZREM', TURNS[l[1]], line)
-    redis.call('HDEL', line, 'listed')
+    redis.call('HDEL', line, 'in_turn')
     line_up(line)
   end
 end

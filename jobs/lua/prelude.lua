@@ -265,7 +265,8 @@ local function finish(job, lane, from, to, counted, fields)
   local l = card_of(lane)
   add(l.totals, 'ended:' .. to, 1)
   local single = l.batch == ''
-  local b = single and redis.call('HMGET', l.tenant, 'listening') or redis.call('HMGET', l.batch, 'tell', 'tick', 'traceparent')
+  local b = single and redis.call('HMGET', l.tenant, 'listening')
+    or redis.call('HMGET', l.batch, 'tell', 'tick', 'traceparent')
   if b[1] == '1' or redis.call('HGET', job, 'tell') == '1' then
     local data = fields_of(job)
     -- A batch keeps its submitter's once for all its jobs.

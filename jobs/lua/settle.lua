@@ -5,7 +5,8 @@
 -- ARGV[5] JSON: {
 --   to: succeeded | filtered | failed | waiting | queued, outcome: as the attempt's line says,
 --   drop: [field] to remove,
---   delay_ms: for waiting, cost: millionths of a dollar that it cost or may have cost, count: whether the attempt uses up a try,
+--   delay_ms: for waiting, cost: millionths of a dollar that it cost or may have cost,
+--   count: whether the attempt uses up a try,
 --   reused: whether the output is an equal edit's, suspect: whether a call under way is given up and may be billed,
 --   entry: null | {field, name of the job, how long KEYS[7] lives in ms}: what equal edits may take,
 --   signal: null | {kind: ok | rate | concurrency | trouble | park, limit, retry_after_ms, code, reason} }
@@ -40,9 +41,12 @@ end
 
 -- Both return the model's probe, as it was.
 local function succeed()
-  local v = redis.call('HMGET', model, 'fails', 'parked', 'probe', 'limit', 'concurrency', 'in_flight', 'pressed', 'pace')
-  local m = {fails = v[1], parked = v[2], probe = v[3], limit = v[4], concurrency = v[5], in_flight = v[6], pressed = v[7],
-    pace = v[8]}
+  local v = redis.call('HMGET', model, 'fails', 'parked', 'probe', 'limit', 'concurrency', 'in_flight', 'pressed',
+    'pace')
+  local m = {
+    fails = v[1], parked = v[2], probe = v[3], limit = v[4], concurrency = v[5], in_flight = v[6], pressed = v[7],
+    pace = v[8],
+  }
   if m.fails and m.fails ~= '0' then redis.call('HSET', model, 'fails', 0) end
   -- Calls that were under way when it was parked say nothing of now.
   if m.parked and m.parked ~= 'operator' and m.probe == member then
@@ -102,8 +106,8 @@ local function press_rate(m, signal)
 end
 
 local function suffer(signal)
-  local v = redis.call('HMGET', model, 'fails', 'parked', 'park_pause', 'probe', 'limit', 'in_flight', 'pressed', 'pace',
-    'pace_at', 'rpm', 'tat', 'minute', 'starts', 'starts_before', 'rests_until')
+  local v = redis.call('HMGET', model, 'fails', 'parked', 'park_pause', 'probe', 'limit', 'in_flight', 'pressed',
+    'pace', 'pace_at', 'rpm', 'tat', 'minute', 'starts', 'starts_before', 'rests_until')
   local m = {
     fails = v[1], parked = v[2], park_pause = v[3], probe = v[4], limit = v[5], in_flight = v[6], pressed = v[7],
     pace = v[8], pace_at = v[9], rpm = v[10], tat = v[11], minute = v[12], starts = v[13], starts_before = v[14],
