@@ -259,7 +259,8 @@ local function finish(job, lane, from, to, counted, fields)
     fields[#fields + 1] = AT
   end
   local left = move(job, lane, from, to, counted, fields)
-  redis.call('ZREM', DEADLINES, job)
+  local own = redis.call('HMGET', job, 'tell', 'deadline')
+  if own[2] then redis.call('ZREM', DEADLINES, job) end
   redis.call('PEXPIRE', job, RETENTION)
   redis.call('PUBLISH', job, to)
   local l = card_of(lane)
@@ -267,7 +268,7 @@ local function finish(job, lane, from, to, counted, fields)
   local single = l.batch == ''
   local b = single and redis.call('HMGET', l.tenant, 'listening')
     or redis.call('HMGET', l.batch, 'tell', 'tick', 'traceparent')
-  if b[1] == '1' or redis.call('HGET', job, 'tell') == '1' then
+  if b[1] == '1' or own[1] == '1' then
     local data = fields_of(job)
     -- A batch keeps its submitter's once for all its jobs.
     data.traceparent = b[3] or nil

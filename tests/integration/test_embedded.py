@@ -120,6 +120,13 @@ def test_valkey_writes_through_and_never_evicts(valkey: Valkey) -> None:
     assert client_of(valkey).config_get(*wanted) == wanted
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it brings no allocator of its own elsewhere")
+def test_valkey_allocates_by_mimalloc(valkey: Valkey) -> None:
+    mapped = Path(f"/proc/{valkey.pid}/maps").read_text(encoding="utf-8")
+    assert "libmimalloc.so" in mapped
+    assert "cannot be preloaded" not in valkey.log.read_text(encoding="utf-8")
+
+
 def test_valkey_is_closed_to_those_without_the_password(valkey: Valkey) -> None:
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(port=valkey.port, retry=Retry(NoBackoff(), 0)).ping()
