@@ -178,3 +178,12 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
 def fields_of(body: dict[str, Any]) -> set[str]:
     """The fields a problem names."""
     return {error["field"] for error in body.get("errors", [])}
+
+
+def endpoint_at(api: Api, url: str, **fields: Any) -> dict[str, Any]:
+    """An endpoint as the API answers when it has made it, its secret included."""
+    answer = api.http.post("/v1/webhooks", json={"url": url, **fields})
+    assert answer.status_code == 201, answer.text
+    body: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/webhooks/{body['id']}"
+    return body

@@ -8,8 +8,10 @@ from infra.embedded import Valkey
 from jobs.catalogue import ModelSpec
 from jobs.domain import Domain
 from tests.conftest import Clock
-from tests.integration.api_harness import served
+from tests.integration.api_harness import Api, api_of, served
 from tests.integration.plans import Plans
+from tests.integration.receiver import Receiver, receiving
+from tests.integration.telling_hand import Hand, hand_of
 
 _prefixes = count(1)
 
@@ -39,3 +41,24 @@ def shared_api(shared_domain: Domain) -> Iterator[str]:
     """The origin of an API over the shared domain."""
     with served(shared_domain) as origin:
         yield origin
+
+
+@pytest.fixture
+def api(domain: Domain) -> Iterator[Api]:
+    """An API over the test's domain."""
+    with api_of(domain) as one:
+        yield one
+
+
+@pytest.fixture
+def hand(domain: Domain) -> Iterator[Hand]:
+    """Tells what there is to tell, when it is asked to."""
+    with hand_of(domain) as one:
+        yield one
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks."""
+    with receiving() as one:
+        yield one

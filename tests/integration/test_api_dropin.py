@@ -1,7 +1,7 @@
 """The drop-in: StepFun's request and answer, through the queue, for a client that knows nothing of Retouch."""
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,6 @@ from jobs.states import State
 from tests.integration.api_harness import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of, until
 
 PATH = "/v1/images/edits"
-
-
-@pytest.fixture
-def api(domain: Domain) -> Iterator[Api]:
-    with api_of(domain) as served:
-        yield served
 
 
 def edit(api: Api, files: Any = FILE, **fields: Any) -> httpx.Response:

@@ -2,23 +2,14 @@
 
 import base64
 import hashlib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import httpx
-import pytest
 
-from jobs.domain import Domain
 from jobs.errors import Filtered, Transient
 from jobs.settlement import Settlement
 from jobs.states import State
-from tests.integration.api_harness import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of, fields_of, problem
-
-
-@pytest.fixture
-def api(domain: Domain) -> Iterator[Api]:
-    with api_of(domain) as served:
-        yield served
+from tests.integration.api_harness import CHELSEA, FILE, PROMPT, ROCKET, Api, fields_of, problem
 
 
 def test_an_uploaded_picture_is_kept_and_its_job_is_durable(api: Api):

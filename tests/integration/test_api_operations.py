@@ -1,7 +1,7 @@
 """Readiness, the log, headers every answer has, and the document that describes it all."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -11,12 +11,6 @@ from structlog.testing import capture_logs
 
 from jobs.domain import Domain
 from tests.integration.api_harness import FILE, PROMPT, Api, api_of, free_port, problem, served
-
-
-@pytest.fixture
-def api(domain: Domain) -> Iterator[Api]:
-    with api_of(domain) as api:
-        yield api
 
 
 def test_a_ready_api_says_what_it_asked(api: Api):

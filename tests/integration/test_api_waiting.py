@@ -25,12 +25,6 @@ from tests.integration.api_harness import FILE, PROMPT, Api, api_of, until
 WAIT = {"Prefer": "wait=60"}
 
 
-@pytest.fixture
-def api(domain: Domain) -> Iterator[Api]:
-    with api_of(domain) as served:
-        yield served
-
-
 def the_only_job(api: Api) -> str:
     jobs = until(lambda: api.domain.store.page(api.tenant).data)
     assert len(jobs) == 1

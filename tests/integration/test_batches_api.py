@@ -17,7 +17,7 @@ from jobs.domain import Domain
 from jobs.models import Output
 from jobs.settings import Settings
 from jobs.states import State
-from tests.integration.api_harness import CHELSEA, Api, api_of, problem
+from tests.integration.api_harness import CHELSEA, Api, problem
 from tests.integration.batch_harness import Hands, generous
 
 PROMPT = "On a white background"
@@ -27,12 +27,6 @@ PROMPT = "On a white background"
 def domain(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Domain]:
     with generous(make_settings, tmp_path) as opened:
         yield opened
-
-
-@pytest.fixture
-def api(domain: Domain) -> Iterator[Api]:
-    with api_of(domain) as one:
-        yield one
 
 
 class Kept(Hands):

@@ -1,22 +1,13 @@
 """What an operator sets by hand: a model aside, and what a tenant may have."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from jobs.domain import Domain
 from jobs.errors import InvalidInput, NotFound
 from jobs.settlement import Signal
 from jobs.states import State
 from jobs.tenants import Quotas
-from tests.integration.api_harness import Api, api_of
+from tests.integration.api_harness import Api
 from tests.integration.plans import MODEL, Plans, model
-
-
-@pytest.fixture
-def api(domain: Domain) -> Iterator[Api]:
-    with api_of(domain) as served:
-        yield served
 
 
 def test_a_parked_model_starts_nothing_and_its_jobs_go_on_when_it_is_resumed(plans: Plans) -> None:

@@ -14,7 +14,7 @@ from jobs.domain import Domain
 from jobs.endpoint_records import EndpointChange, EndpointFields
 from tests.conftest import Clock
 from tests.integration.ended_jobs import end_job
-from tests.integration.receiver import Answer, Receiver, receiving
+from tests.integration.receiver import Answer, Receiver
 from tests.integration.telling_hand import hand_of
 from tests.integration.tellings import BAD, GOOD, Tellings
 
@@ -24,12 +24,6 @@ _prefixes = count(1)
 @pytest.fixture
 def tellings(redis: Redis, clock: Clock) -> Tellings:
     return Tellings(redis, f"d{next(_prefixes)}:", clock)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as server:
-        yield server
 
 
 @pytest.fixture

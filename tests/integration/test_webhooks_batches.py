@@ -19,22 +19,10 @@ from jobs.models import JobSpec
 from jobs.settings import Settings
 from tests.conftest import Clock
 from tests.integration.batch_harness import Hands, generous
-from tests.integration.receiver import Receiver, receiving
+from tests.integration.receiver import Receiver
 from tests.integration.telling_hand import Hand, hand_of
 
 FILTER = DeliveryFilter()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as server:
-        yield server
-
-
-@pytest.fixture
-def hand(domain: Domain) -> Iterator[Hand]:
-    with hand_of(domain) as one:
-        yield one
 
 
 @pytest.fixture

@@ -13,14 +13,13 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from jobs.delivery_log import DeliveryFilter
-from jobs.domain import Domain
 from retouch.__main__ import app
 from retouch.client import Client
 from retouch.commands.webhooks import _new_tries
 from retouch.webhooks import Delivery, Try
-from tests.integration.api_harness import Api, api_of
+from tests.integration.api_harness import Api
 from tests.integration.ended_jobs import end_job
-from tests.integration.receiver import Answer, Receiver, receiving
+from tests.integration.receiver import Answer, Receiver
 from tests.integration.telling_hand import hand_of, telling
 
 
@@ -30,18 +29,6 @@ def _quiet_logs() -> Iterator[None]:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     yield
     structlog.reset_defaults()
-
-
-@pytest.fixture
-def api(domain: Domain) -> Iterator[Api]:
-    with api_of(domain) as served:
-        yield served
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as server:
-        yield server
 
 
 def environment(api: Api) -> dict[str, str]:

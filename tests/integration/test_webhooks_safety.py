@@ -23,12 +23,6 @@ from tests.unit.test_deliveries import HOSTILE
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as server:
-        yield server
-
-
-@pytest.fixture
 def strict(make_settings: Callable[..., Settings]) -> Iterator[Domain]:
     """A domain whose operator allows no private address."""
     opened = Domain.open(make_settings(allow_private_addresses="false"))
