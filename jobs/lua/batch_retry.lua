@@ -1,9 +1,10 @@
--- The user wants a batch's jobs of some states tried again. The batch goes on at once; its jobs follow in the background.
+-- The user wants a batch's jobs of some states tried again. The batch goes on at once, its jobs follow in the
+-- background.
 --
 -- KEYS[6] batch
 -- ARGV[4] the states, JSON
--- Returns {state it is in now, '1' if this call changed it, 'busy' where an earlier sweep is not done, 'none' where no job
--- is in these states}
+-- Returns {state it is in now, '1' if this call changed it, 'busy' where an earlier sweep is not done, 'none' where no
+-- job is in these states}
 
 local batch, states = KEYS[6], cjson.decode(ARGV[4])
 local b = redis.call('HMGET', batch, 'state', 'sweep', 'chores')

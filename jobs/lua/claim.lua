@@ -1,11 +1,12 @@
 -- A worker takes up an attempt that the plan started, if it is still the job's attempt and nobody did before.
 --
 -- KEYS[6] job
--- ARGV[4] attempt   ARGV[5] name of the worker   ARGV[6] a token of this claim, so that the same call sent again succeeds
--- Returns {} if the message is to be dropped, else {now in ms, name of the tenant, what the batch's jobs share (JSON, or
--- ''), what its approval changed (the same), '1' if it wants thumbnails, {field, value, …} of the record, and its lane's
--- `since` where it has one, its batch's `supersede` and `traceparent`, and `probe` where it is to find out whether a
--- parked model is back}.
+-- ARGV[4] attempt   ARGV[5] name of the worker
+-- ARGV[6] a token of this claim, so that the same call sent again succeeds
+-- Returns {} if the message is to be dropped, else {now in ms, name of the tenant, what the batch's jobs share (JSON,
+-- or ''), what its approval changed (the same), '1' if it wants thumbnails, {field, value, …} of the record, and its
+-- lane's `since` where it has one, its batch's `supersede` and `traceparent`, and `probe` where it is to find out
+-- whether a parked model is back}.
 
 local job, attempt, worker, token = KEYS[6], ARGV[4], ARGV[5], ARGV[6]
 local r = redis.call('HMGET', job, 'state', 'attempt', 'claimed', 'lane', 'holder', 'started')

@@ -2,8 +2,8 @@
 --
 -- KEYS[6…] one model record a model
 -- ARGV[4] most lanes of a model to look into
--- Returns now in ms, and then a list a model: {lanes, weight, moment, weight, moment, …}, for each weight the moment in ms
--- since when the next job of one of its lanes has been queued and free to be taken: the earliest.
+-- Returns now in ms, and then a list a model: {lanes, weight, moment, weight, moment, …}, for each weight the moment in
+-- ms since when the next job of one of its lanes has been queued and free to be taken: the earliest.
 
 local ALPHABET = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
 

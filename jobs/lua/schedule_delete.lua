@@ -1,7 +1,7 @@
 -- A schedule goes, and the records of its runs. Batches that they made go on.
 --
--- KEYS[6] schedule   KEYS[7] schedules due   KEYS[8] the tenant's schedules   KEYS[9] its runs   KEYS[10] runs that wait
--- KEYS[11] chores
+-- KEYS[6] schedule   KEYS[7] schedules due   KEYS[8] the tenant's schedules   KEYS[9] its runs
+-- KEYS[10] runs that wait   KEYS[11] chores
 -- Returns 1, or 0 where there was none.
 
 redis.call('ZREM', KEYS[7], KEYS[6])

@@ -1,4 +1,5 @@
--- Schedules whose tick has come. Whoever asks computes the ticks that follow; then schedule_fire claims. Nothing is claimed here.
+-- Schedules whose tick has come. Whoever asks computes the ticks that follow; then schedule_fire claims. Nothing is
+-- claimed here.
 --
 -- KEYS[6] schedules due
 -- ARGV[4] most of this call

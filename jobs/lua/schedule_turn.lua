@@ -1,6 +1,7 @@
 -- A run goes on: its batch was begun, or it has ended. Where it has, the next one that waits may begin.
 --
--- KEYS[6] chores   KEYS[7] run   KEYS[8] schedule   KEYS[9] its runs that wait   KEYS[10] batch; not touched without one
+-- KEYS[6] chores   KEYS[7] run   KEYS[8] schedule   KEYS[9] its runs that wait
+-- KEYS[10] batch; not touched without one
 -- ARGV[4] number of the chore's claim
 -- ARGV[5] JSON: {fields: {field: text}, the new `state` among them where it changes,
 --   seen: the batch's `finished` as the caller saw it, or ''}

@@ -1,4 +1,5 @@
--- An attempt ends: its lease, what the endpoint taught about its limits, and, if it still is the job's attempt, the job.
+-- An attempt ends: its lease, what the endpoint taught about its limits, and, if it still is the job's attempt, the
+-- job.
 --
 -- KEYS[6] job   KEYS[7] where an equal edit will find it; not touched where `entry` is null
 -- ARGV[4] attempt

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -7,10 +8,12 @@ from redis import Redis
 from infra.embedded import Valkey
 from jobs.catalogue import ModelSpec
 from jobs.domain import Domain
+from jobs.settings import Settings
 from tests.conftest import Clock
 from tests.integration.api_harness import Api, api_of, served
 from tests.integration.plans import Plans
 from tests.integration.receiver import Receiver, receiving
+from tests.integration.schedule_harness import MIDNIGHT, Timetable, open_at
 from tests.integration.telling_hand import Hand, hand_of
 
 _prefixes = count(1)
@@ -62,3 +65,13 @@ def receiver() -> Iterator[Receiver]:
     """A receiver of webhooks."""
     with receiving() as one:
         yield one
+
+
+@pytest.fixture
+def timetable(make_settings: Callable[..., Settings], tmp_path: Path, clock: Clock) -> Iterator[Timetable]:
+    """Schedules whose clock shows midnight."""
+    domain = open_at(make_settings, tmp_path, clock)
+    made = Timetable(domain, clock)
+    made.set(MIDNIGHT)
+    yield made
+    domain.close()

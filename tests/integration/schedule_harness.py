@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ from workers.firing import fire
 
 PROMPT = "Put it on a white background"
 ITEM = {"custom_id": "A", "image": "s3://{bucket}/in/a.png"}
+MIDNIGHT = datetime(2027, 1, 15, tzinfo=UTC)
+
+
+def hours(number: float) -> timedelta:
+    return timedelta(hours=number)
 
 
 def open_at(make_settings: Callable[..., Settings], directory: Path, clock: Clock) -> Domain:

@@ -2,10 +2,9 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,30 +12,15 @@ from jobs.audience import Audience
 from jobs.batch_models import BatchState
 from jobs.chores import Kind
 from jobs.endpoint_records import EndpointFields
-from jobs.errors import Conflict, InvalidInput, NotFound
+from jobs.errors import Conflict
 from jobs.events import Outbox
 from jobs.schedule_models import RunState, ScheduleChange, ScheduleState, batch_id_of, run_id
-from jobs.schedule_submission import change_schedule, delete_schedule
+from jobs.schedule_submission import change_schedule
 from jobs.settings import Settings
 from jobs.states import State
 from tests.conftest import Clock
-from tests.integration.schedule_harness import Timetable, open_at
+from tests.integration.schedule_harness import MIDNIGHT, Timetable, hours, open_at
 from workers.firing import fire
-
-MIDNIGHT = datetime(2027, 1, 15, tzinfo=UTC)
-
-
-@pytest.fixture
-def timetable(make_settings: Callable[..., Settings], tmp_path: Path, clock: Clock) -> Iterator[Timetable]:
-    domain = open_at(make_settings, tmp_path, clock)
-    made = Timetable(domain, clock)
-    made.set(MIDNIGHT)
-    yield made
-    domain.close()
-
-
-def hours(number: float) -> timedelta:
-    return timedelta(hours=number)
 
 
 def test_a_tick_becomes_a_run_the_run_a_batch_and_its_end_is_told(timetable: Timetable) -> None:
@@ -183,20 +167,6 @@ def test_the_last_of_several_that_cancel_the_one_before_is_the_one_that_runs(tim
     assert timetable.states(schedule) == ["canceled", "canceled", "completed"]
 
 
-def test_a_paused_schedule_is_not_due_and_a_resumed_one_goes_on_with_its_next_tick(timetable: Timetable) -> None:
-    schedule = timetable.make()
-    paused = timetable.domain.schedules.pause("acme", schedule)
-    assert (paused.state, paused.next_run_at) == (ScheduleState.PAUSED, None)
-    with pytest.raises(Conflict):
-        timetable.domain.schedules.pause("acme", schedule)
-    timetable.set(MIDNIGHT + hours(3.5))
-    assert timetable.fire() == 0
-    resumed = timetable.domain.schedules.resume("acme", schedule)
-    assert (resumed.state, resumed.next_run_at) == (ScheduleState.ACTIVE, MIDNIGHT + hours(4))
-    assert timetable.fire() == 0
-    assert timetable.states(schedule) == []
-
-
 def test_a_schedule_ends_with_its_end_date(timetable: Timetable) -> None:
     schedule = timetable.make(ends_at=(MIDNIGHT + hours(2)).isoformat())
     assert timetable.schedule(schedule).next_runs == [MIDNIGHT + hours(1), MIDNIGHT + hours(2)]
@@ -312,96 +282,6 @@ def test_a_batch_that_is_tried_again_after_its_run_ended_corrects_what_the_run_s
     assert run.counts is not None
     assert (run.counts.failed, run.counts.succeeded) == (0, 1)
     assert timetable.schedule(schedule).runs.completed == 1
-
-
-def test_what_is_changed_counts_from_the_next_run_and_what_is_left_out_stays(timetable: Timetable) -> None:
-    schedule = timetable.make(budget_usd=1)
-    changed = change_schedule(
-        timetable.domain, "acme", schedule, ScheduleChange(cron="30 2 * * *", timezone="Europe/Berlin", budget_usd=None)
-    )
-    assert changed.next_run_at == MIDNIGHT + hours(1.5)
-    assert (changed.budget_usd, changed.items_count, changed.name) == (None, 1, "nightly")
-    with pytest.raises(InvalidInput) as refused:
-        change_schedule(timetable.domain, "acme", schedule, ScheduleChange(cron="61 * * * *"))
-    assert "minute" in str(refused.value)
-    with pytest.raises(InvalidInput):
-        change_schedule(timetable.domain, "acme", schedule, ScheduleChange(name=None))
-
-
-def test_a_change_that_races_with_a_tick_does_not_bring_the_tick_back(timetable: Timetable) -> None:
-    schedule = timetable.make()
-    timetable.set(MIDNIGHT + hours(1))
-    template, record = timetable.domain.schedules.read("acme", schedule)
-    timetable.fire()
-    assert timetable.domain.schedules.write(
-        schedule, "acme", template, revision=record["revision"], state=ScheduleState.ACTIVE,
-        next_tick=MIDNIGHT + hours(1),
-    )  # fmt: skip
-    timetable.fire()
-    assert timetable.states(schedule) == ["due"]
-
-
-def test_a_deleted_schedule_leaves_nothing_but_its_batches(timetable: Timetable) -> None:
-    schedule = timetable.make(overlap="queue")
-    for hour in (1, 2):
-        timetable.set(MIDNIGHT + hours(hour))
-        timetable.fire()
-        timetable.begin()
-    (batch,) = timetable.domain.batches.page("acme").data
-    delete_schedule(timetable.domain, "acme", schedule)
-    timetable.finish()
-    assert timetable.hands.batch(batch.id).state is BatchState.COMPLETED
-    left: Any = timetable.domain.redis.keys(f"{timetable.domain.keys.prefix}*{schedule.removeprefix('sch_')}*")
-    assert left == []
-    with pytest.raises(NotFound):
-        timetable.schedule(schedule)
-
-
-def test_another_tenants_schedule_is_not_there(timetable: Timetable) -> None:
-    schedule = timetable.make()
-    for act in (
-        lambda: timetable.domain.schedules.get("globex", schedule),
-        lambda: timetable.domain.schedules.pause("globex", schedule),
-        lambda: timetable.domain.schedules.run_now("globex", schedule),
-        lambda: timetable.domain.runs.page("globex", schedule),
-        lambda: delete_schedule(timetable.domain, "globex", schedule),
-    ):
-        with pytest.raises(NotFound):
-            act()
-
-
-def test_lists_come_in_pages(timetable: Timetable) -> None:
-    made = [timetable.make() for _ in range(3)]
-    first = timetable.domain.schedules.page("acme", limit=2)
-    rest = timetable.domain.schedules.page("acme", limit=2, cursor=first.next_cursor)
-    assert [one.id for one in (*first.data, *rest.data)] == made[::-1]
-    assert rest.next_cursor is None
-    timetable.set(MIDNIGHT + hours(5))
-    timetable.fire()
-    page = timetable.domain.runs.page("acme", made[0], limit=3)
-    more = timetable.domain.runs.page("acme", made[0], limit=3, cursor=page.next_cursor)
-    assert [run.scheduled_at.hour for run in (*page.data, *more.data)] == [5, 4, 3, 2, 1]
-    with pytest.raises(InvalidInput):
-        timetable.domain.runs.page("acme", made[0], cursor="nonsense")
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"cron": "61 * * * *"}, "cron"),
-        ({"timezone": "Mars/Base"}, "timezone"),
-        ({"defaults": {"prompt": "x" * 600}}, "defaults.prompt"),
-        ({"manifest": "s3://elsewhere/list.csv"}, "manifest"),
-        ({"manifest": "ftp://example.com/list.csv"}, "manifest"),
-        ({"not_before": "2027-01-01T00:00:00Z"}, "not_before"),
-        ({"overlap": "maybe"}, "overlap"),
-        ({"webhook_url": "https://user@example.com/"}, "webhook_url"),
-    ],
-)
-def test_a_bad_request_names_its_field(timetable: Timetable, fields: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        timetable.make(**fields)
-    assert [error.field for error in refused.value.errors] == [field]
 
 
 def test_ids_of_runs_and_batches_follow_from_what_they_are_of() -> None:
