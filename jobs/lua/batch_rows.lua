@@ -49,8 +49,7 @@ local function refuse(entry, field, message)
 end
 
 local written, trial = 0, 0
-local lines, named = {}, {0, ''}
-local state_of = {queued = {}, waiting = {}}
+gather()
 for i, entry in ipairs(order.jobs) do
   local job, lane = KEYS[11 + i], order.lanes[entry.lane]
   local twin = entry.custom ~= cjson.null and row_named(entry.custom)
@@ -59,43 +58,27 @@ for i, entry in ipairs(order.jobs) do
   elseif redis.call('SADD', places, entry.place) == 0 then
     refuse(entry, 'output_key', 'an earlier row puts its result in the same place')
   else
-    local later = entry.due ~= cjson.null and entry.due > NOW
-    local state = later and 'waiting' or 'queued'
-    redis.call('HSET', job, 'lane', lane.key, 'state', state, unpack(entry.fields))
-    if later then redis.call('ZADD', WAITING, exact(entry.due), job) end
+    local fields = {'lane', lane.key, unpack(entry.fields)}
     if entry.deadline ~= cjson.null then
-      redis.call('HSET', job, 'deadline', exact(NOW + entry.deadline))
-      redis.call('ZADD', DEADLINES, exact(NOW + entry.deadline), job)
+      local deadline = exact(NOW + entry.deadline)
+      fields[#fields + 1] = 'deadline'
+      fields[#fields + 1] = deadline
+      redis.call('ZADD', DEADLINES, deadline, job)
     end
     if entry.custom ~= cjson.null then redis.call('ZADD', customs, 0, entry.custom .. '\0' .. job) end
-    local counts = state_of[state]
-    counts[entry.lane] = (counts[entry.lane] or 0) + 1
-    redis.call('ZADD', lane.fields['i:' .. state], 0, job)
-    if not later then
-      lines[entry.lane] = lines[entry.lane] or {}
-      table.insert(lines[entry.lane], job)
+    if entry.due ~= cjson.null and entry.due > NOW then
+      move(job, lane.key, 'new', 'waiting', false, fields)
+      redis.call('ZADD', WAITING, exact(entry.due), job)
+    else
+      move(job, lane.key, 'new', 'queued', false, fields)
+      enqueue(job, lane.key)
     end
     if lane.trial then trial = trial + 1 end
     written = written + 1
   end
 end
 
--- What `move` and `enqueue` do for one job, for a stretch of new ones.
-for state, counts in pairs(state_of) do
-  for number, count in pairs(counts) do
-    if not ALLOWED['new>' .. state] then error('ILLEGAL transition new to ' .. state) end
-    redis.call('HINCRBY', order.lanes[number].fields.model, 'n:' .. state, count)
-    redis.call('HINCRBY', order.lanes[number].fields.totals, 'submitted', count)
-    redis.call('HINCRBY', batch, state, count)
-  end
-end
-for number, line in pairs(lines) do
-  local lane = order.lanes[number]
-  for first = 1, #line, 1000 do
-    redis.call('RPUSH', lane.fields.list, unpack(line, first, math.min(first + 999, #line)))
-  end
-  activate(lane.key)
-end
+book()
 
 table.sort(refused, function(one, other) return one[1] < other[1] end)
 for _, entry in ipairs(refused) do redis.call('RPUSH', rejects, entry[2]) end

@@ -31,26 +31,39 @@ local function make(key, fields)
   redis.call('HSET', key, unpack(flat))
 end
 
--- Counts are written one by one; a script that moves many jobs gathers them and books the sums.
+-- A command with many values, as many at a time as Lua can unpack.
+local function in_parts(command, key, values)
+  for first = 1, #values, 1000 do
+    redis.call(command, key, unpack(values, first, math.min(first + 999, #values)))
+  end
+end
+
+-- Counts, entries of indexes and what goes to the end of lanes are written one by one; a script that moves many jobs
+-- gathers them, and books them by the key.
 local gathered
-local function gather() gathered = {} end
+local function gather() gathered = {sums = {}, struck = {}, listed = {}, lines = {}} end
 
 -- Adds to a count; returns what it has become, or nil while counts are gathered.
 local function add(key, field, by)
   if not gathered then return redis.call('HINCRBY', key, field, by) end
-  local sums = gathered[key] or {}
+  local sums = gathered.sums[key] or {}
   sums[field] = (sums[field] or 0) + by
-  gathered[key] = sums
+  gathered.sums[key] = sums
 end
 
-local function book()
-  if not gathered then return end
-  for key, sums in pairs(gathered) do
-    for field, by in pairs(sums) do
-      if by ~= 0 then redis.call('HINCRBY', key, field, by) end
-    end
-  end
-  gathered = {}
+local function strike(index, job)
+  if not gathered then return redis.call('ZREM', index, job) end
+  local struck = gathered.struck[index] or {}
+  struck[#struck + 1] = job
+  gathered.struck[index] = struck
+end
+
+local function enlist(index, job)
+  if not gathered then return redis.call('ZADD', index, 0, job) end
+  local listed = gathered.listed[index] or {}
+  listed[#listed + 1] = 0
+  listed[#listed + 1] = job
+  gathered.listed[index] = listed
 end
 
 -- The first score of a sorted set, or nil where it is empty.
@@ -76,8 +89,31 @@ local function activate(lane)
 end
 
 local function enqueue(job, lane, front)
+  if gathered and not front then
+    local line = gathered.lines[lane] or {}
+    line[#line + 1] = job
+    gathered.lines[lane] = line
+    return
+  end
   redis.call(front and 'LPUSH' or 'RPUSH', card_of(lane).list, job)
   activate(lane)
+end
+
+local function book()
+  if not gathered then return end
+  local all = gathered
+  gather()
+  for key, sums in pairs(all.sums) do
+    for field, by in pairs(sums) do
+      if by ~= 0 then redis.call('HINCRBY', key, field, by) end
+    end
+  end
+  for index, jobs in pairs(all.struck) do in_parts('ZREM', index, jobs) end
+  for index, jobs in pairs(all.listed) do in_parts('ZADD', index, jobs) end
+  for lane, line in pairs(all.lines) do
+    in_parts('RPUSH', card_of(lane).list, line)
+    activate(lane)
+  end
 end
 
 -- A held lane stands outside its share: the plan does not see it, however long it is.
@@ -168,7 +204,7 @@ local function move(job, lane, from, to, counted, fields)
   if from == 'new' then
     add(l.totals, 'submitted', 1)
   else
-    redis.call('ZREM', l.index[from], job)
+    strike(l.index[from], job)
     -- How many run is the model's in_flight; how many have ended, its total of ends less those that were tried again.
     if from == 'queued' or from == 'waiting' then
       add(l.model, 'n:' .. from, -1)
@@ -186,7 +222,7 @@ local function move(job, lane, from, to, counted, fields)
     written[#written + 1] = AT
   end
   redis.call('HSET', job, unpack(written))
-  redis.call('ZADD', l.index[to], 0, job)
+  enlist(l.index[to], job)
   if to == 'queued' or to == 'waiting' then add(l.model, 'n:' .. to, 1) end
   if batch then add(batch, to, 1) end
   return left

@@ -47,7 +47,7 @@ for _, lane in ipairs(order.lanes) do
   make(lane.share, lane.share_fields)
 end
 
-local written, names, filled = 0, {}, {}
+local written, names, named = 0, {}, {}
 gather()
 for i, entry in ipairs(order.jobs) do
   local job, lane = KEYS[9 + i], order.lanes[entry.lane].key
@@ -63,17 +63,19 @@ for i, entry in ipairs(order.jobs) do
       redis.call('ZADD', WAITING, exact(entry.due), job)
     else
       move(job, lane, 'new', 'queued', false, flat)
-      redis.call('RPUSH', card_of(lane).list, job)
-      filled[lane] = true
+      enqueue(job, lane)
     end
     if entry.deadline ~= cjson.null then redis.call('ZADD', DEADLINES, exact(entry.deadline), job) end
-    if entry.custom ~= cjson.null then redis.call('ZADD', customs, 0, entry.custom .. '\0' .. job) end
+    if entry.custom ~= cjson.null then
+      named[#named + 1] = 0
+      named[#named + 1] = entry.custom .. '\0' .. job
+    end
     written = written + 1
   end
 end
 
-for lane in pairs(filled) do activate(lane) end
 book()
+in_parts('ZADD', customs, named)
 redis.call('HSET', tenant, 'day', order.day, 'today', today + written)
 if order.idempotency ~= cjson.null then
   redis.call('HSET', idempotency, 'body', order.idempotency.body, 'jobs', table.concat(names, '\n'))
