@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from infra.chaos_load import SUBSCRIBED, Asked, Inbox
-from infra.stand import MODEL
+from infra.chaos_load import SUBSCRIBED, Feeder, Inbox
 from jobs.domain import Domain
 from jobs.errors import RetouchError
 from jobs.models import Job
@@ -47,6 +46,10 @@ class Fault:
             return False
         return not self.name or self.name in log
 
+    def beside(self, moment: float) -> str:
+        """What was done, and when, from a moment on."""
+        return f"{self.what} {self.name} {self.began - moment:+.1f} to {self.ended - moment:+.1f} s"
+
 
 @dataclass
 class Report:
@@ -72,60 +75,64 @@ class Report:
         return "\n".join([*lines, *(f"  FAULT: {words}" for words in self.faults)])
 
 
-def wanted_events(asked: Iterable[Asked], jobs: Mapping[str, Job], batches: Iterable[tuple[str, str]]) -> set[Any]:
+def wanted_events(feeder: Feeder, jobs: Mapping[str, Job]) -> set[Any]:
     """Every event that somebody subscribed to: tenant, type, subject."""
     wanted = {
         (one.tenant, f"job.{jobs[one.job_id].state}", one.job_id)
-        for one in asked
+        for one in feeder.asked
         if one.single and f"job.{jobs[one.job_id].state}" in SUBSCRIBED[one.tenant]
     }
-    return wanted | {(tenant, "batch.completed", batch_id) for tenant, batch_id in batches}
+    return wanted | {(tenant, "batch.completed", batch_id) for tenant, batch_id in feeder.batches}
 
 
-def audit_jobs(report: Report, asked: Sequence[Asked], jobs: Mapping[str, Job]) -> None:
+def audit_jobs(report: Report, feeder: Feeder, jobs: Mapping[str, Job]) -> None:
     """Every job has ended, and as it was to."""
-    states = Counter(str(jobs[one.job_id].state) for one in asked)
+    states = Counter(str(jobs[one.job_id].state) for one in feeder.asked)
     given_up = 0
-    for one in asked:
+    for one in feeder.asked:
         job = jobs[one.job_id]
         lost = sum(attempt.outcome == "lease_lost" for attempt in job.attempts)
         if job.error is not None and job.error.code == "worker_lost" and lost >= LOST_FOR_GOOD:
             given_up += 1
             continue
         words = f"{one.job_id} ({one.prompt!r}) is {job.state}, {job.error and job.error.message}"
-        report.expect(job.state is one.kind.ends, words)
-    report.rows["jobs"] = len(asked)
+        stopped = job.state is State.CANCELED and one.job_id in feeder.canceled - feeder.retried
+        report.expect(job.state is one.kind.ends or stopped, words)
+    report.rows["jobs"] = len(feeder.asked)
     report.rows.update({f"  {name}": number for name, number in sorted(states.items())})
     report.rows["  of these given up after three lost workers"] = given_up
+    report.rows["  canceled and tried again by their users"] = len(feeder.retried)
 
 
-def audit_counts(
-    report: Report, domain: Domain, asked: Sequence[Asked], jobs: Mapping[str, Job], batches: Sequence[tuple[str, str]]
-) -> None:
-    """Indexes, counters of the model and of batches, leases: all say the same as the records."""
-    redis, keys = domain.redis, domain.keys
+def audit_counts(report: Report, domain: Domain, feeder: Feeder, jobs: Mapping[str, Job]) -> None:
+    """Indexes, counters of the models and of batches, leases: all say the same as the records."""
+    redis, keys, asked = domain.redis, domain.keys, feeder.asked
     for tenant in SUBSCRIBED:
         counted = Counter(jobs[one.job_id].state for one in asked if one.tenant == tenant)
         for state in State:
             found = redis.zcard(keys.index(tenant, state))
             report.expect(found == counted[state], f"{tenant}'s index of {state} has {found}, not {counted[state]}")
-    model: dict[Any, Any] = redis.hgetall(keys.model(MODEL))
-    totals: dict[Any, Any] = redis.hgetall(keys.totals(MODEL))
-    ended = Counter(jobs[one.job_id].state for one in asked)
-    for name, number in {"in_flight": 0, "n:queued": 0, "n:waiting": 0}.items():
-        report.expect(int(model.get(name, 0)) == number, f"the model's {name} is {model.get(name)}, not {number}")
-    expected = {"submitted": len(asked), **{f"ended:{state}": ended[state] for state in FINAL}}
-    for name, number in expected.items():
-        report.expect(int(totals.get(name, 0)) == number, f"its total {name} is {totals.get(name)}, not {number}")
+    for name in domain.catalogue.models:
+        of_model = [jobs[one.job_id].state for one in asked if one.kind.model == name]
+        model: dict[Any, Any] = redis.hgetall(keys.model(name))
+        totals: dict[Any, Any] = redis.hgetall(keys.totals(name))
+        for count in ("in_flight", "n:queued", "n:waiting"):
+            report.expect(int(model.get(count, 0)) == 0, f"{count} of {name} is {model.get(count)}, not 0")
+        submitted = int(totals.get("submitted", 0))
+        report.expect(submitted == len(of_model), f"{name} says {submitted} submitted, not {len(of_model)}")
+        for state in FINAL:
+            ended = int(totals.get(f"ended:{state}", 0)) - int(totals.get(f"again:{state}", 0))
+            right = of_model.count(state)
+            report.expect(ended == right, f"{name} says {ended} {state}, not {right}")
     leases = redis.zcard(keys.leases)
     report.expect(leases == 0, f"{leases} leases are left")
-    for tenant, batch_id in batches:
-        counts = domain.batches.get(tenant, batch_id).counts.model_dump()
-        told = Counter(str(jobs[one.job_id].state) for one in asked if one.job_id.startswith(f"job_{batch_id[4:]}-"))
-        report.expect(counts["total"] == told.total(), f"{batch_id} counts {counts['total']}, not {told.total()}")
+    for tenant, batch_id in feeder.batches:
+        told = domain.batches.get(tenant, batch_id).counts.model_dump()
+        held = Counter(str(jobs[one.job_id].state) for one in asked if one.job_id.startswith(f"job_{batch_id[4:]}-"))
+        report.expect(told["total"] == held.total(), f"{batch_id} counts {told['total']}, not {held.total()}")
         for name in map(str, State):
-            report.expect(counts[name] == told[name], f"{batch_id} counts {counts[name]} {name}, not {told[name]}")
-    report.rows["batches"] = len(batches)
+            report.expect(told[name] == held[name], f"{batch_id} counts {told[name]} {name}, not {held[name]}")
+    report.rows["batches"] = len(feeder.batches)
 
 
 def audit_outputs(report: Report, domain: Domain, jobs: Iterable[Job]) -> None:
@@ -159,18 +166,18 @@ def audit_events(report: Report, inbox: Inbox, wanted: set[Any]) -> None:
 
 def audit_purchases(
     report: Report,
-    asked: Sequence[Asked],
+    feeder: Feeder,
     jobs: Mapping[str, Job],
     calls: Sequence[Mapping[str, Any]],
     faults: Sequence[Fault],
 ) -> None:
-    """Each second purchase follows from an answer of no use, or from a fault that fell into the call before it."""
+    """Each second purchase follows from an answer of no use, a user's wish, or a fault that fell into the call."""
     paid: dict[str, list[Mapping[str, Any]]] = {}
     for call in calls:
         if call["billed"]:
             paid.setdefault(call["prompt"], []).append(call)
     why: Counter[str] = Counter()
-    for one in asked:
+    for one in feeder.asked:
         log = " ".join(f"{attempt.outcome}: {attempt.message}" for attempt in jobs[one.job_id].attempts)
         bought = sorted(paid.get(one.prompt, []), key=lambda call: call["at"])
         for number, (before, _) in enumerate(pairwise(bought)):
@@ -178,11 +185,17 @@ def audit_purchases(
             end = begin + (before["duration_ms"] or 0) / 1000
             if one.kind.spoils and number == 0:
                 why["the answer was of no use"] += 1
+            elif one.job_id in feeder.retried:
+                why["its user wanted it again"] += 1
             elif hits := [fault for fault in faults if fault.hit(begin, end, log)]:
                 why[hits[0].what] += 1
             else:
                 why["unexplained"] += 1
-                report.faults.append(f"{one.job_id} ({one.prompt!r}) was bought again without a cause: {log}")
+                near = ", ".join(fault.beside(begin) for fault in faults if fault.began - 30 < begin < fault.ended + 30)
+                report.faults.append(
+                    f"{one.job_id} ({one.prompt!r}) was bought again without a cause: {log}; "
+                    f"from the first call, which took {end - begin:.1f} s, it was to {near}"
+                )
     report.rows["calls"] = len(calls)
     report.rows["  paid"] = sum(map(len, paid.values()))
     report.rows["  paid again"] = why.total()

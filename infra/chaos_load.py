@@ -1,7 +1,5 @@
 """The load of a chaos run: jobs whose prompts say what shall happen to them, and a receiver of what is told of them."""
 
-import csv
-import hashlib
 import io
 import json
 import random
@@ -10,8 +8,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 
@@ -20,22 +20,38 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from infra.stand import MODEL
-from jobs.batch_models import BatchOptions
-from jobs.batch_submission import Upload, submit_batch
 from jobs.domain import Domain
 from jobs.endpoint_records import EndpointFields
 from jobs.errors import StorageFailed, Unavailable
-from jobs.ids import batch_job_id, new_job_id
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Draft, Idempotency
+from jobs.ids import batch_job_id
 from jobs.states import State
+from retouch.client import Client
+from retouch.errors import ProblemError, Unreachable
+from retouch.transport import Patience
 
 SUBSCRIBED = {
     "acme": ("job.succeeded", "job.filtered", "job.failed", "job.canceled", "batch.completed"),
     "globex": ("job.succeeded", "batch.completed"),
 }
 """The tenants, and what each wants to be told."""
-AWAY = (RedisError, Unavailable, StorageFailed)
+CANCELED_SHARE = 0.1
+"""Of single jobs."""
+INLINE_MODEL = "qwen-image-edit"
+"""Whose answers are the picture itself, not an address of it."""
+MODELS = f"""
+[models.{INLINE_MODEL}]
+dialect = "openai"
+base_url = "{{origin}}/v1"
+api_key_env = "STEP_API_KEY"
+concurrency = 16
+rpm = 60000
+timeout_s = 15
+keeps_size = true
+parameters.seed = {{{{ type = "integer" }}}}
+"""
+"""What the catalogue has besides its default model, with the origin of both."""
+_AWAY = (RedisError, Unavailable, StorageFailed, Unreachable)
+_ONCE = Patience(tries=1)
 
 T = TypeVar("T")
 
@@ -49,12 +65,14 @@ class Kind:
         weight: how often it is asked for.
         ends: the job's state at the end.
         spoils: its first answer is paid for and of no use, so that another call is right.
+        model: that edits it.
     """
 
     directive: str
     weight: int
     ends: State = State.SUCCEEDED
     spoils: bool = False
+    model: str = MODEL
 
 
 KINDS = (
@@ -69,6 +87,10 @@ KINDS = (
     Kind("[sim:badimage*1] ", 3, spoils=True),
     Kind("[sim:censored] ", 4, State.FILTERED),
     Kind("[sim:fail=400] ", 4, State.FAILED),
+    Kind("", 12, model=INLINE_MODEL),
+    Kind("[sim:fail=503*1] ", 2, model=INLINE_MODEL),
+    Kind("[sim:badimage*1] ", 1, spoils=True, model=INLINE_MODEL),
+    Kind("[sim:fail=400] ", 1, State.FAILED, model=INLINE_MODEL),
 )
 
 
@@ -84,21 +106,36 @@ class Asked:
 
 
 class Feeder:
-    """Submits jobs, insisting while a store is away: what it lists was accepted.
+    """Users: they submit through the API and insist while it is away, so what is listed here was accepted.
 
     Args:
-        domain: where to.
+        api: its origin.
+        domain: gives them keys, and a place for their pictures.
         seed: of every choice.
+
+    Attributes:
+        asked: every job.
+        batches: tenant and id of every batch.
+        canceled: ids of jobs that somebody wanted to cancel.
+        retried: ids of jobs that somebody canceled and wanted tried again.
     """
 
-    def __init__(self, domain: Domain, seed: int) -> None:
+    def __init__(self, api: str, domain: Domain, seed: int) -> None:
         self._domain = domain
         self._rng = random.Random(f"load {seed}")  # noqa: S311 - no secret
+        keys = {tenant: domain.tenants.create_key(tenant) for tenant in SUBSCRIBED}
+        self._clients = {tenant: Client(api, key, patience=_ONCE) for tenant, key in keys.items()}
         self._images: list[str] = []
         self._number = 0
         self.asked: list[Asked] = []
         self.batches: list[tuple[str, str]] = []
-        """Tenant and id."""
+        self.canceled: set[str] = set()
+        self.retried: set[str] = set()
+
+    def close(self) -> None:
+        """Close their connections."""
+        for client in self._clients.values():
+            client.close()
 
     def keep_pictures(self) -> None:
         """Put the inputs into the bucket."""
@@ -111,76 +148,83 @@ class Feeder:
             self._images.append(f"s3://{bucket}/{key}")
 
     def wave(self, singles: int, rows: int) -> None:
-        """Single jobs in tens, and one batch a tenant."""
-        for tenant in SUBSCRIBED:
-            if rows:
-                self._batch(tenant, rows)
-        for start in range(0, singles, 10):
-            self._singles(self._rng.choice(list(SUBSCRIBED)), min(10, singles - start))
+        """Single jobs, and one batch a tenant, which is paused for as long as they are submitted; some are canceled."""
+        paused = [self._batch(tenant, rows) for tenant in SUBSCRIBED] if rows else []
+        for tenant, batch_id in paused:
+            self._try(partial(self._clients[tenant].batches.pause, batch_id))
+        for _ in range(singles):
+            one = self._single(self._rng.choice(list(SUBSCRIBED)))
+            if self._rng.random() < CANCELED_SHARE:
+                self._cancel(one)
+        for tenant, batch_id in paused:
+            self._try(partial(self._clients[tenant].batches.resume, batch_id))
 
-    def _choose(self) -> tuple[str, Kind, str]:
+    def _choose(self) -> tuple[Kind, dict[str, Any]]:
+        """What shall happen to a job, and its fields."""
         kind = self._rng.choices(KINDS, [one.weight for one in KINDS])[0]
         self._number += 1
-        return f"{kind.directive}chaos {self._number}", kind, self._rng.choice(self._images)
+        fields: dict[str, Any] = {
+            "custom_id": f"chaos-{self._number}",
+            "model": kind.model,
+            "prompt": f"{kind.directive}chaos {self._number}",
+            "image": self._rng.choice(self._images),
+            "seed": 1,
+        }
+        return kind, fields
 
-    def _singles(self, tenant: str, count: int) -> None:
-        drafts, asked = [], []
-        for _ in range(count):
-            prompt, kind, image = self._choose()
-            spec = JobSpec.model_validate({"model": MODEL, "prompt": prompt, "image": image, "seed": 1})
-            drafts.append(Draft(new_job_id(), spec, Input(image=image)))
-            asked.append(Asked(drafts[-1].job_id, tenant, prompt, kind, single=True))
-        once = Idempotency(digest(f"singles {self._number}"), digest(tenant))
-        insist(lambda: self._domain.planner.submit(drafts, tenant=tenant, idempotency=once))
-        with suppress(RedisError):
-            self._domain.broker.dispatch()
-        self.asked += asked
+    def _single(self, tenant: str) -> Asked:
+        kind, fields = self._choose()
+        once = f"single {self._number}"
+        job = insist(lambda: self._clients[tenant].submit(**fields, idempotency_key=once))
+        self.asked.append(Asked(job.id, tenant, fields["prompt"], kind, single=True))
+        return self.asked[-1]
 
-    def _batch(self, tenant: str, rows: int) -> None:
+    def _batch(self, tenant: str, rows: int) -> tuple[str, str]:
         chosen = [self._choose() for _ in range(rows)]
-        text = io.StringIO()
-        table = csv.writer(text)
-        table.writerow(["custom_id", "image", "prompt"])
-        for number, (prompt, _, image) in enumerate(chosen):
-            table.writerow([f"{self._number}-{number}", image, prompt])
-        data = text.getvalue().encode()
-        sha256 = hashlib.sha256(data).hexdigest()
-        once = f"batch {self._number}"
-        batch_id = insist(
-            lambda: submit_batch(
-                self._domain,
-                BatchOptions(),
-                tenant=tenant,
-                upload=Upload("m.csv", [data], sha256),
-                idempotency_key=once,
-            )
-        ).batch_id
-        self.batches.append((tenant, batch_id))
+        items, once = [fields for _, fields in chosen], f"batch {self._number}"
+        batch = insist(lambda: self._clients[tenant].batches.submit(items=items, idempotency_key=once))
+        self.batches.append((tenant, batch.id))
         self.asked += [
-            Asked(batch_job_id(batch_id, row), tenant, prompt, kind, single=False)
-            for row, (prompt, kind, _) in enumerate(chosen, 1)
+            Asked(batch_job_id(batch.id, row), tenant, fields["prompt"], kind, single=False)
+            for row, (kind, fields) in enumerate(chosen, 1)
         ]
+        return self.batches[-1]
+
+    def _cancel(self, one: Asked) -> None:
+        """Cancel a job at a moment of its own, and have every second one tried again."""
+        client, again = self._clients[one.tenant], self._rng.random() < 0.5
+        time.sleep(self._rng.uniform(0, 0.2))
+        self.canceled.add(one.job_id)
+        if self._try(lambda: client.cancel(one.job_id)) and again:
+            self.retried.add(one.job_id)
+            self._try(lambda: client.retry(one.job_id))
+
+    def _try(self, step: Callable[[], object]) -> bool:
+        """Whether it was done. It may have been where it was not: the answer was lost, and it cannot be done twice."""
+        try:
+            insist(step)
+        except ProblemError as refused:
+            if refused.status != HTTPStatus.CONFLICT:
+                raise
+            return False
+        return True
 
 
 def insist(step: Callable[[], T], within_s: float = 120) -> T:
-    """Do a step; while a store is away, do it again.
+    """Do a step; while a store or the API is away, do it again.
 
     Raises:
-        RetouchError, RedisError: it was away for too long, or said no.
+        Exception: it was away for too long, or said no.
     """
     deadline = time.monotonic() + within_s
     while True:
         try:
             return step()
-        except AWAY:
-            if time.monotonic() > deadline:
+        except (*_AWAY, ProblemError) as error:
+            said_no = isinstance(error, ProblemError) and error.status != HTTPStatus.SERVICE_UNAVAILABLE
+            if said_no or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
-
-
-def digest(text: str) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Inbox:

@@ -1,4 +1,4 @@
-"""Hundreds of jobs while workers, Valkey and SeaweedFS are killed at random: at the end everything adds up."""
+"""A hundred jobs while the API, workers, Valkey and SeaweedFS are killed at random: at the end everything adds up."""
 
 import secrets
 
@@ -11,7 +11,7 @@ from infra.chaos import Dose, run
 def test_whatever_is_killed_every_job_ends_once_is_told_and_adds_up() -> None:
     seed = secrets.randbelow(1 << 31)
     dose = Dose(
-        faults=("kill_worker", "kill_worker", "kill_store", "kill_bucket"),
+        faults=("kill_api", "kill_worker", "kill_worker", "kill_store", "kill_bucket"),
         seconds=0,
         pause_s=(0.5, 2.0),
         singles=60,
@@ -23,4 +23,4 @@ def test_whatever_is_killed_every_job_ends_once_is_told_and_adds_up() -> None:
     assert not report.faults, words
     assert report.rows["jobs"] == 120, words
     assert report.rows["worker killed"] == 2, words
-    assert report.rows["store killed"] == report.rows["bucket killed"] == 1, words
+    assert report.rows["api killed"] == report.rows["store killed"] == report.rows["bucket killed"] == 1, words
