@@ -33,7 +33,7 @@ from infra.chaos_audit import (
     audit_purchases,
     wanted_events,
 )
-from infra.chaos_load import MODELS, SUBSCRIBED, Feeder, Inbox, receiving
+from infra.chaos_load import SUBSCRIBED, Feeder, Inbox, inline_model_toml, receiving
 from infra.embedded import SeaweedFS, Valkey
 from infra.stand import Simulator, catalogue_toml, simulator_process
 from jobs.domain import Domain
@@ -175,7 +175,7 @@ def _stand(seed: int, logs: Path | None) -> Iterator[tuple[Arena, Domain, Simula
         held.enter_context(_environment(keys))
         config = directory / "retouch.toml"
         default = catalogue_toml(simulator, concurrency=32, rpm=60_000, timeout_s=15)
-        config.write_text(default + MODELS.format(origin=simulator))
+        config.write_text(default + inline_model_toml(simulator))
         settings = Settings(
             redis_url=SecretStr(valkey.url),
             broker_url=SecretStr(valkey.url_of(1)),

@@ -12,7 +12,7 @@ from redis import Redis
 
 from infra.chaos_audit import Fault
 from infra.chaos_load import insist
-from infra.embedded import SeaweedFS, Valkey
+from infra.embedded import SeaweedFS, Server, Valkey
 from infra.ports import Ports
 from infra.stand import KEY, Process, Simulator, api_process, worker_process
 from jobs.domain import Domain
@@ -146,19 +146,18 @@ class Arena:
 
     def kill_store(self) -> None:
         """SIGKILL of Valkey, records and broker alike."""
-        began = time.time()
-        self._valkey.kill()
-        time.sleep(self._rng.uniform(0, 2.5))
-        self._valkey.restart(60)
-        self._note("store killed", began)
+        self._kill(self._valkey, "store killed")
 
     def kill_bucket(self) -> None:
         """SIGKILL of SeaweedFS."""
+        self._kill(self._seaweedfs, "bucket killed")
+
+    def _kill(self, server: Server, what: str) -> None:
         began = time.time()
-        self._seaweedfs.kill()
+        server.kill()
         time.sleep(self._rng.uniform(0, 2.5))
-        self._seaweedfs.restart(60)
-        self._note("bucket killed", began)
+        server.restart(60)
+        self._note(what, began)
 
     def flush_broker(self) -> None:
         """Every message is gone."""

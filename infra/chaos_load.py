@@ -38,22 +38,25 @@ CANCELED_SHARE = 0.1
 """Of single jobs."""
 INLINE_MODEL = "qwen-image-edit"
 """Whose answers are the picture itself, not an address of it."""
-MODELS = f"""
+_AWAY = (RedisError, Unavailable, StorageFailed, Unreachable)
+_ONCE = Patience(tries=1)
+
+T = TypeVar("T")
+
+
+def inline_model_toml(origin: str) -> str:
+    """The second model of the catalogue, of the same simulator."""
+    return f"""
 [models.{INLINE_MODEL}]
 dialect = "openai"
-base_url = "{{origin}}/v1"
+base_url = "{origin}/v1"
 api_key_env = "STEP_API_KEY"
 concurrency = 16
 rpm = 60000
 timeout_s = 15
 keeps_size = true
-parameters.seed = {{{{ type = "integer" }}}}
+parameters.seed = {{ type = "integer" }}
 """
-"""What the catalogue has besides its default model, with the origin of both."""
-_AWAY = (RedisError, Unavailable, StorageFailed, Unreachable)
-_ONCE = Patience(tries=1)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

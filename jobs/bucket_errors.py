@@ -9,6 +9,8 @@ from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
 from urllib3.exceptions import HTTPError, ProxySchemeUnsupported
 
+from jobs.errors import InputRejected, InputUnavailable, NotFound, RetouchError, Unavailable
+
 Kind = Literal["missing", "forbidden", "conflict", "unsupported", "unknown_bucket", "credentials", "trouble"]
 
 FOREIGN: tuple[type[Exception], ...] = (
@@ -99,3 +101,17 @@ def border(translate: Callable[[Fault], Exception]) -> Iterator[None]:
         yield
     except FOREIGN as error:
         raise translate(fault_of(error)) from error
+
+
+def unavailable(fault: Fault) -> RetouchError:
+    """The error of who asks about an object, or for the bucket's state."""
+    return NotFound(fault.message) if fault.kind == "missing" else Unavailable(fault.message)
+
+
+def input_fault(fault: Fault, bucket: str, key: str) -> RetouchError:
+    """The error of a job whose input is that object."""
+    if fault.kind == "missing":
+        return InputRejected(f"there is no object s3://{bucket}/{key}")
+    if fault.kind == "forbidden":
+        return InputRejected(f"s3://{bucket}/{key} may not be read: {fault.message}")
+    return InputUnavailable(f"s3://{bucket}/{key}: {fault.message}")

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from jobs.bucket import Bucket
-from jobs.bucket_errors import Fault, border
-from jobs.errors import NotFound, RetouchError, Unavailable
+from jobs.bucket_errors import border, unavailable
+from jobs.errors import Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -23,7 +23,7 @@ def read_pieces(bucket: Bucket, name: str, key: str, *, piece: int = PIECE) -> I
         NotFound: there is no such object.
         Unavailable: the store does not answer, or not whole.
     """
-    with border(_unavailable):
+    with border(unavailable):
         answer = bucket.client.get_object(Bucket=name, Key=key)
         size, seen = answer["ContentLength"], 0
         with answer["Body"] as body:
@@ -49,23 +49,23 @@ def put_pieces(bucket: Bucket, name: str, key: str, pieces: Iterable[bytes], *, 
     if second is None:
         bucket.put(name, key, first, media_type=media_type)
         return len(first)
-    with border(_unavailable):
+    with border(unavailable):
         upload = bucket.client.create_multipart_upload(Bucket=name, Key=key, ContentType=media_type)["UploadId"]
     try:
         done: list[CompletedPartTypeDef] = []
         size = 0
         for data in _chain(first, second, parts):
             number = len(done) + 1
-            with border(_unavailable):
+            with border(unavailable):
                 answer = bucket.client.upload_part(Bucket=name, Key=key, UploadId=upload, PartNumber=number, Body=data)
             done.append({"ETag": answer["ETag"], "PartNumber": number})
             size += len(data)
-        with border(_unavailable):
+        with border(unavailable):
             bucket.client.complete_multipart_upload(
                 Bucket=name, Key=key, UploadId=upload, MultipartUpload={"Parts": done}
             )
     except BaseException:
-        with border(_unavailable):
+        with border(unavailable):
             bucket.client.abort_multipart_upload(Bucket=name, Key=key, UploadId=upload)
         raise
     return size
@@ -86,7 +86,3 @@ def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes
     yield first
     yield second
     yield from rest
-
-
-def _unavailable(fault: Fault) -> RetouchError:
-    return NotFound(fault.message) if fault.kind == "missing" else Unavailable(fault.message)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from jobs.bucket import ATTEMPT, JOB, Bucket, StoredObject
+from jobs.bucket import JOB, Bucket, StoredObject
 from jobs.bucket_exact import copy_exact
 from jobs.domain import Domain
 from jobs.encoding import decode_output, decode_spec, to_json
@@ -117,11 +117,6 @@ def follow(domain: Domain, output: Output, standing: Standing) -> None:
     previous = standing.previous(output.key)
     if standing.before is not None and previous is not None:
         move_output(domain, standing.before[1], output.bucket, output.key, previous)
-
-
-def is_later(there: StoredObject, job_id: str, attempt: int) -> bool:
-    """Whether a later attempt of the same job has put this object."""
-    return there.metadata.get(JOB) == job_id and _number(there.metadata.get(ATTEMPT), 0) > attempt
 
 
 def metadata_of(there: StoredObject) -> Mapping[str, str]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from jobs.bucket import ATTEMPT, JOB, StoredObject
+from jobs.bucket import ATTEMPT, JOB, StoredObject, is_later
 from jobs.bucket_exact import put_over
 from jobs.domain import Domain
 from jobs.errors import NotFound, StorageFailed, Unavailable
 from jobs.models import Output
 from jobs.plan_records import Claim
-from jobs.versions import Standing, first_of, follow, is_later, keep_aside
+from jobs.versions import Standing, first_of, follow, keep_aside
 
 TRIES = 6
 

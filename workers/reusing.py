@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from jobs.bucket import ATTEMPT, JOB, StoredObject
+from jobs.bucket import ATTEMPT, JOB, StoredObject, is_later
 from jobs.bucket_exact import copy_exact
 from jobs.catalogue import ModelSpec
 from jobs.domain import Domain
@@ -14,7 +14,7 @@ from jobs.models import Input, Output
 from jobs.object_names import output_location
 from jobs.plan_records import Claim
 from jobs.reuse import LastRead, Made, fingerprint
-from jobs.versions import Standing, follow, is_later
+from jobs.versions import Standing, follow
 from workers.fetch import Fetched, InputFetcher
 from workers.placing import next_standing, versioned
 
