@@ -1,4 +1,4 @@
-"""Fair share: 20,000 jobs of tenant A wait; B submits one a second. B's wait, against the same on an idle system.
+"""Fair share: 20,000 jobs of tenant A wait, and B submits one a second. Compares B's wait with an idle system.
 
 python -m infra.bench.fairness [--backlog 20000] [--singles 40]
 """
@@ -26,11 +26,11 @@ def main() -> None:
     options = parser.parse_args()
     limits = {"concurrency": 30, "rpm": 0}
     print(f"one job a second of tenant B, {LATENCY_MS} ms latency, 30 in flight")  # noqa: T201
-    row("", "median ms", "p95 ms", "in latencies")
+    row("", "median ms", "p95 ms", "x latency")
     for name, backlog in (("idle system", 0), (f"{options.backlog:,} jobs of A queued", options.backlog)):
         with bench(limits=limits, fast=True, output_format="jpeg", latency_ms=LATENCY_MS) as stand:
             stand.domain.tenants.ensure(OTHER)
-            # What the window is found out to be is another benchmark's subject.
+            # Skip the discovery of the window; another benchmark measures it.
             stand.domain.redis.hset(stand.domain.keys.model(MODEL), "limit", 30)
             fill(stand, photograph(), max(1, backlog))
             stand.worker(concurrency=40)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _singles(stand: Bench, number: int) -> list[float]:
-    """Ms from submit to end of each."""
+    """Milliseconds from submit to finish of each job."""
     domain = stand.domain
     address = f"s3://{domain.settings.s3_bucket}/in/picture.jpg"
     submitted: dict[str, float] = {}

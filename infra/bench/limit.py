@@ -1,10 +1,10 @@
 """Use of an account's limit: how much of the permitted rate the fleet reaches, and how many calls are refused.
 
-The simulator stands for tier V4 (130 in flight, 2,600 starts a minute), 2 s latency, pictures of 0.5 MB. Once the
-limits are configured; once they are not (`rpm = 0`, `concurrency = 1000`) and the plan must find them out. What is
-reached is compared with what the simulator permits in the same minutes.
+The simulator has the limits of tier V4 (130 in flight, 2,600 starts a minute), 2 s latency and pictures of 0.5 MB. In
+the mode `configured` Retouch knows the limits; in the mode `discovered` it does not (`rpm = 0`, `concurrency = 1000`)
+and the plan must discover them. The accepted rate is compared with the rate that the simulator permits.
 
-    python -m infra.bench.limit [--measure 120] [--warm-up 75] [--mode configured|found-out]
+    python -m infra.bench.limit [--measure 120] [--warm-up 75] [--mode configured|discovered]
 """
 
 import argparse
@@ -22,7 +22,7 @@ CONCURRENCY, RPM, LATENCY_MS = 130, 2600, 2000
 CHUNK = 500
 MODES = {
     "configured": {"concurrency": CONCURRENCY, "rpm": RPM},
-    "found-out": {"concurrency": 1000, "rpm": 0},
+    "discovered": {"concurrency": 1000, "rpm": 0},
 }
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--measure", type=float, default=120, help="seconds")
-    parser.add_argument("--warm-up", type=float, default=75, help="seconds; the limit is one of a sliding minute")
+    parser.add_argument("--warm-up", type=float, default=75, help="seconds; the limit applies to a sliding minute")
     parser.add_argument("--mode", choices=MODES, nargs="+", default=list(MODES))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=160)
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def fill(stand: Bench, picture: bytes, jobs: int) -> None:
-    """A backlog that outlasts the run; every job reads the same picture from the bucket."""
+    """Submit a number of jobs; every job reads the same picture from the bucket."""
     bucket = stand.domain.settings.s3_bucket
     stand.domain.bucket.put(bucket, "in/picture.jpg", picture, media_type="image/jpeg")
     address = f"s3://{bucket}/in/picture.jpg"
@@ -68,24 +68,24 @@ def fill(stand: Bench, picture: bytes, jobs: int) -> None:
 
 
 def _measure(stand: Bench, mode: str, seconds: float) -> None:
-    before, used = _calls(stand), stand.cpu()
+    before, cpu_before = _calls(stand), stand.cpu()
     began = time.perf_counter()
     time.sleep(seconds)
-    after, now = _calls(stand), stand.cpu()
-    passed = time.perf_counter() - began
+    after, cpu_after = _calls(stand), stand.cpu()
+    elapsed_s = time.perf_counter() - began
     accepted = after["accepted"] - before["accepted"]
     calls = after["calls"] - before["calls"]
     model = stand.domain.status.models()[0]
     row(
         mode,
-        f"{100 * accepted / (RPM / 60 * passed):.1f}",
+        f"{100 * accepted / (RPM / 60 * elapsed_s):.1f}",
         f"{100 * (calls - accepted) / max(1, calls):.2f}",
         model.window,
         model.pace_rpm,
         model.in_flight,
     )
-    for part, value in now.items():
-        row(f"  {part}, CPU ms a job", f"{1000 * (value - used[part]) / max(1, accepted):.1f}")
+    for part, value in cpu_after.items():
+        row(f"  {part}, CPU ms a job", f"{1000 * (value - cpu_before[part]) / max(1, accepted):.1f}")
     row("  memory of a worker, MB", *(f"{process.rss_mb():.0f}" for process in stand.workers))
 
 

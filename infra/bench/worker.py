@@ -1,7 +1,7 @@
 """One worker process: jobs a second and CPU time a job at 0 ms provider latency, and the overhead of a single job.
 
-The comparison in the same run is the bare work: the same picture posted to the simulator, its result fetched and put
-into the same bucket by one thread with no queue, no plan and no checks between.
+The comparison in the same run is a bare loop in one thread: it posts the same picture to the simulator, fetches the
+result and puts it into the same bucket, without a queue, a plan or checks.
 
     python -m infra.bench.worker [--jobs 40] [--rounds 3]
 """
@@ -39,26 +39,26 @@ def main() -> None:
 
 
 def _throughput(stand: Bench, picture: bytes, jobs: int, rounds: int) -> None:
-    bare_jobs, ours = [], []
+    bare_runs, retouch_s = [], []
     cpu: dict[str, float] = {}
     _run(stand, picture, jobs)
     for _ in range(rounds):
-        bare_jobs.append(_bare(stand, picture, jobs))
+        bare_runs.append(_bare(stand, picture, jobs))
         before = stand.cpu()
-        ours.append(_run(stand, picture, jobs))
+        retouch_s.append(_run(stand, picture, jobs))
         for part, used in stand.cpu().items():
             cpu[part] = cpu.get(part, 0.0) + used - before[part]
     row("", "jobs/s", "CPU ms/job")
-    row("bare: post, get, put in one thread", f"{jobs / statistics.median(s for s, _ in bare_jobs):.1f}",
-        f"{1000 * statistics.median(c for _, c in bare_jobs) / jobs:.1f}")  # fmt: skip
-    row("Retouch, from the first submit to the last end", f"{jobs / statistics.median(ours):.1f}")
+    row("bare: post, get, put in one thread", f"{jobs / statistics.median(s for s, _ in bare_runs):.1f}",
+        f"{1000 * statistics.median(c for _, c in bare_runs) / jobs:.1f}")  # fmt: skip
+    row("Retouch, from first submit to last finish", f"{jobs / statistics.median(retouch_s):.1f}")
     for part, used in cpu.items():
         name = {"bench": "submitting, in this process"}.get(part, part)
         row(f"  {name}", "", f"{1000 * used / (jobs * rounds):.1f}")
 
 
 def _bare(stand: Bench, picture: bytes, jobs: int) -> tuple[float, float]:
-    """Seconds, and processor seconds of this process, for the same edits with nothing around them."""
+    """Seconds, and CPU seconds of this process, for the same edits in a bare loop."""
     bucket = stand.domain.settings.s3_bucket
     began, used = time.perf_counter(), time.process_time()
     with httpx.Client(timeout=30) as client:
@@ -75,21 +75,21 @@ def _bare(stand: Bench, picture: bytes, jobs: int) -> tuple[float, float]:
 
 
 def _run(stand: Bench, picture: bytes, jobs: int) -> float:
-    """Seconds from the first submit to the last end."""
+    """Seconds from the first submit to the last finished job."""
     began = time.perf_counter()
     ids = [_submit(stand, picture) for _ in range(jobs)]
     for job_id in ids:
-        _await_end(stand, job_id)
+        _wait_until_finished(stand, job_id)
     return time.perf_counter() - began
 
 
 def _overhead(stand: Bench, picture: bytes) -> None:
-    """One job at a time: from the 202 to the end of the job, against the provider's own part."""
+    """Print the latency of single jobs from the 202 to the finish, and that of the provider's call alone."""
     whole, provider = [], []
     for _ in range(SINGLES):
         job_id = _submit(stand, picture)
         began = time.perf_counter()
-        _await_end(stand, job_id)
+        _wait_until_finished(stand, job_id)
         whole.append(1000 * (time.perf_counter() - began))
     for _ in range(SINGLES):
         began = time.perf_counter()
@@ -102,19 +102,19 @@ def _overhead(stand: Bench, picture: bytes) -> None:
             )
         provider.append(1000 * (time.perf_counter() - began))
     row("one job at a time", "median ms", "p95 ms")
-    row("  from 202 to the end of the job", *(f"{value:.0f}" for value in median_and_p95(whole)))
+    row("  from 202 to the finished job", *(f"{value:.0f}" for value in median_and_p95(whole)))
     row("  the provider's call alone", *(f"{value:.0f}" for value in median_and_p95(provider)))
     row("  overhead", f"{statistics.median(whole) - statistics.median(provider):.0f}")
 
 
 def _submit(stand: Bench, picture: bytes) -> str:
-    # A prompt of its own for each: nothing is to be found already done.
+    # Each prompt is different, so that no result is reused.
     prompt = hashlib.sha256(str(time.perf_counter_ns()).encode()).hexdigest()[:16]
     return submit(stand.domain, JobRequest(prompt=prompt), tenant=TENANT, upload=picture).job_id
 
 
-def _await_end(stand: Bench, job_id: str) -> None:
-    """Woken by the notice that the settle script publishes."""
+def _wait_until_finished(stand: Bench, job_id: str) -> None:
+    """Wait for the message that the settle script publishes."""
     domain = stand.domain
     key = domain.keys.job(job_id)
     with domain.redis.pubsub() as notices:  # type: ignore[no-untyped-call]
