@@ -1,4 +1,4 @@
-"""What the tests of the simulator share: a simulator of their own, pictures, and edits asked of it."""
+"""Helpers of the simulator tests: start a simulator, make pictures, send edits."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ STEP = "step-image-edit-2"
 
 @contextlib.contextmanager
 def simulator(**knobs: Any) -> Iterator[Client]:
-    """A simulator on a free port, and a client of it."""
+    """Start a simulator on a free port; yields a client."""
     with serve_in_thread(Knobs(**knobs)) as url, Client(base_url=url, timeout=20) as client:
         yield client
 
@@ -80,6 +80,3 @@ def opened(data: bytes) -> Image.Image:
 def calls(client: Client, prompt: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = client.get("/_sim/calls", params={"prompt": prompt}).json()["data"]
     return found
-
-
-# --- the stepfun contract
