@@ -28,7 +28,7 @@ from jobs.domain import Domain
 from jobs.errors import FieldError, InputRejected, InvalidInput, RetouchError
 from jobs.models import Job, JobRequest
 from jobs.states import FINAL, State
-from jobs.submission import parse_fields, submit
+from jobs.submission import parse_fields
 
 QUEUE_ALLOWANCE_S = 300
 """How long a job may wait for its turn, beside its model's own time for a call."""
@@ -104,9 +104,8 @@ async def edit_image(
     async with read_form(request, limit) as form:
         wanted = read_fields(form.values, domain.catalogue)
         upload = await form.file(["image", "image[]"], limit)
-    done = await run_in_threadpool(
-        submit,
-        domain,
+    accepted = await run_in_threadpool(
+        domain.job_submission.submit,
         wanted.request,
         tenant=caller.tenant,
         upload=upload,
@@ -114,18 +113,18 @@ async def edit_image(
         traceparent=traceparent,
     )
     try:
-        job = await until_final_or_gone(waiting, request, caller.tenant, done.job_id, wanted.wait_s)
+        job = await until_final_or_gone(waiting, request, caller.tenant, accepted.job.id, wanted.wait_s)
         response = await run_in_threadpool(told, domain, job, wanted.response_format)
         if trace_id := _trace_id(job):
             response.headers["X-Trace-Id"] = trace_id
     except ClientGone:
-        await run_in_threadpool(_give_up, domain, caller.tenant, done.job_id)
+        await run_in_threadpool(_give_up, domain, caller.tenant, accepted.job.id)
         return Response(status_code=499)
     except (RedisError, RetouchError) as error:  # the job is written: sent again, it would be bought again
         response = render(request, of_any(error))
         response.headers.update(NOT_AGAIN)
-    response.headers["X-Retouch-Job"] = done.job_id
-    if done.replayed:
+    response.headers["X-Retouch-Job"] = accepted.job.id
+    if accepted.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return response
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from jobs import errors
 from jobs.errors import FieldError, RetouchError
-from jobs.submission import invalid_input
+from jobs.input_errors import invalid_input
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:retouch:problem:"

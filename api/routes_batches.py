@@ -21,14 +21,14 @@ from api.context import DomainOf, WaitingOf
 from api.multipart import job_fields, read_form
 from api.shapes import answer
 from jobs.batch_ingest import MAX_BYTES
-from jobs.batch_models import ENDED, Batch, BatchRequest, Budget, Changes
+from jobs.batch_models import ENDED, Batch, Budget, Changes
 from jobs.batch_submission import (
-    BatchSubmission,
+    AcceptedBatch,
     Upload,
+    manifest_missing,
     parse_batch,
     parse_options,
-    publish_chores,
-    submit_batch,
+    with_manifest,
 )
 from jobs.bucket_streams import PIECE
 from jobs.domain import Domain
@@ -117,34 +117,35 @@ async def submit(
     """Keep the manifest, write the batch."""
     kind = bodies.media_type(request)
     write = partial(
-        submit_batch, domain, tenant=caller.tenant, idempotency_key=idempotency_key, traceparent=traceparent
+        domain.batch_submission.submit,
+        tenant=caller.tenant,
+        idempotency_key=idempotency_key,
+        traceparent=traceparent,
     )
     if bodies.is_json(kind):
         body = await bodies.read_body(request, JSON_BYTES)
-        done = await run_in_threadpool(lambda: write(parse_batch(body)))
+        accepted = await run_in_threadpool(lambda: write(parse_batch(body)))
     elif kind == "multipart/form-data":
         async with read_form(request, MAX_BYTES) as form:
             manifest = _manifest_of(form.files)
-            done = await run_in_threadpool(_submit_form, write, job_fields(form.values), manifest)
+            accepted = await run_in_threadpool(_submit_form, write, job_fields(form.values), manifest)
     else:
         raise bodies.unsupported(kind, "application/json", "multipart/form-data")
-    headers = {"Location": f"/v1/batches/{done.batch_id}"}
-    if done.replayed:
+    headers = {"Location": f"/v1/batches/{accepted.batch.id}"}
+    if accepted.replayed:
         headers["Idempotent-Replayed"] = "true"
-    batch = await run_in_threadpool(domain.batches.get, caller.tenant, done.batch_id)
-    return answer(batch, 202, headers)
+    return answer(accepted.batch, 202, headers)
 
 
 def _submit_form(
-    write: Callable[..., BatchSubmission], fields: dict[str, object], manifest: UploadFile | None
-) -> BatchSubmission:
+    write: Callable[..., AcceptedBatch], fields: dict[str, object], manifest: UploadFile | None
+) -> AcceptedBatch:
     if manifest is None:
         address = fields.pop("manifest", None)
         options = parse_options(fields)
         if not isinstance(address, str):
-            raise InvalidInput.of("manifest", "required: a file part, s3://bucket/key, or https://…", "missing")
-        asked = BatchRequest.model_validate({**options.model_dump(exclude_unset=True), "manifest": address})
-        return write(asked)
+            raise manifest_missing()
+        return write(with_manifest(options, address))
     upload = Upload(manifest.filename or "manifest", _pieces(manifest.file), _digest(manifest.file))
     return write(parse_options(fields), upload=upload)
 
@@ -228,7 +229,7 @@ def retry(
 
 
 def _acted(domain: Domain, batch: Batch) -> Response:
-    publish_chores(domain)
+    domain.chore_publisher.publish_due()
     with suppress(RedisError, Unavailable):  # what was asked is done; every worker's pulse plans, too
         domain.broker.dispatch()
     return answer(batch)

@@ -19,7 +19,7 @@ from jobs.errors import Conflict, InvalidInput, NotFound
 from jobs.models import Job, JobRequest
 from jobs.object_names import parse_s3_url
 from jobs.states import FINAL, State
-from jobs.submission import Submission, parse_fields, parse_json, submit
+from jobs.submission import parse_fields, parse_json
 
 MAX_WAIT_S = 120
 JOB_ID = re.compile(r"job_[0-9A-HJKMNP-TV-Z]{26}(-\d{7,8})?")
@@ -86,27 +86,25 @@ async def submit_job(
     """Submit, and wait if asked to."""
     wait_s = preferred_wait(prefer)
     wanted, upload = await read_submission(request, domain)
-    done: Submission = await run_in_threadpool(
-        submit,
-        domain,
+    accepted = await run_in_threadpool(
+        domain.job_submission.submit,
         wanted,
         tenant=caller.tenant,
         upload=upload,
         idempotency_key=idempotency_key,
         traceparent=traceparent,
     )
-    headers = {"Location": f"/v1/jobs/{done.job_id}"}
-    if done.replayed:
+    job = accepted.job
+    headers = {"Location": f"/v1/jobs/{job.id}"}
+    if accepted.replayed:
         headers["Idempotent-Replayed"] = "true"
-    if wait_s is None:
-        job = await run_in_threadpool(domain.store.get, caller.tenant, done.job_id)
-    else:
+    if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
         try:
-            job = await until_final_or_gone(waiting, request, caller.tenant, done.job_id, wait_s)
+            job = await until_final_or_gone(waiting, request, caller.tenant, job.id, wait_s)
         except ClientGone:
             return Response(status_code=202)
-    body = SubmittedJob.model_construct(**dict(shown(domain.bucket, job)), warnings=list(done.warnings))
+    body = SubmittedJob.model_construct(**dict(shown(domain.bucket, job)), warnings=list(accepted.warnings))
     return answer(body, 200 if wait_s is not None and job.state in FINAL else 202, headers)
 
 

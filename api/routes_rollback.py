@@ -8,7 +8,6 @@ from api.context import DomainOf
 from api.routes_batches import BatchId
 from api.shapes import answer
 from jobs.batch_models import Batch
-from jobs.batch_submission import publish_chores
 from jobs.rollback import begin_rollback
 
 router = APIRouter(
@@ -30,5 +29,5 @@ router = APIRouter(
 def rollback(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
     """Begin it, or say how far it is."""
     batch = begin_rollback(domain, caller.tenant, batch_id)
-    publish_chores(domain)
+    domain.chore_publisher.publish_due()
     return answer(batch, 202)

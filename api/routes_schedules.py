@@ -1,10 +1,10 @@
 """`/v1/schedules`: batches by the clock, and what became of each run."""
 
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api import bodies, schema
@@ -12,18 +12,16 @@ from api.auth import CallerOf, authenticate
 from api.context import DomainOf
 from api.shapes import answer
 from jobs.batch_models import BatchDefaults
-from jobs.batch_submission import publish_chores
 from jobs.domain import Domain
-from jobs.errors import InvalidInput, NotFound
+from jobs.errors import NotFound
+from jobs.input_errors import validated
 from jobs.schedule_models import Run, Schedule, ScheduleChange, ScheduleRequest
 from jobs.schedule_submission import change_schedule, create_schedule, delete_schedule
-from jobs.submission import invalid_input
 
 JSON_BYTES = 64 * 1024 * 1024
 """Most bytes of a request with inline items."""
 SCHEDULE_ID = re.compile(r"sch_[0-9A-HJKMNP-TV-Z]{26}")
 RUN_ID = re.compile(r"run_[0-9A-HJKMNP-TV-Z]{26}-[0-9]{13}m?")
-M = TypeVar("M", bound=BaseModel)
 EXAMPLE = {
     "name": "nightly catalogue",
     "cron": "30 2 * * *",
@@ -134,7 +132,7 @@ async def create(request: Request, domain: DomainOf, caller: CallerOf) -> Respon
 
 
 def _create(domain: Domain, tenant: str, body: bytes) -> Schedule:
-    return create_schedule(domain, _read(ScheduleRequest, body), tenant=tenant)
+    return create_schedule(domain, validated(ScheduleRequest.model_validate_json, body), tenant=tenant)
 
 
 @router.get("", response_model=ScheduleList, summary="List schedules", responses=schema.problems(422))
@@ -165,7 +163,7 @@ async def change(request: Request, domain: DomainOf, caller: CallerOf, schedule_
 
 
 def _change(domain: Domain, tenant: str, schedule_id: str, body: bytes) -> Schedule:
-    return change_schedule(domain, tenant, schedule_id, _read(ScheduleChange, body))
+    return change_schedule(domain, tenant, schedule_id, validated(ScheduleChange.model_validate_json, body))
 
 
 @router.delete(
@@ -188,7 +186,7 @@ def delete(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Respo
 def run_now(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
     """Make a run."""
     run = domain.schedules.run_now(caller.tenant, schedule_id)
-    publish_chores(domain)
+    domain.chore_publisher.publish_due()
     return answer(run, 202, {"Location": f"/v1/schedules/{schedule_id}/runs/{run.id}"})
 
 
@@ -229,17 +227,3 @@ def read_run(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId, run_id
     if not RUN_ID.fullmatch(run_id):
         raise NotFound("no such run")
     return answer(domain.runs.get(caller.tenant, schedule_id, run_id))
-
-
-def _read(model: type[M], body: bytes) -> M:
-    """A body as its record.
-
-    Raises:
-        InvalidInput: naming every field of a wrong type, and every unknown one.
-    """
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid_input(error.errors()) from error
-    except OverflowError as error:
-        raise InvalidInput.of("ends_at", "a moment between the years 1 and 9999", "out_of_range") from error

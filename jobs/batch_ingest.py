@@ -1,10 +1,11 @@
-"""Reading a kept manifest into jobs: a stretch of rows, one script, and again. Any worker goes on where one stopped."""
+"""Reads a saved manifest into jobs, a stretch of rows a script. Any worker continues where another one stopped."""
 
 import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import PurePosixPath
@@ -12,18 +13,23 @@ from typing import IO, Any, NoReturn
 
 import structlog
 
-from jobs.batch_items import Item, Items, Refusal
+from jobs.batch_items import Item, Refusal, RowReader
+from jobs.batches import Batches
+from jobs.bucket import Bucket
 from jobs.bucket_streams import read_pieces
 from jobs.chores import Held
-from jobs.domain import Domain
 from jobs.errors import NotFound
 from jobs.ids import MAX_ROWS, batch_job_prefix
+from jobs.keys import Keys
 from jobs.manifest_columns import ManifestFault
 from jobs.manifests import Row, read_rows
 from jobs.object_names import manifest_key
+from jobs.planner import Planner
+from jobs.rules import JobRules
+from jobs.uploads import UploadedPictures
 
 STRETCH = 500
-"""Rows of one script: it holds up everybody else for about as many times 20 microseconds."""
+"""Rows of one script, which blocks the server for about 20 microseconds a row."""
 MAX_BYTES = 512 * 1024 * 1024
 QUOTA_PAUSE_S = 20.0
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -31,43 +37,85 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
 class Ingest:
+    """Reads manifests into jobs. Safe in any number of threads at once.
+
+    Attributes:
+        batches: their records.
+        planner: whose clock and scripts are used.
+        keys: names of the keys.
+        rules: what each row must keep.
+        pictures: where the pictures of rows with a `data:` URL are put.
+        bucket: where the manifests lie.
+        dispatch: called after each stretch of rows, so that the first jobs do not wait for the last rows.
+    """
+
+    batches: Batches
+    planner: Planner
+    keys: Keys
+    rules: JobRules
+    pictures: UploadedPictures
+    bucket: Bucket
+    dispatch: Callable[[], object]
+
+    def open(self, batch_id: str, held: Held) -> "Reading | None":
+        """The reading of a batch's manifest, from where an earlier one stopped; None where there is no such batch.
+
+        Args:
+            batch_id: whose manifest.
+            held: the chore; its number fences every write.
+        """
+        record = self.batches.record(batch_id)
+        return Reading(self, batch_id, record, held) if record else None
+
+
+class Reading:
     """One worker's reading of one manifest.
 
     Args:
-        domain: what the process works with.
+        ingest: what it works with.
         batch_id: whose manifest.
+        record: the batch as it is now.
         held: the chore; its number fences every write.
-        after_stretch: called after each stretch was written; the first jobs need not wait for the last rows.
     """
 
-    def __init__(self, domain: Domain, batch_id: str, held: Held, after_stretch: Callable[[], object]) -> None:
-        self._domain = domain
+    def __init__(self, ingest: Ingest, batch_id: str, record: Mapping[str, str], held: Held) -> None:
+        self._batches = ingest.batches
+        self._planner = ingest.planner
+        self._keys = ingest.keys
+        self._bucket = ingest.bucket
+        self._dispatch = ingest.dispatch
         self._batch_id = batch_id
         self._held = held
-        self._after_stretch = after_stretch
-        self._record = domain.batches.record(batch_id)
-        self._tenant = self._record.get("tenant", "")
-        self._items = Items(domain, self._tenant, batch_id, json.loads(self._record.get("defaults", "{}")))
+        self._record = record
+        self._tenant = record["tenant"]
+        self._rows = RowReader(
+            ingest.rules,
+            ingest.pictures,
+            tenant=self._tenant,
+            batch_id=batch_id,
+            defaults=json.loads(record.get("defaults", "{}")),
+        )
         self._lanes: dict[tuple[str, str, bool], dict[str, Any]] = {}
-        self._trial = int(self._record.get("trial", 0))
-        self._trial_left = self._trial - int(self._record.get("trial_rows", 0))
+        self._trial = int(record.get("trial", 0))
+        self._trial_left = self._trial - int(record.get("trial_rows", 0))
         self._chosen: frozenset[int] | None = None
-        self._mark = self._record.get("mark", "")
+        self._mark = record.get("mark", "")
 
     @property
     def record(self) -> Mapping[str, str]:
-        """The batch as it was when the reading began."""
+        """The batch as it was when the reading started."""
         return self._record
 
     def run(self) -> None:
-        """Read to the end, or until somebody else is to go on.
+        """Read to the end, or until another worker must continue. Rows that were written stay written.
 
         Raises:
-            jobs.chores.Lost: another worker reads it by now.
-            jobs.chores.PutOff: a quota of the tenant is used up; what was read is kept.
-            ManifestFault: it cannot be read, or not further; the batch says so.
-            Unavailable, redis.exceptions.RedisError: a store does not answer; what was read is kept.
+            jobs.chores.Lost: another worker reads the manifest now.
+            jobs.chores.PutOff: a quota of the tenant is used up.
+            ManifestFault: the manifest cannot be read, or not to its end; the batch's `fault` says why.
+            Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         done = int(self._record.get("row", 0))
         try:
@@ -84,19 +132,19 @@ class Ingest:
             self.fail(fault)
 
     def fail(self, fault: ManifestFault) -> NoReturn:
-        """The batch takes no more rows, and says why.
+        """Stop the ingest for good; the batch's `fault` says why.
 
         Raises:
-            ManifestFault: the one that is given.
+            ManifestFault: `fault` itself.
         """
         self._end(str(fault))
         raise fault
 
     def _load(self, file: IO[bytes]) -> None:
         size = 0
-        bucket = self._domain.bucket
+        key = manifest_key(self._tenant, self._batch_id)
         try:
-            for piece in read_pieces(bucket, bucket.name, manifest_key(self._tenant, self._batch_id)):
+            for piece in read_pieces(self._bucket, self._bucket.name, key):
                 size += len(piece)
                 if size > MAX_BYTES:
                     raise ManifestFault(f"the manifest has over {MAX_BYTES:,} bytes")
@@ -116,7 +164,7 @@ class Ingest:
         """A row for each picture under the prefix; the mark is the last key that was read."""
         bucket, _, prefix = self._record["manifest"].removeprefix("s3://").partition("/")
         number = done
-        for key in self._domain.bucket.list_keys(bucket, prefix, start_after=self._mark):
+        for key in self._bucket.list_keys(bucket, prefix, start_after=self._mark):
             if PurePosixPath(key).suffix.lower() not in PICTURES:
                 continue
             number += 1
@@ -131,12 +179,53 @@ class Ingest:
             if not self._write_stretch(stretch, done):
                 return
             done = stretch[-1].number
-            self._after_stretch()
+            self._dispatch()
         self._end("")
 
     def _write_stretch(self, stretch: list[Row], done: int) -> bool:
-        read = [self._items.read(row) for row in stretch]
+        read = [self._rows.read(row) for row in stretch]
         items = [one for one in read if isinstance(one, Item)]
+        lanes, jobs, trial_left = self._on_lanes(items)
+        if self._record.get("supersede") == "1":
+            # Before the stretch is written: a reader that goes on after a crash does it again.
+            names = [item.custom_id for item in items if item.custom_id is not None]
+            self._batches.supersede(self._tenant, self._batch_id, names)
+        keys = self._keys
+        order = {
+            "number": self._held.number,
+            "from": done,
+            "to": stretch[-1].number,
+            "mark": self._mark,
+            "day": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "prefix": keys.job(batch_job_prefix(self._batch_id)),
+            "lanes": lanes,
+            "jobs": jobs,
+            "refused": [[one.row, one.text] for one in read if isinstance(one, Refusal)],
+        }
+        answer = self._planner.run(
+            "batch_rows",
+            [
+                keys.batch(self._batch_id),
+                keys.tenant(self._tenant),
+                keys.customs(self._tenant),
+                keys.batch_rejects(self._batch_id),
+                keys.batch_outputs(self._batch_id),
+                keys.batch_lanes(self._batch_id),
+                *(keys.job(item.job_id) for item in items),
+            ],
+            [json.dumps(order, ensure_ascii=False)],
+        )
+        if answer[0] == "quota":
+            what = "jobs queued at a time" if answer[1] == "max_queued" else "edits a day"
+            self._held.put_off(QUOTA_PAUSE_S, f"the tenant's quota of {answer[2]} {what}")
+        if answer[0] != "ok":
+            log.info("ingest.stopped", batch_id=self._batch_id, why=answer)
+            return False
+        self._trial_left = trial_left
+        return True
+
+    def _on_lanes(self, items: list[Item]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+        """The lanes of a stretch, its jobs as the script takes them, and how many of the trial are left after it."""
         lanes: dict[str, dict[str, Any]] = {}
         numbers: dict[str, int] = {}
         jobs = []
@@ -160,43 +249,7 @@ class Ingest:
                     "fields": item.fields,
                 }
             )
-        if self._record.get("supersede") == "1":
-            # Before the stretch is written: a reader that goes on after a crash does it again.
-            names = [item.custom_id for item in items if item.custom_id is not None]
-            self._domain.batches.supersede(self._tenant, self._batch_id, names)
-        keys = self._domain.keys
-        order = {
-            "number": self._held.number,
-            "from": done,
-            "to": stretch[-1].number,
-            "mark": self._mark,
-            "day": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "prefix": keys.job(batch_job_prefix(self._batch_id)),
-            "lanes": list(lanes.values()),
-            "jobs": jobs,
-            "refused": [[one.row, one.text] for one in read if isinstance(one, Refusal)],
-        }
-        answer = self._domain.planner.run(
-            "batch_rows",
-            [
-                keys.batch(self._batch_id),
-                keys.tenant(self._tenant),
-                keys.customs(self._tenant),
-                keys.batch_rejects(self._batch_id),
-                keys.batch_outputs(self._batch_id),
-                keys.batch_lanes(self._batch_id),
-                *(keys.job(item.job_id) for item in items),
-            ],
-            [json.dumps(order, ensure_ascii=False)],
-        )
-        if answer[0] == "quota":
-            what = "jobs queued at a time" if answer[1] == "max_queued" else "edits a day"
-            self._held.put_off(QUOTA_PAUSE_S, f"the tenant's quota of {answer[2]} {what}")
-        if answer[0] != "ok":
-            log.info("ingest.stopped", batch_id=self._batch_id, why=answer)
-            return False
-        self._trial_left = trial_left
-        return True
+        return list(lanes.values()), jobs, trial_left
 
     def _is_trial(self, item: Item, left: int) -> bool:
         return item.row in self._chosen if self._chosen is not None else left > 0
@@ -204,13 +257,13 @@ class Ingest:
     def _lane(self, model: str, priority: str, *, trial: bool) -> dict[str, Any]:
         known = self._lanes.get((model, priority, trial))
         if known is None:
-            known = self._domain.planner.lane_card(model, self._tenant, self._batch_id, priority, trial=trial)
+            known = self._planner.lane_card(model, self._tenant, self._batch_id, priority, trial=trial)
             self._lanes[model, priority, trial] = known
         return known
 
     def _end(self, why: str) -> None:
-        keys = self._domain.keys
-        self._domain.planner.run(
+        keys = self._keys
+        self._planner.run(
             "batch_ingested",
             [keys.batch(self._batch_id), keys.batch_outputs(self._batch_id)],
             [self._held.number, why],

@@ -2,28 +2,24 @@
 
 import hashlib
 import json
-import secrets
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from jobs.catalogue import ModelSpec
-from jobs.domain import Domain
 from jobs.encoding import encode_input, to_ms
 from jobs.errors import FieldError, InvalidInput, TooLarge
 from jobs.ids import batch_job_id
+from jobs.input_errors import validated
 from jobs.manifests import Row
-from jobs.models import Input, JobRequest, JobSpec
-from jobs.object_names import output_location
-from jobs.submission import invalid_input, item_faults, keep_data_url
+from jobs.models import JobRequest, JobSpec
+from jobs.rules import CheckedJob, JobRules, draw_seed
+from jobs.uploads import UploadedPictures
 
-UNSAID: dict[str, Any] = JobRequest().model_dump(mode="json")
-"""What a field is where neither the row nor the batch says anything."""
-MOST_TOLD = 8
-"""Broken rules that a refusal tells; a row that breaks more is not read to its end by anybody."""
+UNSET: dict[str, Any] = JobRequest().model_dump(mode="json")
+"""A field's value where neither the row nor the batch sets it."""
+MAX_REPORTED = 8
+"""Most broken rules that a refusal reports."""
 
 
 @dataclass(frozen=True)
@@ -60,28 +56,32 @@ class Refusal:
     text: str
 
 
-class Items:
+class RowReader:
     """Makes a batch's items from rows.
 
     Args:
-        domain: what the process works with.
+        rules: what each row must keep.
+        pictures: where the pictures of rows with a `data:` URL are put.
         tenant: whose batch it is.
         batch_id: its id.
         defaults: what its items share, as it is stored.
     """
 
-    def __init__(self, domain: Domain, tenant: str, batch_id: str, defaults: Mapping[str, Any]) -> None:
-        self._domain = domain
+    def __init__(
+        self, rules: JobRules, pictures: UploadedPictures, *, tenant: str, batch_id: str, defaults: Mapping[str, Any]
+    ) -> None:
+        self._rules = rules
+        self._pictures = pictures
         self._tenant = tenant
         self._batch_id = batch_id
         self._defaults = defaults
         self._shared_metadata: Mapping[str, str] = defaults.get("metadata", {})
 
     def read(self, row: Row) -> Item | Refusal:
-        """The row's item, or why there is none.
+        """The row's item, or its refusal.
 
         Raises:
-            Unavailable: the store does not take a picture that came inside the row.
+            Unavailable: the store does not accept a picture that came inside the row.
         """
         try:
             return self._item(row)
@@ -90,72 +90,63 @@ class Items:
         except TooLarge as error:
             return _refused(row, [FieldError("image", str(error), "too_large")])
 
-    def _request(self, given: Mapping[str, Any]) -> JobRequest:
-        try:
-            return JobRequest.model_validate({**self._defaults, **given})
-        except ValidationError as error:
-            raise invalid_input(error.errors()) from error
-        except OverflowError as error:
-            raise InvalidInput.of("not_before", "a moment between the years 1 and 9999", "out_of_range") from error
-
     def _item(self, row: Row) -> Item:
         if row.faults:
             raise InvalidInput(*row.faults)
-        given = row.fields
-        metadata = given.get("metadata")
-        if self._shared_metadata and isinstance(metadata, dict):
-            given = {**given, "metadata": {**self._shared_metadata, **metadata}}
-        request = self._request(given)
-        model = self._domain.catalogue.get(request.model)
+        given = self._with_shared_metadata(row.fields)
+        request = validated(JobRequest.model_validate, {**self._defaults, **given})
         job_id = batch_job_id(self._batch_id, row.number)
-        faults = item_faults(request, model, self._domain.settings, self._tenant, job_id)
-        if faults:
-            raise InvalidInput(*faults)
-        kept: Input | None = None
-        if request.image is not None and request.image[:5].lower() == "data:":
-            kept = keep_data_url(self._domain, request, model, self._tenant, job_id)
-        said = request.model_dump(mode="json", include=set(given))
-        if kept is not None:
-            said["image"] = kept.image
-        if request.seed is None and model.default_seed:
-            said["seed"] = _seed(model)
-        own = {name: value for name, value in said.items() if self._defaults.get(name, UNSAID[name]) != value}
-        if request.seed is not None and "seed" in own:
-            own["seed_given"] = True
-        spec = json.dumps(own, ensure_ascii=False, separators=(",", ":"))
-        try:
-            spec.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput.of("", "holds half of a character", "encoding") from error
-        fields = ["spec", spec]
-        if kept is not None:
-            fields += ["input", encode_input(kept, JobSpec(image=kept.image))]
+        checked = self._rules.check(request, tenant=self._tenant, job_id=job_id)
+        uploaded = checked.uploaded
+        fields = ["spec", self._spec(request, checked, set(given))]
+        if uploaded is not None:
+            self._pictures.put(uploaded)
+            fields += ["input", encode_input(uploaded.input, JobSpec(image=uploaded.input.image))]
         if request.webhook_url is not None:
             fields += ["tell", "1"]
         return Item(
             row=row.number,
             job_id=job_id,
             custom_id=request.custom_id,
-            model=model.name,
+            model=checked.model.name,
             priority=request.priority,
             due=to_ms(request.not_before) if request.not_before else None,
             deadline=int(request.deadline_s * 1000) if request.deadline_s else None,
-            place=self._place(request, job_id),
+            place=_digest("/".join(checked.output)),
             refusal=_beginning(row),
             fields=fields,
         )
 
-    def _place(self, request: JobRequest, job_id: str) -> str:
-        settings = self._domain.settings
-        bucket, key = output_location(request, job_id, "image/jpeg", settings.s3_bucket, settings.allowed_buckets)
-        return b64encode(hashlib.blake2b(f"{bucket}/{key}".encode(), digest_size=9).digest()).decode()
+    def _with_shared_metadata(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        metadata = given.get("metadata")
+        if self._shared_metadata and isinstance(metadata, dict):
+            return {**given, "metadata": {**self._shared_metadata, **metadata}}
+        return given
+
+    def _spec(self, request: JobRequest, checked: CheckedJob, names: set[str]) -> str:
+        """The fields `names` of a row that differ from the batch's defaults, and its seed, as JSON.
+
+        Raises:
+            InvalidInput: a text of the row is not valid Unicode.
+        """
+        values = request.model_dump(mode="json", include=names)
+        if checked.uploaded is not None:
+            values["image"] = checked.uploaded.input.image
+        if request.seed is None and (seed := draw_seed(checked.model)) is not None:
+            values["seed"] = seed
+        own = {name: value for name, value in values.items() if self._defaults.get(name, UNSET[name]) != value}
+        if request.seed is not None and "seed" in own:
+            own["seed_given"] = True
+        spec = json.dumps(own, ensure_ascii=False, separators=(",", ":"))
+        try:
+            spec.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput.of("", "contains half of a surrogate pair", "encoding") from error
+        return spec
 
 
-def _seed(model: ModelSpec) -> int:
-    rule = model.parameters["seed"]
-    low = int(rule.min) if rule.min is not None else 0
-    high = int(rule.max) if rule.max is not None else 2**31 - 1
-    return low + secrets.randbelow(high - low + 1)
+def _digest(place: str) -> str:
+    return b64encode(hashlib.blake2b(place.encode(), digest_size=9).digest()).decode()
 
 
 def _beginning(row: Row) -> str:
@@ -166,12 +157,12 @@ def _beginning(row: Row) -> str:
 
 
 def _refused(row: Row, faults: Sequence[FieldError]) -> Refusal:
-    told = [
+    reported = [
         {
             "field": fault.field[:64].encode(errors="replace").decode(),
             "message": fault.message[:300].encode(errors="replace").decode(),
             "code": fault.code,
         }
-        for fault in faults[:MOST_TOLD]
+        for fault in faults[:MAX_REPORTED]
     ]
-    return Refusal(row.number, _beginning(row) + json.dumps(told, ensure_ascii=False) + "}")
+    return Refusal(row.number, _beginning(row) + json.dumps(reported, ensure_ascii=False) + "}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from jobs.events import wants_jobs
-from jobs.models import EditParameters, JobFields, JobRequest, Moment, Priority, Record
+from jobs.models import EditParameters, JobFields, Moment, Priority, Record
 from jobs.states import State
 
 MAX_ITEMS = 10_000
@@ -218,12 +218,3 @@ class Reject(Record):
     line: int
     custom_id: str | None = None
     errors: list[dict[str, str]]
-
-
-def request_of(fields: dict[str, Any]) -> JobRequest:
-    """A row's fields as a request.
-
-    Raises:
-        pydantic.ValidationError: naming every field that is not of its type, and every unknown one.
-    """
-    return JobRequest.model_validate(fields)

@@ -7,8 +7,10 @@ import structlog
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
-from jobs.chores import Kind
+from jobs.chores import Chores, Kind
+from jobs.errors import Unavailable
 from jobs.plan_records import Dispatch
 from jobs.planner import Planner
 from jobs.settings import Settings
@@ -140,3 +142,26 @@ class Broker:
         """Raise OperationalError where the broker does not answer."""
         with self.app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=2)
+
+
+class ChorePublisher:
+    """Publishes the chores that are due.
+
+    Args:
+        broker: publishes them.
+        chores: says which are due.
+    """
+
+    def __init__(self, broker: Broker, chores: Chores) -> None:
+        self._broker = broker
+        self._chores = chores
+
+    def publish_due(self) -> None:
+        """Publish one message for each chore that is due.
+
+        A store that does not answer is logged: every worker publishes due chores every few seconds, too.
+        """
+        try:
+            self._broker.publish_chores(self._chores.due())
+        except (RedisError, Unavailable) as error:
+            log.warning("chores.not_published", error=str(error))

@@ -1,5 +1,6 @@
 """The domain as one process holds it: everything of `jobs`, wired from the settings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,8 +10,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from jobs.batch_ingest import Ingest
+from jobs.batch_submission import BatchSubmission
 from jobs.batches import Batches
-from jobs.broker import Broker, make_celery
+from jobs.broker import Broker, ChorePublisher, make_celery
 from jobs.bucket import Bucket
 from jobs.catalogue import Catalogue, load_catalogue
 from jobs.chores import LEASE_S, Chores
@@ -21,6 +24,7 @@ from jobs.event_bodies import Bodies
 from jobs.keys import Keys
 from jobs.planner import Planner
 from jobs.reuse import Reuse
+from jobs.rules import JobRules
 from jobs.schedule_runs import Runs
 from jobs.schedule_seen import Seen
 from jobs.schedules import Schedules
@@ -29,9 +33,11 @@ from jobs.settings import Settings
 from jobs.stats import Stats
 from jobs.status import Status
 from jobs.store import Store
+from jobs.submission import JobSubmission
 from jobs.tenants import Tenants
 from jobs.tidying import Tidying
 from jobs.tracing import Spans, open_spans
+from jobs.uploads import UploadedPictures
 
 DAY_S = 86_400
 
@@ -64,10 +70,18 @@ class Domain:
     reuse: Reuse
     stats: Stats
     spans: Spans
+    job_submission: JobSubmission
+    batch_submission: BatchSubmission
+    ingest: Ingest
+    chore_publisher: ChorePublisher
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
-        """Wire the domain. Nothing is connected to before it is used.
+    def open(cls, settings: Settings, *, clock_ms: Callable[[], int] | None = None) -> Self:
+        """Wire the domain. It connects to a store when it is used first.
+
+        Args:
+            settings: of the process.
+            clock_ms: milliseconds since 1970 that scripts go by, for tests; by default the server's own clock.
 
         Raises:
             ConfigurationError: the catalogue cannot be used.
@@ -76,7 +90,7 @@ class Domain:
         redis = connect(settings)
         keys = Keys(settings.key_prefix)
         retention_s = settings.retention_days * DAY_S
-        planner = Planner(redis, keys, catalogue, retention_s=retention_s, lease_s=settings.lease_s)
+        planner = Planner(redis, keys, catalogue, retention_s=retention_s, lease_s=settings.lease_s, clock_ms=clock_ms)
         seal, bucket = Seal(settings.secret_key), Bucket(settings)
         status = Status(redis, keys, catalogue)
         deliveries = Deliveries(
@@ -89,31 +103,51 @@ class Domain:
         bodies.register("schedule", runs.data_of)
         for kind, data_of in (("endpoint", endpoints.data_of), ("model", status.data_of), ("batch", batches.data_of)):
             bodies.register(kind, data_of)
+        store, spans = Store(redis, keys), open_spans()
+        broker = Broker(make_celery(settings), planner)
+        chores = Chores(planner, keys, lease_s=min(LEASE_S, settings.lease_s))
+        publisher = ChorePublisher(broker, chores)
+        pictures = UploadedPictures(bucket, settings)
+        rules = JobRules(catalogue, settings, pictures)
         return cls(
             settings=settings,
             catalogue=catalogue,
             redis=redis,
             keys=keys,
             planner=planner,
-            store=Store(redis, keys),
+            store=store,
             status=status,
             tenants=Tenants(redis, keys, seal),
             tidying=Tidying(redis, keys),
             bucket=bucket,
-            broker=Broker(make_celery(settings), planner),
+            broker=broker,
             seal=seal,
             deliveries=deliveries,
             bodies=bodies,
             endpoints=endpoints,
             delivery_log=DeliveryLog(redis, keys),
             batches=batches,
-            chores=Chores(planner, keys, lease_s=min(LEASE_S, settings.lease_s)),
+            chores=chores,
             schedules=Schedules(redis, keys, planner, runs),
             runs=runs,
             seen=Seen(redis, keys),
             reuse=Reuse(redis, keys, retention_s=retention_s),
             stats=Stats(redis, keys, catalogue, planner, status),
-            spans=open_spans(),
+            spans=spans,
+            job_submission=JobSubmission(rules, pictures, planner=planner, broker=broker, store=store, spans=spans),
+            batch_submission=BatchSubmission(
+                rules, batches=batches, bucket=bucket, settings=settings, publisher=publisher, spans=spans
+            ),
+            ingest=Ingest(
+                batches=batches,
+                planner=planner,
+                keys=keys,
+                rules=rules,
+                pictures=pictures,
+                bucket=bucket,
+                dispatch=broker.dispatch,
+            ),
+            chore_publisher=publisher,
         )
 
     def close(self) -> None:

@@ -128,21 +128,33 @@ def decode_job(
     output, error = record.get("output"), record.get("error")
     attempts = decode_attempts(record.get("log", ""))
     return Job(
-        **spec.model_dump(exclude={"image", "traceparent", "model", "seed_given"}),
-        id=job_id,
+        **_shown(job_id, tenant, spec),
         state=record["state"],
-        tenant=tenant,
-        model=spec.model or "",
-        batch_id=batch_of(job_id),
         input=decode_input(record, spec),
         output=decode_output(output, spec, job_id) if output else None,
         error=JobError.model_validate_json(error) if error else None,
         attempts=attempts,
         cost_usd=int(record.get("cost", 0)) / MICRO,
-        created_at=made_at(job_id),
         started_at=moment(record["started"]) if "started" in record else next(iter(attempts), _NONE).started_at,
         finished_at=_finished_at(record, attempts),
     )
+
+
+def new_job(job_id: str, tenant: str, spec: JobSpec, picture: Input, state: State) -> Job:
+    """A job as the API shows it right after it was written."""
+    return Job(**_shown(job_id, tenant, spec), state=state, input=picture)
+
+
+def _shown(job_id: str, tenant: str, spec: JobSpec) -> dict[str, Any]:
+    """The fields of a job that never change."""
+    return {
+        **spec.model_dump(exclude={"image", "traceparent", "seed_given"}),
+        "id": job_id,
+        "tenant": tenant,
+        "model": spec.model or "",
+        "batch_id": batch_of(job_id),
+        "created_at": made_at(job_id),
+    }
 
 
 _NONE = Attempt(number=0, outcome="failed")

@@ -47,7 +47,7 @@ def _utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("outside the calendar") from None
+        raise ValueError("must be between the years 1 and 9999 in UTC") from None
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]

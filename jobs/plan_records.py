@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.models import Checkpoint, Input, JobSpec
+from jobs.states import State
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,16 @@ class Idempotency:
 
 @dataclass(frozen=True)
 class Submitted:
-    """The jobs of a submit; `replayed` where they are those of an earlier one with the same Idempotency-Key."""
+    """The jobs of a submit.
+
+    Attributes:
+        job_ids: in the order of the drafts.
+        states: in which they were written, in the same order; empty where an earlier call wrote them.
+        replayed: they are those of an earlier submit with the same Idempotency-Key.
+    """
 
     job_ids: list[str]
+    states: tuple[State, ...] = ()
     replayed: bool = False
 
 

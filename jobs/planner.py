@@ -168,7 +168,8 @@ class Planner:
                 # A submit that was sent again after a dropped connection finds its own jobs: that is no replay.
                 ids = [self._keys.id_of(key) for key in answer[1:]]
                 return Submitted(ids, replayed=ids != [draft.job_id for draft in drafts])
-        return Submitted([draft.job_id for draft in drafts])
+        states = (_first_state(draft, now) for draft in drafts)
+        return Submitted([draft.job_id for draft in drafts], tuple(states))
 
     def lane_card(
         self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False
@@ -368,6 +369,11 @@ class Planner:
         if answer[1] != "1":
             raise Conflict(f"job {job_id} is {answer[0]}: {refusal}")
         return State(answer[0])
+
+
+def _first_state(draft: Draft, now: datetime) -> State:
+    due = draft.spec.not_before
+    return State.WAITING if due is not None and due > now else State.QUEUED
 
 
 def _fields_of(draft: Draft, now_ms: int) -> dict[str, str]:

@@ -6,7 +6,6 @@ from datetime import timedelta
 import structlog
 
 from jobs.batch_models import ENDED, BatchOptions, BatchRequest, BatchState
-from jobs.batch_submission import begin_batch
 from jobs.chores import Held
 from jobs.domain import Domain
 from jobs.encoding import moment
@@ -114,8 +113,8 @@ class _Work:
         else:
             options = BatchRequest.model_validate({**dict(options), "manifest": template.manifest})
         self._held.check()
-        kept = not isinstance(options, BatchRequest)
-        begin_batch(domain, options, tenant=self._tenant, batch_id=batch_id, kept=kept, more=more)
+        saved = not isinstance(options, BatchRequest)
+        domain.batch_submission.begin(options, tenant=self._tenant, batch_id=batch_id, saved=saved, more=more)
         return taken
 
     def _look(self) -> None:

@@ -4,17 +4,14 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import ValidationError
-
-from jobs.batch_submission import check_batch
 from jobs.bucket_streams import put_pieces
 from jobs.domain import Domain
 from jobs.errors import Conflict, InvalidInput
 from jobs.ids import new_id
+from jobs.input_errors import validated
 from jobs.object_names import items_key, parse_s3_url
 from jobs.schedule_making import options_of
 from jobs.schedule_models import Schedule, ScheduleChange, ScheduleRequest, ScheduleState, ScheduleTemplate
-from jobs.submission import invalid_input
 
 NULLABLE = ("ends_at", "trial", "budget_usd", "priority", "webhook_url", "webhook_events", "webhook_digest_s")
 TRIES = 5
@@ -90,10 +87,7 @@ def parse_schedule(body: dict[str, Any]) -> ScheduleRequest:
     Raises:
         InvalidInput: naming every field of a wrong type, and every unknown one.
     """
-    try:
-        return ScheduleRequest.model_validate(body)
-    except ValidationError as error:
-        raise invalid_input(error.errors()) from error
+    return validated(ScheduleRequest.model_validate, body)
 
 
 def _changed(before: ScheduleTemplate, change: ScheduleChange) -> ScheduleTemplate:
@@ -105,14 +99,11 @@ def _changed(before: ScheduleTemplate, change: ScheduleChange) -> ScheduleTempla
         raise InvalidInput.of("items", "either items or a manifest")
     if given.pop("items", None) is not None:
         given["manifest"] = None
-    try:
-        return ScheduleTemplate.model_validate({**before.model_dump(), **given})
-    except ValidationError as error:
-        raise invalid_input(error.errors()) from error
+    return validated(ScheduleTemplate.model_validate, {**before.model_dump(), **given})
 
 
 def _check(domain: Domain, template: ScheduleTemplate, tenant: str) -> None:
-    check_batch(domain, options_of(template), tenant=tenant, manifest=template.manifest)
+    domain.batch_submission.check(options_of(template), tenant=tenant, manifest=template.manifest)
 
 
 def _keep_items(domain: Domain, tenant: str, schedule_id: str, items: list[dict[str, Any]]) -> dict[str, str]:

@@ -61,6 +61,12 @@ class Spans(Protocol):
         """Spans around an app's requests, which go on from their `traceparent` header."""
 
 
+def valid_traceparent(spans: Spans, given: str | None) -> str | None:
+    """The trace context that a job or a batch continues; None where there is none, or an invalid one."""
+    context = spans.traceparent(given)
+    return context if trace_id_of(context) else None
+
+
 class NoSpans:
     """No spans: a given trace context is passed on as it is."""
 

@@ -10,8 +10,6 @@ from celery.exceptions import Ignore, Retry
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars
 
-from jobs.batch_ingest import Ingest
-from jobs.batch_submission import publish_chores
 from jobs.chores import Held, Kind, Lost, PutOff
 from jobs.domain import Domain
 from jobs.errors import NotFound, Unavailable
@@ -39,7 +37,7 @@ def start_looking(domain: Domain) -> Callable[..., None]:
 
     def look() -> None:
         while not stop.wait(LOOK_S):
-            publish_chores(domain)
+            domain.chore_publisher.publish_due()
 
     threading.Thread(target=look, name="chores", daemon=True).start()
     return lambda **_: stop.set()
@@ -90,7 +88,7 @@ def _done(domain: Domain, kind: Kind, batch_id: str, do: Callable[[Held], object
             raise Ignore("dropped: another worker is at it, or it is done")
         with bound_contextvars(kind=kind, batch_id=batch_id, **_owner(domain, batch_id)):
             _attempt(domain, held, do)
-    publish_chores(domain)
+    domain.chore_publisher.publish_due()
     return "done"
 
 
@@ -115,7 +113,7 @@ def _attempt(domain: Domain, held: Held, do: Callable[[Held], object]) -> None:
         raise Retry(str(error), exc=error) from error
     except ManifestFault as fault:
         log.info("chore.failed", why=str(fault))
-        publish_chores(domain)
+        domain.chore_publisher.publish_due()
         raise
     log.info("chore.ended")
 
@@ -128,10 +126,10 @@ def _do(held: Held, do: Callable[[Held], object]) -> None:
 
 
 def _ingest(domain: Domain, http: Http, batch_id: str, held: Held) -> None:
-    reading = Ingest(domain, batch_id, held, domain.broker.dispatch)
-    record = reading.record
-    if not record:
+    reading = domain.ingest.open(batch_id, held)
+    if reading is None:
         return
+    record = reading.record
     if record["source"] == "web":
         try:
             keep_from_web(domain, http, batch_id, record["tenant"], record["manifest"])

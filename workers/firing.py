@@ -6,7 +6,6 @@ from collections.abc import Callable
 import structlog
 from redis.exceptions import RedisError
 
-from jobs.batch_submission import publish_chores
 from jobs.domain import Domain
 
 LOOK_S = 1.0
@@ -56,5 +55,5 @@ def fire(domain: Domain) -> int:
                 made += claimed.runs
                 log.info("firing.fired", schedule_id=one.schedule_id, runs=claimed.runs, missed=claimed.missed)
     if made:
-        publish_chores(domain)
+        domain.chore_publisher.publish_due()
     return made

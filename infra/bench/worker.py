@@ -17,7 +17,6 @@ from infra.bench.workbench import TENANT, Bench, bench, median_and_p95, photogra
 from infra.stand import KEY, MODEL
 from jobs.models import JobRequest
 from jobs.states import FINAL
-from jobs.submission import submit
 
 SINGLES = 20
 
@@ -110,7 +109,7 @@ def _overhead(stand: Bench, picture: bytes) -> None:
 def _submit(stand: Bench, picture: bytes) -> str:
     # A prompt of its own for each: nothing is to be found already done.
     prompt = hashlib.sha256(str(time.perf_counter_ns()).encode()).hexdigest()[:16]
-    return submit(stand.domain, JobRequest(prompt=prompt), tenant=TENANT, upload=picture).job_id
+    return stand.domain.job_submission.submit(JobRequest(prompt=prompt), tenant=TENANT, upload=picture).job.id
 
 
 def _await_end(stand: Bench, job_id: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from infra.stand import simulator_process
 from jobs.batch_models import ENDED, Batch, BatchOptions
-from jobs.batch_submission import Upload, submit_batch
+from jobs.batch_submission import Upload
 from jobs.ids import batch_job_prefix
 from jobs.settings import Settings
 from jobs.states import State
@@ -74,7 +74,8 @@ def shop(fleet: Fleet, tmp_path: Path) -> Iterator[Shop]:
 
 def upload(fleet: Fleet, data: bytes, **options: Any) -> str:
     request = BatchOptions.model_validate({"defaults": {"prompt": "brighter"}, **options})
-    return submit_batch(fleet.domain, request, tenant="acme", upload=Upload("m.csv", [data], "0")).batch_id
+    upload = Upload("m.csv", [data], "0")
+    return fleet.domain.batch_submission.submit(request, tenant="acme", upload=upload).batch.id
 
 
 def table(rows: list[tuple[str, str]]) -> bytes:

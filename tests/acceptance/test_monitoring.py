@@ -17,7 +17,6 @@ from pydantic import SecretStr
 from infra.embedded import Valkey
 from infra.stand import MODEL, environment_of
 from jobs.batch_models import BatchRequest
-from jobs.batch_submission import submit_batch
 from jobs.delivery_log import DeliveryFilter
 from jobs.endpoint_records import EndpointFields
 from jobs.ids import new_job_id
@@ -168,7 +167,8 @@ def test_flower_tells_the_truth_of_deliveries_and_ingests(make_fleet: Callable[.
             manifest = "\n".join([f"custom_id,{column}", *(f"{n},{image}" for n in range(rows))]).encode()
             fleet.domain.bucket.put(bucket, f"in/{column}-{rows}.csv", manifest, media_type="text/csv")
             request = {"manifest": f"s3://{bucket}/in/{column}-{rows}.csv", "defaults": {"prompt": "brighter"}}
-            return submit_batch(domain, BatchRequest.model_validate(request), tenant=tenant).batch_id
+            asked = BatchRequest.model_validate(request)
+            return domain.batch_submission.submit(asked, tenant=tenant).batch.id
 
         good, bad, too_many = batch("acme", "image", 2), batch("acme", "colour", 2), batch("globex", "image", 3)
 

@@ -17,7 +17,6 @@ from PIL import Image
 from infra.ports import Ports
 from infra.stand import Process, environment_of
 from jobs.batch_models import BatchRequest
-from jobs.batch_submission import submit_batch
 from jobs.states import State
 from tests.fleet import Fleet, eventually
 from tests.integration.receiver import receiving
@@ -112,7 +111,7 @@ def test_the_edits_of_a_batch_are_spans_of_its_submitter_s_trace(make_fleet: Cal
     request = BatchRequest(items=[{"prompt": "traced in a batch", "image": image}])
     with collector() as (address, spans):
         fleet.worker(queues="edits,ingest", OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="200")
-        submit_batch(fleet.domain, request, tenant="acme", traceparent=f"00-{TRACE}-{SUBMITTER}-01")
+        fleet.domain.batch_submission.submit(request, tenant="acme", traceparent=f"00-{TRACE}-{SUBMITTER}-01")
 
         def ours() -> dict[str, Any]:
             return {span.name: span for span in spans if span.trace_id.hex() == TRACE}

@@ -11,7 +11,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Retry
 
 from jobs.batch_models import Batch, BatchOptions, BatchRequest
-from jobs.batch_submission import Upload, submit_batch
+from jobs.batch_submission import Upload
 from jobs.chores import Kind
 from jobs.domain import Domain
 from jobs.errors import Filtered, RequestRefused
@@ -71,11 +71,12 @@ class Hands:
         defaults = {"prompt": prompt, **options.pop("defaults", {})} if prompt else options.pop("defaults", {})
         request = BatchOptions.model_validate({"defaults": defaults, **options})
         manifest = Upload("m.csv", [data], hashlib.sha256(data).hexdigest())
-        return submit_batch(self.domain, request, tenant=self.tenant, upload=manifest).batch_id
+        return self.domain.batch_submission.submit(request, tenant=self.tenant, upload=manifest).batch.id
 
     def ask(self, **request: Any) -> str:
         """Submit items or the address of a manifest."""
-        return submit_batch(self.domain, BatchRequest.model_validate(request), tenant=self.tenant).batch_id
+        asked = BatchRequest.model_validate(request)
+        return self.domain.batch_submission.submit(asked, tenant=self.tenant).batch.id
 
     def do(self, kind: Kind, batch_id: str) -> str:
         """Run a chore's task as a worker would: what it returns, or why it did not end well."""

@@ -1,20 +1,15 @@
 """Schedules over a real domain with a clock of its own, and a worker's hands that do their chores at once."""
 
-import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from jobs.batches import Batches
-from jobs.chores import Chores, Kind
+from jobs.chores import Kind
 from jobs.domain import Domain
 from jobs.encoding import to_ms
-from jobs.planner import Planner
 from jobs.schedule_models import Run, RunState, Schedule
-from jobs.schedule_runs import Runs
 from jobs.schedule_submission import create_schedule, parse_schedule
-from jobs.schedules import Schedules
 from jobs.settings import Settings
 from tests.conftest import Clock
 from tests.integration.batch_harness import CATALOGUE, Hands
@@ -33,17 +28,7 @@ def open_at(make_settings: Callable[..., Settings], directory: Path, clock: Cloc
     """A domain whose scripts go by `clock`."""
     config = directory / "retouch.toml"
     config.write_text(CATALOGUE)
-    domain = Domain.open(make_settings(config=config))
-    planner = Planner(domain.redis, domain.keys, domain.catalogue, retention_s=86_400, lease_s=6, clock_ms=clock)
-    runs = Runs(domain.redis, domain.keys, planner)
-    return dataclasses.replace(
-        domain,
-        planner=planner,
-        runs=runs,
-        schedules=Schedules(domain.redis, domain.keys, planner, runs),
-        batches=Batches(domain.redis, domain.keys, domain.catalogue, planner, domain.status),
-        chores=Chores(planner, domain.keys, lease_s=6),
-    )
+    return Domain.open(make_settings(config=config, retention_days=1), clock_ms=clock)
 
 
 class Timetable:

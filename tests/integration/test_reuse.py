@@ -7,7 +7,6 @@ import pytest
 
 from jobs.models import Job, JobRequest
 from jobs.states import State
-from jobs.submission import submit
 from tests.fleet import Fleet
 from tests.integration.editing import Studio, picture, unique
 from tests.loopback import Request, answer, serve
@@ -94,7 +93,7 @@ def test_a_single_job_reuses_and_is_reused(studio: Studio) -> None:
     ids = []
     for reuse in (None, True, False):
         request = JobRequest(image=image, prompt=prompt, reuse=reuse)
-        ids.append(submit(studio.domain, request, tenant="acme").job_id)
+        ids.append(studio.domain.job_submission.submit(request, tenant="acme").job.id)
         studio.finish()
     jobs = [studio.domain.store.get("acme", one) for one in ids]
     assert [job.output.reused for job in jobs if job.output] == [False, True, False]

@@ -11,7 +11,8 @@ from api.routes_jobs import preferred_wait
 from jobs.catalogue import load_catalogue
 from jobs.errors import InvalidInput
 from jobs.models import JobRequest
-from jobs.submission import fingerprint, parse_fields, parse_json, warnings
+from jobs.rules import warnings
+from jobs.submission import fingerprint, parse_fields, parse_json
 
 STEP = load_catalogue().get("step-image-edit-2")
 
