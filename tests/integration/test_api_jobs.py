@@ -3,12 +3,16 @@
 import base64
 import hashlib
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import httpx
+import pytest
 
 from jobs.errors import Filtered, Transient
+from jobs.models import Job, JobRequest
 from jobs.settlement import Settlement
 from jobs.states import State
+from jobs.store import Store
 from tests.integration.api_harness import CHELSEA, FILE, PROMPT, ROCKET, Api, fields_of, problem
 
 
@@ -90,6 +94,55 @@ def test_a_job_is_not_started_before_its_time(api: Api):
     job = api.submit(not_before=later).json()
     assert job["state"] == "waiting"
     assert datetime.fromisoformat(job["not_before"]) == datetime.fromisoformat(later)
+
+
+def test_the_202_of_a_waiting_job_equals_its_record(api: Api):
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    answer = api.submit(
+        not_before=later,
+        deadline_s="7200.5",
+        custom_id="SKU-1041",
+        metadata='{"season": "winter"}',
+        priority="high",
+        negative_prompt="blur",
+        cfg_scale="2.5",
+        output_key="shop/{custom_id}.{ext}",
+        webhook_url="https://shop.example/hook",
+        reuse="true",
+    )
+    assert answer.status_code == 202, answer.text
+    submitted = answer.json()
+    assert submitted.pop("warnings") == []
+    assert submitted["state"] == "waiting"
+    assert api.http.get(f"/v1/jobs/{submitted['id']}").json() == submitted
+
+
+def test_the_202_of_a_job_for_a_parked_model_equals_its_record(api: Api):
+    api.domain.planner.park("step-image-edit-2", "maintenance")
+    api.work()
+    answer = api.http.post("/v1/jobs", json={"image": "https://pictures.example/rocket.jpg", "prompt": PROMPT})
+    submitted = answer.json()
+    del submitted["warnings"]
+    assert submitted["state"] == "queued"
+    assert api.http.get(f"/v1/jobs/{submitted['id']}").json() == submitted
+
+
+def test_a_submit_reads_a_job_only_when_it_is_replayed(api: Api, monkeypatch: pytest.MonkeyPatch):
+    reads: list[str] = []
+    get = Store.get
+
+    def counted(store: Store, tenant: str, job_id: str) -> Job:
+        reads.append(job_id)
+        return get(store, tenant, job_id)
+
+    monkeypatch.setattr(Store, "get", counted)
+    submit = partial(api.domain.job_submission.submit, JobRequest(prompt=PROMPT), tenant=api.tenant, upload=ROCKET)
+    first = submit(idempotency_key="order-7")
+    assert reads == []
+    api.domain.planner.cancel(first.job.id)
+    again = submit(idempotency_key="order-7")
+    assert (again.replayed, again.job.id, again.job.state) == (True, first.job.id, State.CANCELED)
+    assert reads == [first.job.id]
 
 
 def test_the_same_key_and_request_answer_with_the_same_job_and_keep_one_picture(api: Api):

@@ -98,6 +98,7 @@ def test_the_same_key_and_request_answer_with_the_same_batch(api: Api, hands: Ha
         ({"items": items(1), "manifest": "s3://retouch/x.csv"}, ""),
         ({"items": items(1), "defaults": {"promt": "p"}}, "defaults.promt"),
         ({"items": items(1), "defaults": {"prompt": "p", "steps": 100_000}}, "defaults.steps"),
+        ({"items": items(1), "defaults": {"prompt": "p", "model": "gpt-image-1"}}, "defaults.model"),
         ({"items": items(1), "trial": 0}, "trial"),
         ({"items": items(1), "budget_usd": -1}, "budget_usd"),
         ({"items": items(1), "webhook_url": "http://10.0.0.1/"}, "webhook_url"),
@@ -111,6 +112,13 @@ def test_what_breaks_a_rule_is_refused_by_its_field(api: Api, body: dict[str, An
     told = problem(api.http.post("/v1/batches", json=body), 422)
     assert field in {one["field"] for one in told["errors"]}
     assert api.http.get("/v1/batches").json() == {"data": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize("address", ["", "s3://retouch/" + "x" * 2048])
+def test_a_form_with_an_invalid_manifest_address_is_refused(api: Api, address: str) -> None:
+    form = {"prompt": (None, PROMPT), "manifest": (None, address)}
+    told = problem(api.http.post("/v1/batches", files=form), 422)
+    assert {one["field"] for one in told["errors"]} == {"manifest"}
 
 
 def test_another_tenant_sees_nothing_of_a_batch(api: Api, domain: Domain) -> None:
