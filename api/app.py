@@ -25,7 +25,7 @@ from api import (
 )
 from api.middleware import HeadAsGet, RequestLog
 from api.waiting import Waiting
-from jobs.domain import Domain
+from jobs.wiring import Domain
 
 DESCRIPTION = """
 Image edits in bulk: submit a picture and a prompt, read the job, fetch the result from the bucket.

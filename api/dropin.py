@@ -24,11 +24,11 @@ from api.problems import DROPIN_PATH, RETRY_AFTER_S, dropin_error, of_any, rende
 from api.shapes import shown
 from api.waiting import ClientGone, until_final_or_gone
 from jobs.catalogue import PARAMETERS, Catalogue
-from jobs.domain import Domain
 from jobs.errors import FieldError, InputRejected, InvalidInput, RetouchError
 from jobs.models import Job, JobRequest
 from jobs.states import FINAL, State
 from jobs.submission import parse_fields
+from jobs.wiring import Domain
 
 QUEUE_ALLOWANCE_S = 300
 """How long a job may wait for its turn, beside its model's own time for a call."""

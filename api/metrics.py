@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs import metrics
 from jobs.broker import QUEUES
-from jobs.domain import Domain
 from jobs.metrics import Metric
 from jobs.states import State
 from jobs.stats import FleetStats, ModelStats, TenantStats
+from jobs.wiring import Domain
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NO_ROUTE = "(none)"

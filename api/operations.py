@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from api.context import DomainOf
 from api.shapes import answer
 from jobs.broker import EDITS
-from jobs.domain import Domain
+from jobs.wiring import Domain
 
 router = APIRouter(tags=["operations"])
 log = structlog.get_logger(__name__)

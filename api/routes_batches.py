@@ -31,9 +31,9 @@ from jobs.batch_submission import (
     with_manifest,
 )
 from jobs.bucket_streams import PIECE
-from jobs.domain import Domain
 from jobs.errors import InvalidInput, NotFound, Unavailable
 from jobs.states import State
+from jobs.wiring import Domain
 
 BATCH_ID = re.compile(r"bat_[0-9A-HJKMNP-TV-Z]{26}")
 JSON_BYTES = 64 * 1024 * 1024

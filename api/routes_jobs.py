@@ -14,12 +14,12 @@ from api.context import DomainOf, WaitingOf
 from api.multipart import job_fields, read_form
 from api.shapes import URL_LIVES_S, JobPage, SubmittedJob, answer, shown
 from api.waiting import ClientGone, until_final_or_gone
-from jobs.domain import Domain
 from jobs.errors import Conflict, InvalidInput, NotFound
 from jobs.models import Job, JobRequest
 from jobs.object_names import parse_s3_url
 from jobs.states import FINAL, State
 from jobs.submission import parse_fields, parse_json
+from jobs.wiring import Domain
 
 MAX_WAIT_S = 120
 JOB_ID = re.compile(r"job_[0-9A-HJKMNP-TV-Z]{26}(-\d{7,8})?")

@@ -8,10 +8,10 @@ from pydantic import BaseModel, StringConstraints
 from api import schema
 from api.auth import authenticate, operator
 from api.context import DomainOf
-from jobs.domain import Domain
 from jobs.errors import NotFound
 from jobs.models import Record
 from jobs.status import ModelStatus
+from jobs.wiring import Domain
 
 router = APIRouter(
     prefix="/v1/models", tags=["models"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)

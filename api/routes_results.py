@@ -17,9 +17,8 @@ from jobs.batch_models import ENDED
 from jobs.errors import Conflict, InvalidInput, NotFound
 from jobs.object_names import record_key
 from jobs.result_archive import archive
-from jobs.result_rejects import reject_lines, reject_objects
 from jobs.result_sheet import page_name
-from jobs.results import csv_lines, entries, json_line, states
+from jobs.results import csv_lines, json_line, states
 
 BLOCK = 64 * 1024
 Form = Literal["jsonl", "csv"]
@@ -47,7 +46,7 @@ def results(
     if state is not None and state not in states():
         raise InvalidInput.of("state", f"one of {', '.join(states())}")
     batch = domain.batches.get(caller.tenant, batch_id)
-    found = entries(domain, batch, state=state)
+    found = domain.rows.entries(batch, state=state)
     return _stream(csv_lines(found) if form == "csv" else map(json_line, found), form, f"{batch_id}-results")
 
 
@@ -63,7 +62,7 @@ def rejects(
 ) -> Response:
     """Line, field, reason and the row."""
     batch = domain.batches.get(caller.tenant, batch_id)
-    lines = reject_objects(domain, batch) if form == "jsonl" else reject_lines(domain, batch)
+    lines = domain.rejects.json_lines(batch) if form == "jsonl" else domain.rejects.csv_lines(batch)
     return _stream(lines, form, f"{batch_id}-rejects")
 
 
@@ -77,7 +76,9 @@ def archived(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
     """All pictures there are now."""
     batch = domain.batches.get(caller.tenant, batch_id)
     headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"', "Cache-Control": "no-store"}
-    return StreamingResponse(_begun(archive(domain, batch)), media_type="application/zip", headers=headers)
+    return StreamingResponse(
+        _begun(archive(domain.rows, domain.bucket, batch)), media_type="application/zip", headers=headers
+    )
 
 
 @router.get(

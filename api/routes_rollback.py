@@ -8,7 +8,6 @@ from api.context import DomainOf
 from api.routes_batches import BatchId
 from api.shapes import answer
 from jobs.batch_models import Batch
-from jobs.rollback import begin_rollback
 
 router = APIRouter(
     prefix="/v1/batches", tags=["batches"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)
@@ -28,6 +27,6 @@ router = APIRouter(
 )
 def rollback(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
     """Begin it, or say how far it is."""
-    batch = begin_rollback(domain, caller.tenant, batch_id)
+    batch = domain.rollbacks.begin(caller.tenant, batch_id)
     domain.chore_publisher.publish_due()
     return answer(batch, 202)

@@ -12,11 +12,10 @@ from api.auth import CallerOf, authenticate
 from api.context import DomainOf
 from api.shapes import answer
 from jobs.batch_models import BatchDefaults
-from jobs.domain import Domain
 from jobs.errors import NotFound
 from jobs.input_errors import validated
 from jobs.schedule_models import Run, Schedule, ScheduleChange, ScheduleRequest
-from jobs.schedule_submission import change_schedule, create_schedule, delete_schedule
+from jobs.wiring import Domain
 
 JSON_BYTES = 64 * 1024 * 1024
 """Most bytes of a request with inline items."""
@@ -132,7 +131,7 @@ async def create(request: Request, domain: DomainOf, caller: CallerOf) -> Respon
 
 
 def _create(domain: Domain, tenant: str, body: bytes) -> Schedule:
-    return create_schedule(domain, validated(ScheduleRequest.model_validate_json, body), tenant=tenant)
+    return domain.schedule_submission.create(validated(ScheduleRequest.model_validate_json, body), tenant=tenant)
 
 
 @router.get("", response_model=ScheduleList, summary="List schedules", responses=schema.problems(422))
@@ -163,7 +162,7 @@ async def change(request: Request, domain: DomainOf, caller: CallerOf, schedule_
 
 
 def _change(domain: Domain, tenant: str, schedule_id: str, body: bytes) -> Schedule:
-    return change_schedule(domain, tenant, schedule_id, validated(ScheduleChange.model_validate_json, body))
+    return domain.schedule_submission.change(tenant, schedule_id, validated(ScheduleChange.model_validate_json, body))
 
 
 @router.delete(
@@ -171,7 +170,7 @@ def _change(domain: Domain, tenant: str, schedule_id: str, body: bytes) -> Sched
 )
 def delete(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
     """Delete it; batches that it made go on."""
-    delete_schedule(domain, caller.tenant, schedule_id)
+    domain.schedule_submission.delete(caller.tenant, schedule_id)
     return Response(status_code=204)
 
 

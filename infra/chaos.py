@@ -36,9 +36,9 @@ from infra.chaos_audit import (
 from infra.chaos_load import SUBSCRIBED, Feeder, Inbox, inline_model_toml, receiving
 from infra.embedded import SeaweedFS, Valkey
 from infra.stand import Simulator, catalogue_toml, simulator_process
-from jobs.domain import Domain
 from jobs.settings import Settings
 from jobs.states import FINAL
+from jobs.wiring import Domain
 
 SETTLE_S = 240.0
 """How long everything may take to end once nothing is killed any more, in seconds."""

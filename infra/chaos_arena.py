@@ -15,7 +15,7 @@ from infra.chaos_load import insist
 from infra.embedded import SeaweedFS, Server, Valkey
 from infra.ports import Ports
 from infra.stand import KEY, Process, Simulator, api_process, worker_process
-from jobs.domain import Domain
+from jobs.wiring import Domain
 
 LEASE_S = 6.0
 GRACE_S = 5.0

@@ -11,10 +11,10 @@ from typing import Any
 from PIL import Image
 
 from infra.chaos_load import SUBSCRIBED, Feeder, Inbox
-from jobs.domain import Domain
 from jobs.errors import RetouchError
 from jobs.models import Job
 from jobs.states import FINAL, State
+from jobs.wiring import Domain
 
 SETTLING_S = 3.0
 """From an answer to its record, on a machine with much to do: a worker lost in between has lost the answer, too."""

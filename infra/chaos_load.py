@@ -20,11 +20,11 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from infra.stand import MODEL
-from jobs.domain import Domain
 from jobs.endpoint_records import EndpointFields
 from jobs.errors import StorageFailed, Unavailable
 from jobs.ids import batch_job_id
 from jobs.states import State
+from jobs.wiring import Domain
 from retouch.client import Client
 from retouch.errors import ProblemError, Unreachable
 from retouch.transport import Patience

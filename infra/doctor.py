@@ -7,9 +7,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from infra.doctor_checks import CHECKS, Finding, Findings, Ground, addresses
-from jobs.domain import Domain
 from jobs.errors import ConfigurationError, RetouchError
 from jobs.settings import Settings, load_settings
+from jobs.wiring import Domain
 
 
 def examine(settings: Settings | None = None, *, now: Callable[[], float] = time.time) -> list[Finding]:

@@ -17,9 +17,9 @@ from redis.retry import Retry
 from jobs.broker import CHORES, EDITS, WEBHOOKS
 from jobs.bucket import Bucket
 from jobs.bucket_errors import FOREIGN, Kind, fault_of
-from jobs.domain import Domain
 from jobs.errors import RetouchError
 from jobs.settings import Settings
+from jobs.wiring import Domain
 
 Level = Literal["ok", "warning", "fault"]
 OLDEST = (7, 2)

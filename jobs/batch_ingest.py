@@ -26,6 +26,7 @@ from jobs.manifests import Row, read_rows
 from jobs.object_names import manifest_key
 from jobs.planner import Planner
 from jobs.rules import JobRules
+from jobs.script_runner import ScriptRunner
 from jobs.uploads import UploadedPictures
 
 STRETCH = 500
@@ -43,7 +44,8 @@ class Ingest:
 
     Attributes:
         batches: their records.
-        planner: whose clock and scripts are used.
+        planner: describes the lanes.
+        scripts: runs the scripts.
         keys: names of the keys.
         rules: what each row must keep.
         pictures: where the pictures of rows with a `data:` URL are put.
@@ -53,6 +55,7 @@ class Ingest:
 
     batches: Batches
     planner: Planner
+    scripts: ScriptRunner
     keys: Keys
     rules: JobRules
     pictures: UploadedPictures
@@ -83,6 +86,7 @@ class Reading:
     def __init__(self, ingest: Ingest, batch_id: str, record: Mapping[str, str], held: Held) -> None:
         self._batches = ingest.batches
         self._planner = ingest.planner
+        self._scripts = ingest.scripts
         self._keys = ingest.keys
         self._bucket = ingest.bucket
         self._dispatch = ingest.dispatch
@@ -202,7 +206,7 @@ class Reading:
             "jobs": jobs,
             "refused": [[one.row, one.text] for one in read if isinstance(one, Refusal)],
         }
-        answer = self._planner.run(
+        answer = self._scripts.run(
             "batch_rows",
             [
                 keys.batch(self._batch_id),
@@ -263,7 +267,7 @@ class Reading:
 
     def _end(self, why: str) -> None:
         keys = self._keys
-        self._planner.run(
+        self._scripts.run(
             "batch_ingested",
             [keys.batch(self._batch_id), keys.batch_outputs(self._batch_id)],
             [self._held.number, why],

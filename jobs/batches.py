@@ -19,7 +19,7 @@ from jobs.keys import Keys
 from jobs.models import JobRequest
 from jobs.paging import Page, check_limit, page_of_keys, read_cursor, write_cursor
 from jobs.plan_records import Idempotency
-from jobs.planner import Planner
+from jobs.script_runner import ScriptRunner
 from jobs.states import State
 from jobs.status import Status
 
@@ -35,15 +35,15 @@ class Batches:
         redis: a client that decodes answers.
         keys: names of the keys.
         catalogue: the models.
-        planner: whose clock and scripts are used.
+        scripts: runs the scripts.
         status: how the models fare, for estimates.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, catalogue: Catalogue, planner: Planner, status: Status) -> None:
+    def __init__(self, redis: Redis, keys: Keys, catalogue: Catalogue, scripts: ScriptRunner, status: Status) -> None:
         self._redis = redis
         self._keys = keys
         self._catalogue = catalogue
-        self._planner = planner
+        self._scripts = scripts
         self._status = status
 
     def begin(self, batch_id: str, tenant: str, fields: Mapping[str, str], idempotency: Idempotency | None) -> str:
@@ -70,7 +70,7 @@ class Batches:
             self._keys.chores,
             self._keys.idempotency(tenant, idempotency.key_sha256 if idempotency else "-"),
         ]
-        answer = self._planner.run("batch_begin", keys, [json.dumps(order, ensure_ascii=False)])
+        answer = self._scripts.run("batch_begin", keys, [json.dumps(order, ensure_ascii=False)])
         if answer[0] == "mismatch":
             raise IdempotencyMismatch("this Idempotency-Key came before with another request; use a new key")
         return self._keys.id_of(answer[1]) if answer[0] == "replayed" else batch_id
@@ -211,7 +211,7 @@ class Batches:
         key = self._keys.batch(batch_id)
         if self._redis.hget(key, "tenant") != tenant:
             raise NotFound(f"there is no batch {batch_id}")
-        state, done = self._planner.run(script, [key], args)
+        state, done = self._scripts.run(script, [key], args)
         match done:
             case "budget":
                 raise Conflict(f"batch {batch_id} has used up its budget: {_BUDGET_HINT}")
@@ -238,21 +238,21 @@ class Batches:
     def sweep(self, batch_id: str, number: int, *, most: int = 500) -> int:
         """Let a stretch of its jobs follow what the batch says; 1: all done, 0: there is more, -1: another's by now."""
         prefix = self._keys.job(batch_job_prefix(batch_id))
-        return int(self._planner.run("batch_sweep", [self._keys.batch(batch_id)], [number, prefix, most]))
+        return int(self._scripts.run("batch_sweep", [self._keys.batch(batch_id)], [number, prefix, most]))
 
     def supersede(self, tenant: str, batch_id: str, custom_ids: Sequence[str], *, most: int = 50) -> int:
         """Cancel jobs of the tenant's earlier batches that wait under these names; returns how many there were."""
         keys = [self._keys.customs(tenant), self._keys.batch(batch_id)]
         prefix = self._keys.job(batch_job_prefix(batch_id))
         return sum(
-            int(self._planner.run("batch_supersede", keys, [prefix, batch_id, *custom_ids[first : first + most]]))
+            int(self._scripts.run("batch_supersede", keys, [prefix, batch_id, *custom_ids[first : first + most]]))
             for first in range(0, len(custom_ids), most)
         )
 
     def kept(self, batch_id: str, number: int, what: str, known_s: float) -> bool:
         """The results of an ended batch are in the bucket; `what` says where (JSON of a `Kept`)."""
         keys = [self._keys.batch(batch_id), self._keys.batch_rejects(batch_id)]
-        return bool(self._planner.run("batch_kept", keys, [number, what, int(known_s * 1000)]))
+        return bool(self._scripts.run("batch_kept", keys, [number, what, int(known_s * 1000)]))
 
     def state(self, batch_id: str) -> BatchState | None:
         """Its state; None where there is no such batch."""

@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from jobs.keys import Keys
-from jobs.planner import Planner
+from jobs.script_runner import ScriptRunner
 
 LEASE_S = 15.0
 RENEW_S = 4.0
@@ -103,26 +103,26 @@ class Chores:
     """What is to be done for batches, and who does it.
 
     Args:
-        planner: whose clock and scripts are used.
+        scripts: runs the scripts.
         keys: names of the keys.
         lease_s: how long a chore is held without a beat, in seconds.
     """
 
-    def __init__(self, planner: Planner, keys: Keys, *, lease_s: float = LEASE_S) -> None:
-        self._planner = planner
+    def __init__(self, scripts: ScriptRunner, keys: Keys, *, lease_s: float = LEASE_S) -> None:
+        self._scripts = scripts
         self._keys = keys
         self.lease_s = lease_s
 
     def due(self) -> list[tuple[Kind, str]]:
         """What is to be published now: kind and batch id. It is due again after a lease's time."""
-        found = self._planner.run("chore_due", [self._keys.chores], [int(self.lease_s * 1000), MOST_AT_ONCE])
+        found = self._scripts.run("chore_due", [self._keys.chores], [int(self.lease_s * 1000), MOST_AT_ONCE])
         split = (member.split(" ", 1) for member in found)
         return [(Kind(kind), self._keys.id_of(key)) for kind, key in split]
 
     @contextmanager
     def hold(self, kind: Kind, batch_id: str) -> Iterator[Held | None]:
         """Take up a chore and renew its lease; None where there is nothing to do or another holds it."""
-        number = self._planner.run(
+        number = self._scripts.run(
             "chore_begin", [self._keys.chores, self._keys.batch(batch_id)], [kind, int(self.lease_s * 1000)]
         )
         if not number:
@@ -141,4 +141,4 @@ class Chores:
         """Keep a chore for so many seconds, or put it off for them; False where it is another's."""
         keys = [self._keys.chores, self._keys.batch(batch_id)]
         args = [kind, number, int(seconds * 1000), "1" if put_off else "0", why]
-        return bool(self._planner.run("chore_renew", keys, args))
+        return bool(self._scripts.run("chore_renew", keys, args))

@@ -1,14 +1,13 @@
 """Every state change of a job. Each method is one script; the scripts refuse what states.TRANSITIONS does not allow."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
 
 from redis import Redis
 
-from jobs import scripts
 from jobs.catalogue import Catalogue
 from jobs.encoding import (
     MICRO,
@@ -29,6 +28,7 @@ from jobs.ids import batch_of, made_at
 from jobs.keys import Keys
 from jobs.models import WEIGHTS, Attempt, Checkpoint
 from jobs.plan_records import Claim, Dispatch, Draft, Idempotency, Plan, Submitted
+from jobs.script_runner import ScriptRunner
 from jobs.settlement import Settlement
 from jobs.states import FINAL, State
 
@@ -45,40 +45,14 @@ class Planner:
         redis: a client that decodes answers.
         keys: names of the keys.
         catalogue: the models; `register_models` makes their limits known to the scripts.
-        retention_s: how long a finished job's record is kept, in seconds.
-        lease_s: how long a claim lives without a heartbeat, in seconds.
-        clock_ms: milliseconds since 1970 for tests; by default the server's own clock, the only one of the fleet.
+        scripts: runs the scripts.
     """
 
-    def __init__(
-        self,
-        redis: Redis,
-        keys: Keys,
-        catalogue: Catalogue,
-        *,
-        retention_s: float,
-        lease_s: float = 30,
-        clock_ms: Callable[[], int] | None = None,
-    ) -> None:
+    def __init__(self, redis: Redis, keys: Keys, catalogue: Catalogue, scripts: ScriptRunner) -> None:
         self._redis = redis
         self._keys = keys
         self._catalogue = catalogue
-        self._retention_ms = int(retention_s * 1000)
-        self._lease_ms = int(lease_s * 1000)
-        self._clock_ms = clock_ms
-        names = ("submit", "plan", "claim", "checkpoint", "settle", "renew", "depart", "cancel", "retry", "park")
-        self._scripts = {name: scripts.load(redis, name) for name in names}
-
-    def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """A script of another module, under the same clock: `name` of its file, its KEYS from 6 and ARGV from 4 on."""
-        if name not in self._scripts:
-            self._scripts[name] = scripts.load(self._redis, name)
-        return self._run(name, keys, args)
-
-    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Any = None) -> Any:
-        now = self._clock_ms() if self._clock_ms else 0
-        header = (now, self._retention_ms, self._lease_ms)
-        return self._scripts[name](keys=[*self._keys.spine, *keys], args=[*header, *args], client=client)
+        self._scripts = scripts
 
     def register_models(self) -> None:
         """Make the catalogue's limits known to the scripts. Called by every process that starts; the last one counts.
@@ -148,7 +122,7 @@ class Planner:
             "lanes": list(lanes.values()),
             "jobs": jobs,
         }
-        answer = self._run(
+        answer = self._scripts.run(
             "submit",
             [
                 self._keys.tenant(tenant),
@@ -205,7 +179,7 @@ class Planner:
     def plan(self, *, limit: int = 100) -> Plan:
         """Start what may start now; at most `limit` jobs."""
         models = [self._keys.model(name) for name in self._catalogue.models]
-        answer = self._run("plan", [self._keys.workers, *models], [limit, BURST_MS])
+        answer = self._scripts.run("plan", [self._keys.workers, *models], [limit, BURST_MS])
         wait_ms = int(answer[0])
         started = pairs(answer[1:])
         dispatches = [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in started.items()]
@@ -213,7 +187,7 @@ class Planner:
 
     def claim(self, job_id: str, attempt: int, worker: str) -> Claim | None:
         """Take up an attempt; None where its message is to be dropped (late, taken, or the job has moved on)."""
-        answer = self._run("claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
+        answer = self._scripts.run("claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
         if not answer:
             return None
         record = pairs(answer[5])
@@ -246,7 +220,7 @@ class Planner:
         text = to_json(answer) if answer else ""
         keys = [self._keys.job(claim.job_id)]
         known = encode_input(claim.input, claim.spec)
-        return bool(self._run("checkpoint", keys, [claim.attempt, text, cost_micro_usd, known]))
+        return bool(self._scripts.run("checkpoint", keys, [claim.attempt, text, cost_micro_usd, known]))
 
     def settle(
         self,
@@ -302,7 +276,7 @@ class Planner:
         keys = [self._keys.job(claim.job_id), entry.key if entry else self._keys.job(claim.job_id)]
         flat = [part for pair in fields.items() for part in pair]
         text = json.dumps(order, ensure_ascii=False)
-        return bool(self._run("settle", keys, [claim.attempt, text, encode_attempt(log), *flat]))
+        return bool(self._scripts.run("settle", keys, [claim.attempt, text, encode_attempt(log), *flat]))
 
     def renew(self, worker: str, *, slots: int, words: str, held: Sequence[Dispatch]) -> list[Dispatch]:
         """A worker's pulse: register its threads for edits and renew what it holds.
@@ -317,13 +291,15 @@ class Planner:
             The attempts it has lost and must stop.
         """
         members = [f"{self._keys.job(one.job_id)}#{one.attempt}" for one in held]
-        lost = self._run("renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, words, *members])
+        lost = self._scripts.run(
+            "renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, words, *members]
+        )
         split = (member.rsplit("#", 1) for member in lost)
         return [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in split]
 
     def depart(self, worker: str, *, gone: bool) -> None:
         """A worker takes no more edits; with `gone` it is forgotten."""
-        self._run("depart", [self._keys.workers, self._keys.worker(worker)], [worker, "1" if gone else "0"])
+        self._scripts.run("depart", [self._keys.workers, self._keys.worker(worker)], [worker, "1" if gone else "0"])
 
     def cancel(self, job_id: str) -> State:
         """Stop a job; one that runs stops at its next step.
@@ -351,7 +327,7 @@ class Planner:
             InvalidInput: it is no model of the catalogue.
         """
         key = self._keys.model(self._catalogue.get(model).name)
-        return bool(self._run("park", [key], ["park", reason]))
+        return bool(self._scripts.run("park", [key], ["park", reason]))
 
     def resume(self, model: str) -> bool:
         """Take a model up again, whatever it was parked for; False where it is not parked.
@@ -360,10 +336,10 @@ class Planner:
             InvalidInput: it is no model of the catalogue.
         """
         key = self._keys.model(self._catalogue.get(model).name)
-        return bool(self._run("park", [key], ["resume", ""]))
+        return bool(self._scripts.run("park", [key], ["resume", ""]))
 
     def _act(self, script: str, job_id: str, args: Sequence[Any], refusal: str) -> State:
-        answer = self._run(script, [self._keys.job(job_id)], args)
+        answer = self._scripts.run(script, [self._keys.job(job_id)], args)
         if not answer:
             raise NotFound(f"there is no job {job_id}")
         if answer[1] != "1":

@@ -6,23 +6,23 @@ from datetime import UTC, datetime
 from zipstream import ZIP_STORED, ZipStream
 
 from jobs.batch_models import Batch
+from jobs.bucket import Bucket
 from jobs.bucket_streams import read_pieces
-from jobs.domain import Domain
 from jobs.errors import NotFound
 from jobs.models import Job, Output
 from jobs.object_names import key_part
 from jobs.pictures import EXTENSIONS
-from jobs.results import stored_jobs
+from jobs.results import BatchRows
 from jobs.states import State
 
 
-def archive(domain: Domain, batch: Batch) -> Iterator[bytes]:
+def archive(rows: BatchRows, bucket: Bucket, batch: Batch) -> Iterator[bytes]:
     """The archive's bytes: a picture for each item that has one, named by its `custom_id`."""
     stream = ZipStream(compress_type=ZIP_STORED)
-    for job in stored_jobs(domain, batch, stretch=100):
+    for job in rows.jobs(batch, stretch=100):
         if job.state is not State.SUCCEEDED or job.output is None:
             continue
-        stream.add(_pieces(domain, job.output), file_name(job))
+        stream.add(_pieces(bucket, job.output), file_name(job))
         yield from stream.all_files()
     stream.comment = f"{batch.id} {datetime.now(UTC).isoformat(timespec='seconds')}"
     yield from stream.finalize()
@@ -35,8 +35,8 @@ def file_name(job: Job) -> str:
     return f"{stem}.{extension}"
 
 
-def _pieces(domain: Domain, output: Output) -> Iterator[bytes]:
+def _pieces(bucket: Bucket, output: Output) -> Iterator[bytes]:
     try:
-        yield from read_pieces(domain.bucket, output.bucket, output.key)
+        yield from read_pieces(bucket, output.bucket, output.key)
     except NotFound:
         return  # deleted by the team since: an empty entry says so, and the rest of the archive is whole

@@ -7,8 +7,9 @@ from contextlib import closing
 from typing import IO, Any
 
 from jobs.batch_models import Batch, Reject
+from jobs.batches import Batches
+from jobs.bucket import Bucket
 from jobs.bucket_streams import read_pieces
-from jobs.domain import Domain
 from jobs.errors import NotFound
 from jobs.manifest_columns import FIELDS, REJECTED_PREFIX, ManifestFault
 from jobs.manifests import MAX_FIELD, Row, read_rows
@@ -20,52 +21,61 @@ ABOUT = tuple(f"{REJECTED_PREFIX}{name}" for name in ("line", "field", "reason")
 MOST_COLUMNS = 200
 
 
-def reject_lines(domain: Domain, batch: Batch) -> Iterator[bytes]:
-    """The refused rows as CSV: line, field and reason, then the row as it was written."""
-    with tempfile.TemporaryFile() as manifest:
-        _fetch(domain, batch, manifest)
-        names: dict[str, None] = {}
-        for _, fields in _pairs(domain, batch, manifest):
-            for name in _flat(fields):
-                if len(names) < MOST_COLUMNS:
-                    names[name] = None
-        order = sorted(names, key=lambda name: (name != "custom_id", name != "image", name not in FIELDS, name))
-        yield b"\xef\xbb\xbf" + csv_line([*ABOUT, *order])
-        for reject, fields in _pairs(domain, batch, manifest):
-            flat = _flat(fields)
-            where = "; ".join(dict.fromkeys(one["field"] for one in reject.errors if one["field"]))
-            why = "; ".join(one["message"] for one in reject.errors)
-            yield csv_line([str(reject.line), where, why, *(flat.get(name, "") for name in order)])
+class RejectFiles:
+    """Writes the refused rows of batches, each with the row as it was submitted.
 
+    Args:
+        batches: their records.
+        bucket: where their manifests are.
+    """
 
-def reject_objects(domain: Domain, batch: Batch) -> Iterator[bytes]:
-    """The same as JSONL: row, line, custom_id, errors and the row's fields."""
-    with tempfile.TemporaryFile() as manifest:
-        _fetch(domain, batch, manifest)
-        for reject, fields in _pairs(domain, batch, manifest):
-            text = json.dumps({**reject.model_dump(), "fields": fields}, ensure_ascii=False)
-            yield text.encode(errors="replace") + b"\n"
+    def __init__(self, batches: Batches, bucket: Bucket) -> None:
+        self._batches = batches
+        self._bucket = bucket
 
+    def csv_lines(self, batch: Batch) -> Iterator[bytes]:
+        """The refused rows as CSV: line, field and reason, then the row as it was written."""
+        with tempfile.TemporaryFile() as manifest:
+            self._fetch(batch, manifest)
+            names: dict[str, None] = {}
+            for _, fields in self._pairs(batch, manifest):
+                for name in _flat(fields):
+                    if len(names) < MOST_COLUMNS:
+                        names[name] = None
+            order = sorted(names, key=lambda name: (name != "custom_id", name != "image", name not in FIELDS, name))
+            yield b"\xef\xbb\xbf" + csv_line([*ABOUT, *order])
+            for reject, fields in self._pairs(batch, manifest):
+                flat = _flat(fields)
+                where = "; ".join(dict.fromkeys(one["field"] for one in reject.errors if one["field"]))
+                why = "; ".join(one["message"] for one in reject.errors)
+                yield csv_line([str(reject.line), where, why, *(flat.get(name, "") for name in order)])
 
-def _fetch(domain: Domain, batch: Batch, manifest: IO[bytes]) -> None:
-    try:
-        for piece in read_pieces(domain.bucket, domain.bucket.name, manifest_key(batch.tenant, batch.id)):
-            manifest.write(piece)
-    except NotFound:
-        return  # a prefix has none, and one that was deleted takes the rows along, not the reasons
+    def json_lines(self, batch: Batch) -> Iterator[bytes]:
+        """The same as JSONL: row, line, custom_id, errors and the row's fields."""
+        with tempfile.TemporaryFile() as manifest:
+            self._fetch(batch, manifest)
+            for reject, fields in self._pairs(batch, manifest):
+                text = json.dumps({**reject.model_dump(), "fields": fields}, ensure_ascii=False)
+                yield text.encode(errors="replace") + b"\n"
 
+    def _fetch(self, batch: Batch, manifest: IO[bytes]) -> None:
+        try:
+            for piece in read_pieces(self._bucket, self._bucket.name, manifest_key(batch.tenant, batch.id)):
+                manifest.write(piece)
+        except NotFound:
+            return  # a prefix has none, and one that was deleted takes the rows along, not the reasons
 
-def _pairs(domain: Domain, batch: Batch, manifest: IO[bytes]) -> Iterator[tuple[Reject, dict[str, Any]]]:
-    """Each refusal with its row's fields; both come in the order of rows."""
-    with closing(read_rows(manifest)) as rows:
-        row: Row | None = None
-        for reject in domain.batches.rejects(batch.id):
-            try:
-                while row is None or row.number < reject.row:
-                    row = next(rows)
-            except (StopIteration, ManifestFault):
-                row = Row(reject.row, reject.line, {"custom_id": reject.custom_id} if reject.custom_id else {})
-            yield reject, row.fields if row.number == reject.row else {}
+    def _pairs(self, batch: Batch, manifest: IO[bytes]) -> Iterator[tuple[Reject, dict[str, Any]]]:
+        """Each refusal with its row's fields; both come in the order of rows."""
+        with closing(read_rows(manifest)) as rows:
+            row: Row | None = None
+            for reject in self._batches.rejects(batch.id):
+                try:
+                    while row is None or row.number < reject.row:
+                        row = next(rows)
+                except (StopIteration, ManifestFault):
+                    row = Row(reject.row, reject.line, {"custom_id": reject.custom_id} if reject.custom_id else {})
+                yield reject, row.fields if row.number == reject.row else {}
 
 
 def _flat(fields: dict[str, Any]) -> dict[str, str]:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from html import escape
 
 from jobs.batch_models import Batch
-from jobs.domain import Domain
+from jobs.bucket import Bucket
 from jobs.errors import EditFailure
 from jobs.ids import row_of
 from jobs.models import Job
 from jobs.object_names import record_key
-from jobs.results import stored_jobs
+from jobs.results import BatchRows
 from jobs.states import State
 
 A_PAGE = 100
@@ -40,46 +40,58 @@ def page_name(number: int) -> str:
     return "sheet.html" if number == 1 else f"sheet-{number:03d}.html"
 
 
-def put_sheet(domain: Domain, batch: Batch, check: Callable[[], None]) -> tuple[str, int]:
-    """Write the sheet beside the pictures; returns the first page's `s3://` address and how many pages there are."""
-    total = min(batch.counts.total - batch.counts.rejected, MOST)
-    pages = max(1, -(-total // A_PAGE))
-    jobs = stored_jobs(domain, batch, stretch=A_PAGE)
-    for number in range(1, pages + 1):
-        check()
-        held = [job for _, job in zip(range(A_PAGE), jobs, strict=False)]
-        text = "".join(_page(domain, batch, held, number, pages))
-        key = record_key(batch.id, page_name(number))
-        domain.bucket.put(domain.bucket.name, key, text.encode(), media_type="text/html; charset=utf-8")
-    return f"s3://{domain.bucket.name}/{record_key(batch.id, page_name(1))}", pages
+class ContactSheet:
+    """Writes the contact sheets of batches.
 
+    Args:
+        rows: reads the rows of batches.
+        bucket: where thumbnails are and sheets go.
+    """
 
-def _page(domain: Domain, batch: Batch, jobs: Iterable[Job], number: int, pages: int) -> Iterator[str]:
-    title = escape(batch.name or batch.id)
-    links = " ".join(f'<a href="{page_name(other)}">{other}</a>' for other in range(1, pages + 1)) if pages > 1 else ""
-    counts = ", ".join(f"{count} {name}" for name, count in batch.counts.model_dump().items() if count)
-    yield (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
-        f"<style>{STYLE}</style><h1>{title}</h1><p>{escape(batch.id)}: {escape(counts)}; "
-        f"page {number} of {pages}, before | after</p><nav>{links}</nav><main>"
-    )
-    for job in jobs:
-        yield _card(domain, batch, job)
-    rest = batch.counts.total - batch.counts.rejected - MOST
-    yield f"</main>{f'<p>and {rest:,} more: see results.csv</p>' if rest > 0 and number == pages else ''}</html>\n"
+    def __init__(self, rows: BatchRows, bucket: Bucket) -> None:
+        self._rows = rows
+        self._bucket = bucket
 
+    def put(self, batch: Batch, check: Callable[[], None]) -> tuple[str, int]:
+        """Write the sheet's pages; returns the `s3://` address of the first one, and their number."""
+        total = min(batch.counts.total - batch.counts.rejected, MOST)
+        pages = max(1, -(-total // A_PAGE))
+        jobs = self._rows.jobs(batch, stretch=A_PAGE)
+        for number in range(1, pages + 1):
+            check()
+            held = [job for _, job in zip(range(A_PAGE), jobs, strict=False)]
+            text = "".join(self._page(batch, held, number, pages))
+            key = record_key(batch.id, page_name(number))
+            self._bucket.put(self._bucket.name, key, text.encode(), media_type="text/html; charset=utf-8")
+        return f"s3://{self._bucket.name}/{record_key(batch.id, page_name(1))}", pages
 
-def _card(domain: Domain, batch: Batch, job: Job) -> str:
-    name = escape(job.custom_id or job.id)
-    told = escape(job.error.message if job.error else job.prompt or "")
-    picture = f'<div class="none">{escape(str(job.state))}</div>'
-    if job.state is State.SUCCEEDED:
-        try:
-            key = thumbnail_key(batch.id, row_of(job.id) or 0)
-            data = domain.bucket.get(domain.bucket.name, key, max_bytes=MAX_THUMBNAIL)
-            source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
-            picture = f'<img loading="lazy" alt="{name}, before and after" src="{source}">'
-        except EditFailure:
-            picture = '<div class="none">no thumbnail</div>'
-    return f"<article>{picture}<h2>{name}</h2><p>{told}</p></article>"
+    def _page(self, batch: Batch, jobs: Iterable[Job], number: int, pages: int) -> Iterator[str]:
+        title = escape(batch.name or batch.id)
+        links = (
+            " ".join(f'<a href="{page_name(other)}">{other}</a>' for other in range(1, pages + 1)) if pages > 1 else ""
+        )
+        counts = ", ".join(f"{count} {name}" for name, count in batch.counts.model_dump().items() if count)
+        yield (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+            f'<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+            f"<style>{STYLE}</style><h1>{title}</h1><p>{escape(batch.id)}: {escape(counts)}; "
+            f"page {number} of {pages}, before | after</p><nav>{links}</nav><main>"
+        )
+        for job in jobs:
+            yield self._card(batch, job)
+        rest = batch.counts.total - batch.counts.rejected - MOST
+        yield f"</main>{f'<p>and {rest:,} more: see results.csv</p>' if rest > 0 and number == pages else ''}</html>\n"
+
+    def _card(self, batch: Batch, job: Job) -> str:
+        name = escape(job.custom_id or job.id)
+        told = escape(job.error.message if job.error else job.prompt or "")
+        picture = f'<div class="none">{escape(str(job.state))}</div>'
+        if job.state is State.SUCCEEDED:
+            try:
+                key = thumbnail_key(batch.id, row_of(job.id) or 0)
+                data = self._bucket.get(self._bucket.name, key, max_bytes=MAX_THUMBNAIL)
+                source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+                picture = f'<img loading="lazy" alt="{name}, before and after" src="{source}">'
+            except EditFailure:
+                picture = '<div class="none">no thumbnail</div>'
+        return f"<article>{picture}<h2>{name}</h2><p>{told}</p></article>"

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jobs.batch_models import ENDED, Batch, Reject
+from jobs.batches import Batches
+from jobs.bucket import Bucket
 from jobs.bucket_streams import read_pieces
-from jobs.domain import DAY_S, Domain
 from jobs.ids import batch_job_id, row_of
 from jobs.models import Job
 from jobs.object_names import parse_s3_url
 from jobs.states import State
+from jobs.store import Store
 
 STRETCH = 500
 REJECTED = "rejected"
@@ -45,62 +47,72 @@ _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 Entry = dict[str, Any]
 
 
-def entries(domain: Domain, batch: Batch, *, state: str | None = None) -> Iterator[Entry]:
-    """Each item as an object: the job as the API shows it, with its row; a refused row with its errors.
-
-    Where the records of an old batch have expired, they are read from what was kept in the bucket.
+class BatchRows:
+    """Reads the rows of batches.
 
     Args:
-        domain: what the process works with.
-        batch: whose.
-        state: only those in this state of a job, or `rejected`.
+        batches: their records.
+        reader: reads their jobs.
+        bucket: where the results of old batches are.
+        retention_s: how long a finished job's record is kept, in seconds.
     """
-    found = _kept(domain, batch) if _is_old(domain, batch) else _stored(domain, batch, state)
-    return (entry for entry in found if state is None or entry["state"] == state)
 
+    def __init__(self, batches: Batches, reader: Store, bucket: Bucket, *, retention_s: float) -> None:
+        self._batches = batches
+        self._reader = reader
+        self._bucket = bucket
+        self._retention_s = retention_s
 
-def _stored(domain: Domain, batch: Batch, state: str | None) -> Iterator[Entry]:
-    if state == REJECTED:
-        yield from (_refused(reject) for reject in domain.batches.rejects(batch.id))
-        return
-    rejects = domain.batches.rejects(batch.id) if state is None else iter(())
-    reject = next(rejects, None)
-    for job in stored_jobs(domain, batch):
-        row = row_of(job.id) or 0
-        while reject is not None and reject.row < row:
+    def entries(self, batch: Batch, *, state: str | None = None) -> Iterator[Entry]:
+        """Each item as an object: the job as the API shows it, with its row; a refused row with its errors.
+
+        Where the records of an old batch have expired, they are read from what was kept in the bucket.
+
+        Args:
+            batch: whose.
+            state: only those in this state of a job, or `rejected`.
+        """
+        found = self._saved(batch) if self._is_old(batch) else self._stored(batch, state)
+        return (entry for entry in found if state is None or entry["state"] == state)
+
+    def _stored(self, batch: Batch, state: str | None) -> Iterator[Entry]:
+        if state == REJECTED:
+            yield from (_refused(reject) for reject in self._batches.rejects(batch.id))
+            return
+        rejects = self._batches.rejects(batch.id) if state is None else iter(())
+        reject = next(rejects, None)
+        for job in self.jobs(batch):
+            row = row_of(job.id) or 0
+            while reject is not None and reject.row < row:
+                yield _refused(reject)
+                reject = next(rejects, None)
+            yield {"row": row, **job.model_dump(mode="json")}
+        while reject is not None:
             yield _refused(reject)
             reject = next(rejects, None)
-        yield {"row": row, **job.model_dump(mode="json")}
-    while reject is not None:
-        yield _refused(reject)
-        reject = next(rejects, None)
 
+    def jobs(self, batch: Batch, *, stretch: int = STRETCH) -> Iterator[Job]:
+        """A batch's jobs in the order of their rows, read a stretch at a time."""
+        last = int(self._batches.record(batch.id).get("row", 0))
+        for first in range(1, last + 1, stretch):
+            rows = range(first, min(first + stretch, last + 1))
+            yield from self._reader.get_many(batch.tenant, [batch_job_id(batch.id, row) for row in rows])
 
-def stored_jobs(domain: Domain, batch: Batch, *, stretch: int = STRETCH) -> Iterator[Job]:
-    """A batch's jobs in the order of their rows, read a stretch at a time."""
-    last = int(domain.batches.record(batch.id).get("row", 0))
-    for first in range(1, last + 1, stretch):
-        rows = range(first, min(first + stretch, last + 1))
-        yield from domain.store.get_many(batch.tenant, [batch_job_id(batch.id, row) for row in rows])
+    def _is_old(self, batch: Batch) -> bool:
+        if batch.results is None or batch.finished_at is None or batch.state not in ENDED:
+            return False
+        # The first record may have expired as soon as its retention is over; the last one is as old as the batch's end.
+        return time.time() > batch.created_at.timestamp() + self._retention_s - 3600
 
-
-def _is_old(domain: Domain, batch: Batch) -> bool:
-    if batch.results is None or batch.finished_at is None or batch.state not in ENDED:
-        return False
-    # The first record may have expired as soon as its retention is over; the last one is as old as the batch's end.
-    retention_s = domain.settings.retention_days * DAY_S
-    return time.time() > batch.created_at.timestamp() + retention_s - 3600
-
-
-def _kept(domain: Domain, batch: Batch) -> Iterator[Entry]:
-    if batch.results is None:
-        return
-    held = b""
-    for piece in read_pieces(domain.bucket, *parse_s3_url(batch.results.jsonl)):
-        *lines, held = (held + piece).split(b"\n")
-        yield from (json.loads(line) for line in lines if line)
-    if held:
-        yield json.loads(held)
+    def _saved(self, batch: Batch) -> Iterator[Entry]:
+        if batch.results is None:
+            return
+        held = b""
+        for piece in read_pieces(self._bucket, *parse_s3_url(batch.results.jsonl)):
+            *lines, held = (held + piece).split(b"\n")
+            yield from (json.loads(line) for line in lines if line)
+        if held:
+            yield json.loads(held)
 
 
 def _refused(reject: Reject) -> Entry:

@@ -1,19 +1,24 @@
 """From a run's record to its batch, and from the batch's end back to the record. Any worker may go on at any point."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
 from jobs.batch_models import ENDED, BatchOptions, BatchRequest, BatchState
+from jobs.batch_submission import BatchSubmission
+from jobs.batches import Batches
+from jobs.bucket import Bucket
 from jobs.chores import Held
-from jobs.domain import Domain
 from jobs.encoding import moment
 from jobs.errors import Conflict, InvalidInput, NotFound, Unavailable
+from jobs.keys import Keys
 from jobs.object_names import manifest_key, parse_s3_url
 from jobs.schedule_models import RunState, ScheduleTemplate, batch_id_of
-from jobs.schedule_runs import counts_of
-from jobs.schedule_source import Taken, keep_changed, record_successes
+from jobs.schedule_runs import Runs, counts_of
+from jobs.schedule_source import ChangedObjects, Taken
+from jobs.schedules import Schedules
 
 PATIENCE_S = 3600.0
 """A run whose batch cannot be made for so long has failed."""
@@ -21,33 +26,54 @@ PATIENCE_S = 3600.0
 log = structlog.get_logger(__name__)
 
 
-def work_on(domain: Domain, run_id: str, held: Held) -> None:
-    """Do what is to be done for a run now: make its batch, cancel it, or take note of its end.
+@dataclass(frozen=True)
+class RunToBatch:
+    """Makes the batches of runs, and records their ends. Safe in any number of threads at once.
 
-    Args:
-        domain: what the process works with.
-        run_id: the run.
-        held: the chore; its number fences what is written.
-
-    Raises:
-        jobs.chores.Lost: another worker is at it by now.
-        Unavailable, redis.exceptions.RedisError: a store does not answer.
+    Attributes:
+        keys: names of the keys.
+        runs: records of the runs.
+        schedules: records of the schedules.
+        batches: records of the batches.
+        batch_submission: begins batches.
+        bucket: where manifests are.
+        changed: finds what is new or changed under a prefix.
     """
-    record = domain.runs.record(run_id)
-    if "state" in record:
-        _Work(domain, run_id, record, held).do()
+
+    keys: Keys
+    runs: Runs
+    schedules: Schedules
+    batches: Batches
+    batch_submission: BatchSubmission
+    bucket: Bucket
+    changed: ChangedObjects
+
+    def work_on(self, run_id: str, held: Held) -> None:
+        """Do what is due for a run: make its batch, cancel it, or record its end.
+
+        Args:
+            run_id: the run.
+            held: the chore; its number fences what is written.
+
+        Raises:
+            jobs.chores.Lost: another worker has the run by now.
+            Unavailable, redis.exceptions.RedisError: a store does not answer.
+        """
+        record = self.runs.record(run_id)
+        if "state" in record:
+            _Work(self, run_id, record, held).do()
 
 
 class _Work:
     """One run in one worker's hands."""
 
-    def __init__(self, domain: Domain, run_id: str, record: Mapping[str, str], held: Held) -> None:
-        self._domain = domain
+    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], held: Held) -> None:
+        self._parts = parts
         self._run_id = run_id
         self._record = record
         self._held = held
         self._tenant = record["tenant"]
-        self._schedule_id = domain.keys.id_of(record["schedule"])
+        self._schedule_id = parts.keys.id_of(record["schedule"])
         self._batch_id = record.get("batch") or batch_id_of(run_id, int(float(record["made"])))
 
     def do(self) -> None:
@@ -60,7 +86,7 @@ class _Work:
 
     def _make(self) -> None:
         try:
-            template, schedule = self._domain.schedules.read(self._tenant, self._schedule_id)
+            template, schedule = self._parts.schedules.read(self._tenant, self._schedule_id)
         except NotFound:
             log.info("run.schedule_gone", run_id=self._run_id)
             return
@@ -70,7 +96,7 @@ class _Work:
             self._turn(RunState.FAILED, reason=str(error))
             return
         except Unavailable as error:
-            if self._domain.schedules.now() - moment(self._record["made"]) < timedelta(seconds=PATIENCE_S):
+            if self._parts.schedules.now() - moment(self._record["made"]) < timedelta(seconds=PATIENCE_S):
                 raise
             self._turn(RunState.FAILED, reason=f"its batch could not be made for an hour: {error}")
             return
@@ -83,20 +109,19 @@ class _Work:
 
     def _begin(self, template: ScheduleTemplate, schedule: Mapping[str, str]) -> Taken | None:
         """Write the batch, unless there is nothing to do; once, however often it is called."""
-        domain, batch_id = self._domain, self._batch_id
-        known = domain.batches.record(batch_id)
+        parts, batch_id = self._parts, self._batch_id
+        known = parts.batches.record(batch_id)
         if known:
             return Taken(int(known["listed"]), int(known["changed"])) if "listed" in known else None
         options = options_of(template)
         more = {
-            "run": domain.keys.run(self._run_id),
+            "run": parts.keys.run(self._run_id),
             "run_id": self._run_id,
             "schedule_id": self._schedule_id,
         }
         taken = None
         if template.is_prefix and template.only_changed:
-            taken = keep_changed(
-                domain,
+            taken = parts.changed.save_changed(
                 template,
                 schedule_id=self._schedule_id,
                 tenant=self._tenant,
@@ -107,25 +132,23 @@ class _Work:
                 return taken
             more |= {"listed": str(taken.listed), "changed": str(taken.changed), "given": template.manifest or ""}
         elif template.manifest is None:
-            domain.bucket.copy(
-                *parse_s3_url(schedule["items"]), domain.bucket.name, manifest_key(self._tenant, batch_id)
-            )
+            parts.bucket.copy(*parse_s3_url(schedule["items"]), parts.bucket.name, manifest_key(self._tenant, batch_id))
         else:
             options = BatchRequest.model_validate({**dict(options), "manifest": template.manifest})
         self._held.check()
         saved = not isinstance(options, BatchRequest)
-        domain.batch_submission.begin(options, tenant=self._tenant, batch_id=batch_id, saved=saved, more=more)
+        parts.batch_submission.begin(options, tenant=self._tenant, batch_id=batch_id, saved=saved, more=more)
         return taken
 
     def _look(self) -> None:
         """See how the batch is."""
-        batch = self._domain.batches.record(self._batch_id)
+        batch = self._parts.batches.record(self._batch_id)
         if "cancel" in self._record and batch and batch["state"] not in ENDED:
             try:
-                self._domain.batches.cancel(self._tenant, self._batch_id)
+                self._parts.batches.cancel(self._tenant, self._batch_id)
             except (Conflict, NotFound) as error:
                 log.info("run.not_canceled", run_id=self._run_id, why=str(error))
-            batch = self._domain.batches.record(self._batch_id)
+            batch = self._parts.batches.record(self._batch_id)
         if not batch:
             self._turn(RunState.FAILED, reason="its batch is gone")
         elif batch["state"] not in ENDED:
@@ -135,8 +158,7 @@ class _Work:
 
     def _close(self, batch: Mapping[str, str]) -> None:
         if "listed" in batch:
-            record_successes(
-                self._domain,
+            self._parts.changed.record_successes(
                 schedule_id=self._schedule_id,
                 tenant=self._tenant,
                 batch_id=self._batch_id,
@@ -157,7 +179,7 @@ class _Work:
 
     def _turn(self, state: RunState | None, *, seen: str = "", **fields: str) -> None:
         said = {**fields, **({"state": str(state)} if state else {})}
-        self._domain.runs.turn(
+        self._parts.runs.turn(
             self._run_id,
             self._held.number,
             said,

@@ -13,8 +13,8 @@ from jobs.errors import NotFound
 from jobs.events import Event
 from jobs.keys import Keys
 from jobs.paging import Page, check_limit, read_cursor, write_cursor
-from jobs.planner import Planner
 from jobs.schedule_models import FINAL_RUNS, Run, RunState, run_id
+from jobs.script_runner import ScriptRunner
 
 MOST_A_PAGE = 200
 
@@ -25,13 +25,13 @@ class Runs:
     Args:
         redis: a client that decodes answers.
         keys: names of the keys.
-        planner: whose clock and scripts are used.
+        scripts: runs the scripts.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, planner: Planner) -> None:
+    def __init__(self, redis: Redis, keys: Keys, scripts: ScriptRunner) -> None:
         self._redis = redis
         self._keys = keys
-        self._planner = planner
+        self._scripts = scripts
 
     def turn(
         self, run: str, number: int, fields: Mapping[str, str], *, schedule_id: str, batch_id: str = "-", seen: str = ""
@@ -45,7 +45,7 @@ class Runs:
             self._keys.batch(batch_id),
         ]
         order = json.dumps({"fields": fields, "seen": seen}, ensure_ascii=False)
-        return bool(self._planner.run("schedule_turn", keys, [number, order]))
+        return bool(self._scripts.run("schedule_turn", keys, [number, order]))
 
     def record(self, run: str) -> dict[str, str]:
         """The run's hash as it is stored; empty where there is none."""

@@ -4,81 +4,112 @@ import hashlib
 import json
 from typing import Any
 
+from jobs.batch_submission import BatchSubmission
+from jobs.bucket import Bucket
 from jobs.bucket_streams import put_pieces
-from jobs.domain import Domain
 from jobs.errors import Conflict, InvalidInput
 from jobs.ids import new_id
 from jobs.input_errors import validated
 from jobs.object_names import items_key, parse_s3_url
 from jobs.schedule_making import options_of
 from jobs.schedule_models import Schedule, ScheduleChange, ScheduleRequest, ScheduleState, ScheduleTemplate
+from jobs.schedule_seen import Seen
+from jobs.schedules import Schedules
 
 NULLABLE = ("ends_at", "trial", "budget_usd", "priority", "webhook_url", "webhook_events", "webhook_digest_s")
 TRIES = 5
 
 
-def create_schedule(domain: Domain, request: ScheduleRequest, *, tenant: str) -> Schedule:
-    """Make a schedule. It is due at its first tick after now, unless it begins paused.
+class ScheduleSubmission:
+    """Creates, changes and deletes schedules.
 
-    Raises:
-        InvalidInput: naming every field that breaks a rule.
-        Unavailable, redis.exceptions.RedisError: a store does not answer.
+    Args:
+        schedules: their records.
+        seen: what each schedule has seen.
+        bucket: where lists of items are kept.
+        batch_submission: checks what their batches will be submitted with.
     """
-    schedule_id = new_id("sch")
-    template = ScheduleTemplate.model_validate(request.model_dump(exclude={"items", "paused"}))
-    _check(domain, template, tenant)
-    more = _keep_items(domain, tenant, schedule_id, request.items) if request.items else {}
-    wanted = ScheduleState.PAUSED if request.paused else ScheduleState.ACTIVE
-    state, tick = domain.schedules.plan(template, wanted)
-    domain.schedules.write(schedule_id, tenant, template, revision="", state=state, next_tick=tick, more=more)
-    return domain.schedules.get(tenant, schedule_id)
+
+    def __init__(self, schedules: Schedules, seen: Seen, bucket: Bucket, batch_submission: BatchSubmission) -> None:
+        self._schedules = schedules
+        self._seen = seen
+        self._bucket = bucket
+        self._batch_submission = batch_submission
+
+    def create(self, request: ScheduleRequest, *, tenant: str) -> Schedule:
+        """Make a schedule. It is due at its first tick after now, unless it begins paused.
+
+        Raises:
+            InvalidInput: naming every field that breaks a rule.
+            Unavailable, redis.exceptions.RedisError: a store does not answer.
+        """
+        schedule_id = new_id("sch")
+        template = ScheduleTemplate.model_validate(request.model_dump(exclude={"items", "paused"}))
+        self._check(template, tenant)
+        more = self._save_items(tenant, schedule_id, request.items) if request.items else {}
+        wanted = ScheduleState.PAUSED if request.paused else ScheduleState.ACTIVE
+        state, tick = self._schedules.plan(template, wanted)
+        self._schedules.write(schedule_id, tenant, template, revision="", state=state, next_tick=tick, more=more)
+        return self._schedules.get(tenant, schedule_id)
+
+    def change(self, tenant: str, schedule_id: str, change: ScheduleChange) -> Schedule:
+        """Change what is given. Another expression, time zone or end counts from now; open runs stay what they are.
+
+        Raises:
+            NotFound: no schedule of that id is this tenant's.
+            InvalidInput: naming every field that breaks a rule.
+            Conflict: others change it at the same time, again and again.
+        """
+        for _ in range(TRIES):
+            before, record = self._schedules.read(tenant, schedule_id)
+            template = _changed(before, change)
+            self._check(template, tenant)
+            if template.manifest is None and change.items is None and "items" not in record:
+                raise InvalidInput.of("manifest", "a schedule needs a manifest, or items")
+            more = self._save_items(tenant, schedule_id, change.items) if change.items else {}
+            state, tick = ScheduleState(record["state"]), None
+            same = _times(template) == _times(before)
+            if not same:
+                asked = ScheduleState.PAUSED if state is ScheduleState.PAUSED else ScheduleState.ACTIVE
+                state, tick = self._schedules.plan(template, asked)
+            if self._schedules.write(
+                schedule_id,
+                tenant,
+                template,
+                revision=record["revision"],
+                state=state,
+                next_tick=tick,
+                keep_tick=same,
+                more=more,
+            ):
+                return self._schedules.get(tenant, schedule_id)
+        raise Conflict(f"schedule {schedule_id} changes faster than it can be changed; try again")
+
+    def delete(self, tenant: str, schedule_id: str) -> None:
+        """Forget a schedule, its runs and what it has seen; batches that it made go on.
+
+        Raises:
+            NotFound: no schedule of that id is this tenant's.
+        """
+        _, record = self._schedules.read(tenant, schedule_id)
+        self._schedules.delete(tenant, schedule_id)
+        self._seen.forget(schedule_id)
+        if "items" in record:
+            self._bucket.delete(*parse_s3_url(record["items"]))
+
+    def _check(self, template: ScheduleTemplate, tenant: str) -> None:
+        self._batch_submission.check(options_of(template), tenant=tenant, manifest=template.manifest)
+
+    def _save_items(self, tenant: str, schedule_id: str, items: list[dict[str, Any]]) -> dict[str, str]:
+        data = b"".join(json.dumps(item).encode() + b"\n" for item in items)
+        key = items_key(tenant, schedule_id, hashlib.sha256(data).hexdigest()[:16])
+        put_pieces(self._bucket, self._bucket.name, key, [data], media_type="application/jsonl")
+        return {"items": f"s3://{self._bucket.name}/{key}", "items_count": str(len(items))}
 
 
-def change_schedule(domain: Domain, tenant: str, schedule_id: str, change: ScheduleChange) -> Schedule:
-    """Change what is given. Another expression, time zone or end counts from now; open runs stay what they are.
-
-    Raises:
-        NotFound: no schedule of that id is this tenant's.
-        InvalidInput: naming every field that breaks a rule.
-        Conflict: others change it at the same time, again and again.
-    """
-    for _ in range(TRIES):
-        before, record = domain.schedules.read(tenant, schedule_id)
-        template = _changed(before, change)
-        _check(domain, template, tenant)
-        if template.manifest is None and change.items is None and "items" not in record:
-            raise InvalidInput.of("manifest", "a schedule needs a manifest, or items")
-        more = _keep_items(domain, tenant, schedule_id, change.items) if change.items else {}
-        state, tick = ScheduleState(record["state"]), None
-        same = (template.cron, template.timezone, template.ends_at) == (before.cron, before.timezone, before.ends_at)
-        if not same:
-            asked = ScheduleState.PAUSED if state is ScheduleState.PAUSED else ScheduleState.ACTIVE
-            state, tick = domain.schedules.plan(template, asked)
-        if domain.schedules.write(
-            schedule_id,
-            tenant,
-            template,
-            revision=record["revision"],
-            state=state,
-            next_tick=tick,
-            keep_tick=same,
-            more=more,
-        ):
-            return domain.schedules.get(tenant, schedule_id)
-    raise Conflict(f"schedule {schedule_id} changes faster than it can be changed; try again")
-
-
-def delete_schedule(domain: Domain, tenant: str, schedule_id: str) -> None:
-    """Forget a schedule, its runs and what it has seen; batches that it made go on.
-
-    Raises:
-        NotFound: no schedule of that id is this tenant's.
-    """
-    _, record = domain.schedules.read(tenant, schedule_id)
-    domain.schedules.delete(tenant, schedule_id)
-    domain.seen.forget(schedule_id)
-    if "items" in record:
-        domain.bucket.delete(*parse_s3_url(record["items"]))
+def _times(template: ScheduleTemplate) -> tuple[object, ...]:
+    """The fields that decide when a schedule fires."""
+    return template.cron, template.timezone, template.ends_at
 
 
 def parse_schedule(body: dict[str, Any]) -> ScheduleRequest:
@@ -100,14 +131,3 @@ def _changed(before: ScheduleTemplate, change: ScheduleChange) -> ScheduleTempla
     if given.pop("items", None) is not None:
         given["manifest"] = None
     return validated(ScheduleTemplate.model_validate, {**before.model_dump(), **given})
-
-
-def _check(domain: Domain, template: ScheduleTemplate, tenant: str) -> None:
-    domain.batch_submission.check(options_of(template), tenant=tenant, manifest=template.manifest)
-
-
-def _keep_items(domain: Domain, tenant: str, schedule_id: str, items: list[dict[str, Any]]) -> dict[str, str]:
-    data = b"".join(json.dumps(item).encode() + b"\n" for item in items)
-    key = items_key(tenant, schedule_id, hashlib.sha256(data).hexdigest()[:16])
-    put_pieces(domain.bucket, domain.bucket.name, key, [data], media_type="application/jsonl")
-    return {"items": f"s3://{domain.bucket.name}/{key}", "items_count": str(len(items))}

@@ -13,7 +13,6 @@ from jobs.errors import Conflict, NotFound
 from jobs.ids import made_at
 from jobs.keys import Keys
 from jobs.paging import Page, check_limit, page_of_keys, read_cursor, write_cursor
-from jobs.planner import Planner
 from jobs.schedule_models import (
     Run,
     RunTotals,
@@ -24,6 +23,7 @@ from jobs.schedule_models import (
 )
 from jobs.schedule_runs import Runs
 from jobs.schedule_times import Cron
+from jobs.script_runner import ScriptRunner
 
 MOST_A_PAGE = 200
 MOST_TICKS = 200
@@ -62,23 +62,23 @@ class Schedules:
     Args:
         redis: a client that decodes answers.
         keys: names of the keys.
-        planner: whose clock and scripts are used.
+        scripts: runs the scripts.
         runs: what became of their ticks.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, planner: Planner, runs: Runs) -> None:
+    def __init__(self, redis: Redis, keys: Keys, scripts: ScriptRunner, runs: Runs) -> None:
         self._redis = redis
         self._keys = keys
-        self._planner = planner
+        self._scripts = scripts
         self._runs = runs
 
     def now(self) -> datetime:
         """The server's clock, the only one that schedules know."""
-        return moment(self._planner.run("schedule_due", [self._keys.schedules_due], [0])[0])
+        return moment(self._scripts.run("schedule_due", [self._keys.schedules_due], [0])[0])
 
     def due(self, *, most: int = 50) -> list[Due]:
         """Schedules whose tick has come."""
-        now, *found = self._planner.run("schedule_due", [self._keys.schedules_due], [most])
+        now, *found = self._scripts.run("schedule_due", [self._keys.schedules_due], [most])
         fields = iter(found)
         return [
             Due(self._keys.id_of(key), int(float(tick)), cron, zone, moment(now))
@@ -113,7 +113,7 @@ class Schedules:
             self._keys.runs_waiting(schedule_id),
             *(self._keys.run(one) for one in runs),
         ]
-        answer: list[Any] = self._planner.run("schedule_fire", keys, [json.dumps(order)])
+        answer: list[Any] = self._scripts.run("schedule_fire", keys, [json.dumps(order)])
         return answer
 
     def run_now(self, tenant: str, schedule_id: str) -> Run:
@@ -184,7 +184,7 @@ class Schedules:
             "next": to_ms(next_tick) if next_tick and state is ScheduleState.ACTIVE else None,
         }
         keys = [self._keys.schedule(schedule_id), self._keys.schedules_due, self._keys.schedules(tenant)]
-        return bool(self._planner.run("schedule_write", keys, [json.dumps(order, ensure_ascii=False)]))
+        return bool(self._scripts.run("schedule_write", keys, [json.dumps(order, ensure_ascii=False)]))
 
     def record(self, schedule_id: str) -> dict[str, str]:
         """The schedule's hash as it is stored; empty where there is none."""
@@ -287,7 +287,7 @@ class Schedules:
             self._keys.runs_waiting(schedule_id),
             self._keys.chores,
         ]
-        self._planner.run("schedule_delete", keys, [])
+        self._scripts.run("schedule_delete", keys, [])
 
     def _next_tick(self, schedule_id: str) -> datetime | None:
         tick: Any = self._redis.zscore(self._keys.schedules_due, self._keys.schedule(schedule_id))

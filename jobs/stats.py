@@ -13,7 +13,7 @@ from jobs.encoding import MICRO, moment
 from jobs.keys import Keys
 from jobs.metrics import HOLDERS, TRY_OUTCOMES
 from jobs.models import WEIGHTS, Outcome, Record
-from jobs.planner import Planner
+from jobs.script_runner import ScriptRunner
 from jobs.states import FINAL, State
 from jobs.status import ModelStatus, Status, WorkerStatus, status_of
 
@@ -165,15 +165,15 @@ class Stats:
         redis: a client that decodes answers.
         keys: names of the keys.
         catalogue: the models.
-        planner: whose scripts and clock are used.
+        scripts: runs the scripts.
         status: of the workers.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, catalogue: Catalogue, planner: Planner, status: Status) -> None:
+    def __init__(self, redis: Redis, keys: Keys, catalogue: Catalogue, scripts: ScriptRunner, status: Status) -> None:
         self._redis = redis
         self._keys = keys
         self._catalogue = catalogue
-        self._planner = planner
+        self._scripts = scripts
         self._status = status
 
     def now_ms(self) -> int:
@@ -188,7 +188,7 @@ class Stats:
     def fleet(self) -> FleetStats:
         """All counts, in five round trips whatever there is, and a sixth in the hour after a pause of planning."""
         specs = list(self._catalogue.models.values())
-        now, *lanes = self._planner.run("lanes", [self._keys.model(spec.name) for spec in specs], [MOST_LANES])
+        now, *lanes = self._scripts.run("lanes", [self._keys.model(spec.name) for spec in specs], [MOST_LANES])
         pipe = self._redis.pipeline(transaction=False)
         pipe.hmget(self._keys.fleet, ["slots", "rows:accepted", "rows:rejected"])
         pipe.hgetall(self._keys.deliveries("totals"))

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from redis import Redis
+
 from jobs.bucket import JOB, Bucket, StoredObject
 from jobs.bucket_exact import copy_exact
-from jobs.domain import Domain
 from jobs.encoding import decode_output, decode_spec, to_json
+from jobs.keys import Keys
 from jobs.models import Output
 from jobs.object_names import KEY_MAX, key_part
+from jobs.script_runner import ScriptRunner
 
 VERSION, BEFORE, REPLACED, TOP = "version", "version-before", "replaced", "version-top"
 """Metadata: an object's version, the one before it and that one's job, and the highest that its key ever had."""
@@ -100,23 +103,38 @@ def keep_aside(bucket: Bucket, name: str, key: str, there: StoredObject) -> str:
     return aside
 
 
-def move_output(domain: Domain, job_id: str, bucket: str, source: str, target: str) -> None:
-    """A job's record follows its output from one key to another; nothing where it does not name the first."""
-    found: Any = domain.redis.hmget(domain.keys.job(job_id), ["output", "spec"]) if job_id != NOBODY else (None, None)
-    text, spec = found
-    if not text:
-        return
-    output = decode_output(text, decode_spec({"spec": spec}), job_id)
-    if (output.bucket, output.key) == (bucket, source):
-        moved = to_json(output.model_copy(update={"key": target}))
-        domain.planner.run("output_moved", [domain.keys.job(job_id)], [text, moved])
+class OutputVersions:
+    """Keeps the records of jobs in step with the versions of their outputs.
 
+    Args:
+        redis: a client that decodes answers.
+        keys: names of the keys.
+        scripts: runs the scripts.
+    """
 
-def follow(domain: Domain, output: Output, standing: Standing) -> None:
-    """The record of the job whose output was copied aside for this one follows it."""
-    previous = standing.previous(output.key)
-    if standing.before is not None and previous is not None:
-        move_output(domain, standing.before[1], output.bucket, output.key, previous)
+    def __init__(self, redis: Redis, keys: Keys, scripts: ScriptRunner) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = scripts
+
+    def move_output(self, job_id: str, bucket: str, source: str, target: str) -> None:
+        """Change the key of a job's output in its record; nothing happens where the record does not name `source`."""
+        if job_id == NOBODY:
+            return
+        found: Any = self._redis.hmget(self._keys.job(job_id), ["output", "spec"])
+        text, spec = found
+        if not text:
+            return
+        output = decode_output(text, decode_spec({"spec": spec}), job_id)
+        if (output.bucket, output.key) == (bucket, source):
+            moved = to_json(output.model_copy(update={"key": target}))
+            self._scripts.run("output_moved", [self._keys.job(job_id)], [text, moved])
+
+    def follow(self, output: Output, standing: Standing) -> None:
+        """Record the new key of the output that was copied aside for this one."""
+        previous = standing.previous(output.key)
+        if standing.before is not None and previous is not None:
+            self.move_output(standing.before[1], output.bucket, output.key, previous)
 
 
 def metadata_of(there: StoredObject) -> Mapping[str, str]:

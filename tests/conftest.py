@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from infra.embedded import SeaweedFS, Valkey
 from infra.stand import catalogue_toml, simulator_process
-from jobs.domain import Domain
 from jobs.settings import Settings
+from jobs.wiring import Domain
 from tests.fleet import Fleet
 
 _prefixes = count(1)

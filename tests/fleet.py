@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 
 from infra.stand import MODEL, worker_process
-from jobs.domain import Domain
 from jobs.ids import new_job_id
 from jobs.models import Input, Job, JobSpec
 from jobs.plan_records import Draft
 from jobs.states import FINAL
+from jobs.wiring import Domain
 
 
 def eventually(true: Callable[[], Any], *, within_s: float = 60, what: str = "") -> Any:

@@ -16,11 +16,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs.broker import CHORES, WEBHOOKS
-from jobs.domain import Domain
 from jobs.errors import Interrupted
 from jobs.logs import configure_logging
 from jobs.settings import Settings
 from jobs.settlement import Settlement
+from jobs.wiring import Domain
 from workers.chores import register_chores, start_looking
 from workers.consuming import Consuming
 from workers.edit import Editor, register_edit

@@ -16,7 +16,6 @@ from redis.exceptions import RedisError
 
 from jobs.backoff import History, decide
 from jobs.catalogue import ModelSpec
-from jobs.domain import Domain
 from jobs.encoding import MICRO
 from jobs.entries import Entry
 from jobs.errors import (
@@ -37,6 +36,7 @@ from jobs.pictures import EXTENSIONS, Picture
 from jobs.plan_records import Claim
 from jobs.reuse import fingerprint
 from jobs.settlement import OK, Settlement
+from jobs.wiring import Domain
 from workers.dialects import Answer, EditCall, dialect_of
 from workers.download import download
 from workers.held import Held

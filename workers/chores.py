@@ -11,12 +11,9 @@ from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars
 
 from jobs.chores import Held, Kind, Lost, PutOff
-from jobs.domain import Domain
 from jobs.errors import NotFound, Unavailable
 from jobs.manifest_columns import ManifestFault
-from jobs.result_record import keep_record
-from jobs.rollback import roll_back
-from jobs.schedule_making import work_on
+from jobs.wiring import Domain
 from workers.http import Http
 from workers.manifest import ManifestUnavailable, keep_from_web
 
@@ -60,12 +57,12 @@ def register_chores(app: Celery, domain: Domain) -> None:
     @app.task(name=Kind.RUN.value, throws=THROWS, shared=False)
     def run(run_id: str) -> str:
         """Make the batch of a schedule's run, or take note of its end."""
-        return _done(domain, Kind.RUN, run_id, lambda held: work_on(domain, run_id, held))
+        return _done(domain, Kind.RUN, run_id, lambda held: domain.run_to_batch.work_on(run_id, held))
 
     @app.task(name=Kind.ROLLBACK.value, throws=THROWS, shared=False)
     def rollback(batch_id: str) -> str:
         """Point a batch's output keys back to the versions before."""
-        return _done(domain, Kind.ROLLBACK, batch_id, lambda held: roll_back(domain, batch_id, held))
+        return _done(domain, Kind.ROLLBACK, batch_id, lambda held: domain.rollbacks.run(batch_id, held))
 
     @app.task(name=Kind.RESULTS.value, throws=THROWS, shared=False)
     def results(batch_id: str) -> str:
@@ -152,6 +149,6 @@ def _keep(domain: Domain, batch_id: str, held: Held) -> None:
     if tenant is None:
         return
     try:
-        keep_record(domain, domain.batches.get(tenant, batch_id), held)
+        domain.result_writer.write(domain.batches.get(tenant, batch_id), held)
     except NotFound:
         log.info("chore.batch_gone", batch_id=batch_id)

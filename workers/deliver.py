@@ -16,12 +16,12 @@ from jobs.broker import DELIVER
 from jobs.deliveries import LEASE_S, Telling
 from jobs.delivery_records import DeliveryState
 from jobs.delivery_schedule import MOST_KEPT, Exchange, Verdict, judge
-from jobs.domain import Domain
 from jobs.endpoint_records import open_headers
 from jobs.errors import ConfigurationError
 from jobs.signing import secrets_of, signature
 from jobs.tracing import trace_id_of
 from jobs.webhook_urls import check_webhook_url
+from jobs.wiring import Domain
 from workers.guard import AddressRefused
 from workers.http import BodyLost, Http, Reach, retry_after_s
 

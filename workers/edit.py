@@ -8,9 +8,9 @@ from celery import Celery
 from celery.exceptions import Ignore, Retry
 
 from jobs.broker import EDIT
-from jobs.domain import Domain
 from jobs.errors import EditFailure
 from jobs.states import State
+from jobs.wiring import Domain
 from workers.attempt import Attempt, Ended, insist
 from workers.fetch import InputFetcher
 from workers.held import Held

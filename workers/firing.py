@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 from redis.exceptions import RedisError
 
-from jobs.domain import Domain
+from jobs.wiring import Domain
 
 LOOK_S = 1.0
 """How often each worker looks for schedules whose tick has come."""

@@ -2,9 +2,9 @@
 
 import httpx
 
-from jobs.domain import Domain
 from jobs.manifest_columns import ManifestFault
 from jobs.object_names import manifest_key
+from jobs.wiring import Domain
 from workers.guard import AddressRefused
 from workers.http import BadRedirect, BodyLost, Http, Reach, TooLong
 

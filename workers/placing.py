@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from jobs.bucket import ATTEMPT, JOB, StoredObject, is_later
 from jobs.bucket_exact import put_over
-from jobs.domain import Domain
 from jobs.errors import NotFound, StorageFailed, Unavailable
 from jobs.models import Output
 from jobs.plan_records import Claim
-from jobs.versions import Standing, first_of, follow, keep_aside
+from jobs.versions import Standing, first_of, keep_aside
+from jobs.wiring import Domain
 
 TRIES = 6
 
@@ -56,7 +56,7 @@ def place(domain: Domain, claim: Claim, output: Output, data: bytes, metadata: M
         said = {**metadata, **standing.metadata, JOB: claim.job_id, ATTEMPT: str(claim.attempt)}
         where = (output.bucket, output.key)
         if put_over(domain.bucket, *where, data, media_type=output.media_type, metadata=said, there=there):
-            follow(domain, output, standing)
+            domain.versions.follow(output, standing)
             return versioned(output, standing)
     raise StorageFailed("the object changes faster than it can be put")
 
@@ -88,5 +88,5 @@ def found_again(domain: Domain, claim: Claim, output: Output, there: StoredObjec
     if not claim.supersede:
         return output
     standing = Standing.of(there)
-    follow(domain, output, standing)
+    domain.versions.follow(output, standing)
     return versioned(output, standing)

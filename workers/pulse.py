@@ -16,8 +16,8 @@ import structlog
 from celery import bootsteps
 from redis.exceptions import RedisError
 
-from jobs.domain import Domain
 from jobs.plan_records import Dispatch
+from jobs.wiring import Domain
 from workers.consuming import Consuming
 from workers.held import Held
 from workers.stall import Look, Verdict, Watch

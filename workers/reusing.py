@@ -8,13 +8,13 @@ import structlog
 from jobs.bucket import ATTEMPT, JOB, StoredObject, is_later
 from jobs.bucket_exact import copy_exact
 from jobs.catalogue import ModelSpec
-from jobs.domain import Domain
 from jobs.errors import Interrupted, NotFound
 from jobs.models import Input, Output
 from jobs.object_names import output_location
 from jobs.plan_records import Claim
 from jobs.reuse import LastRead, Made, fingerprint
-from jobs.versions import Standing, follow
+from jobs.versions import Standing
+from jobs.wiring import Domain
 from workers.fetch import Fetched, InputFetcher
 from workers.placing import next_standing, versioned
 
@@ -142,7 +142,7 @@ class Reusing:
             return None
         if standing is None:
             return output
-        follow(self._domain, output, standing)
+        self._domain.versions.follow(output, standing)
         return versioned(output, standing)
 
 

@@ -11,8 +11,8 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from jobs.audience import Audience, Target
-from jobs.domain import Domain
 from jobs.events import Event, Outbox
+from jobs.wiring import Domain
 
 MOST_EVENTS = 100
 LONGEST_WAIT_MS = 1000

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from celery import Celery
 
 from jobs.delivery_schedule import Exchange
-from jobs.domain import Domain
+from jobs.wiring import Domain
 from workers.deliver import Deliverer, register_deliver
 from workers.http import Http
 from workers.teller import Teller

@@ -5,10 +5,10 @@ import io
 import structlog
 from PIL import Image, ImageOps
 
-from jobs.domain import Domain
 from jobs.errors import RetouchError
 from jobs.ids import batch_of, row_of
 from jobs.result_sheet import thumbnail_key
+from jobs.wiring import Domain
 
 SIDE = 240
 """Pixels of the square that each of the two is fitted into."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 from redis.exceptions import RedisError
 
-from jobs.domain import Domain
+from jobs.wiring import Domain
 
 EVERY_S = 60.0
 

@@ -24,11 +24,11 @@ import httpx
 from infra.bench.workbench import TENANT, Bench, bench, median_and_p95, photograph, row, until
 from infra.ports import Ports
 from infra.stand import MODEL, Process, api_process, environment_of, worker_process
-from jobs.domain import Domain
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec
 from jobs.plan_records import Draft
 from jobs.states import FINAL
+from jobs.wiring import Domain
 
 SCRAPE_EVERY_S = 0.25
 MOST_PART = 0.05

@@ -26,13 +26,13 @@ from redis.commands.core import Script
 from infra.bench.workbench import row
 from infra.embedded import Valkey
 from infra.stand import cpu_s
-from jobs import scripts
 from jobs.catalogue import Catalogue, load_catalogue
 from jobs.ids import batch_job_id, new_batch_id
 from jobs.keys import Keys
 from jobs.models import Input, JobSpec
 from jobs.plan_records import Dispatch, Draft
 from jobs.planner import Planner
+from jobs.script_runner import ScriptRunner
 from jobs.tenants import Tenants
 
 CHUNK = 500
@@ -81,7 +81,8 @@ class Plan:
     def connect(self) -> None:
         """Connect, as each process must do for itself."""
         self.redis = Redis.from_url(self.url, decode_responses=True)
-        self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), retention_s=86400)
+        runner = ScriptRunner(self.redis, self.keys, retention_s=86400)
+        self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), runner)
         self.claim = scripts.load(self.redis, "claim")
         self.end = scripts.load(self.redis, "settle")
 

@@ -16,8 +16,8 @@ from pydantic import SecretStr
 
 from infra.embedded import SeaweedFS, Valkey
 from infra.stand import Process, Simulator, catalogue_toml, cpu_s, simulator_process, worker_process
-from jobs.domain import Domain
 from jobs.settings import Settings
+from jobs.wiring import Domain
 
 TENANT = "bench"
 

@@ -16,9 +16,9 @@ from infra.embedded import SeaweedFS, Valkey
 from infra.ports import Ports
 from infra.program import write_private
 from infra.stand import environment_of
-from jobs.domain import connect
 from jobs.keys import Keys
 from jobs.settings import Settings
+from jobs.wiring import connect
 from tests.fleet import Fleet, eventually
 from tests.photographs import photograph
 

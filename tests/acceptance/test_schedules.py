@@ -6,7 +6,7 @@ from typing import Any
 
 from infra.stand import simulator_process
 from jobs.schedule_models import FINAL_RUNS, Run, RunState
-from jobs.schedule_submission import create_schedule, parse_schedule
+from jobs.schedule_submission import parse_schedule
 from tests.fleet import Fleet, eventually
 from tests.integration.editing import picture, unique
 
@@ -15,7 +15,7 @@ QUEUES = "edits,ingest"
 
 def made(fleet: Fleet, **fields: Any) -> str:
     body = {"name": "nightly", "cron": "0 3 1 1 *", "defaults": {"prompt": "brighter"}, **fields}
-    return create_schedule(fleet.domain, parse_schedule(body), tenant="acme").id
+    return fleet.domain.schedule_submission.create(parse_schedule(body), tenant="acme").id
 
 
 def runs(fleet: Fleet, schedule_id: str) -> list[Run]:

@@ -21,12 +21,12 @@ from sse_starlette.sse import AppStatus
 
 from api.app import create_app
 from api.server import make_server
-from jobs.domain import Domain
 from jobs.models import Output
 from jobs.object_names import tenant_prefix
 from jobs.plan_records import Claim
 from jobs.settlement import OK, Settlement
 from jobs.states import State
+from jobs.wiring import Domain
 
 _SKIMAGE = find_spec("skimage")
 assert _SKIMAGE is not None

@@ -13,7 +13,6 @@ from celery.exceptions import Ignore, Retry
 from jobs.batch_models import Batch, BatchOptions, BatchRequest
 from jobs.batch_submission import Upload
 from jobs.chores import Kind
-from jobs.domain import Domain
 from jobs.errors import Filtered, RequestRefused
 from jobs.ids import batch_job_id
 from jobs.manifest_columns import ManifestFault
@@ -22,6 +21,7 @@ from jobs.plan_records import Claim, Dispatch
 from jobs.settings import Settings
 from jobs.settlement import OK, Settlement
 from jobs.states import State
+from jobs.wiring import Domain
 from workers.chores import register_chores
 
 CATALOGUE = """

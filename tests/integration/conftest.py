@@ -7,8 +7,8 @@ from redis import Redis
 
 from infra.embedded import Valkey
 from jobs.catalogue import ModelSpec
-from jobs.domain import Domain
 from jobs.settings import Settings
+from jobs.wiring import Domain
 from tests.conftest import Clock
 from tests.integration.api_harness import Api, api_of, served
 from tests.integration.plans import Plans

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.domain import Domain
 from jobs.errors import InputRejected
 from jobs.ids import new_job_id
 from jobs.models import Input, JobSpec, Output
 from jobs.plan_records import Draft
 from jobs.settlement import OK, Settlement
+from jobs.wiring import Domain
 
 IMAGE = "s3://b/k.png"
 MODEL = "step-image-edit-2"

@@ -12,6 +12,7 @@ from jobs.keys import Keys
 from jobs.models import Input, JobSpec
 from jobs.plan_records import Claim, Dispatch, Draft, Idempotency, Submitted
 from jobs.planner import Planner
+from jobs.script_runner import ScriptRunner
 from jobs.settlement import OK, Settlement, Signal
 from jobs.states import State
 from jobs.store import Store
@@ -35,7 +36,8 @@ class Plans:
         self.clock = clock
         self.keys = Keys(prefix)
         catalogue = Catalogue(models or (model(),), (models or (model(),))[0].name)
-        self.planner = Planner(redis, self.keys, catalogue, retention_s=86400, clock_ms=clock)
+        self.scripts = ScriptRunner(redis, self.keys, retention_s=86400, clock_ms=clock)
+        self.planner = Planner(redis, self.keys, catalogue, self.scripts)
         self.planner.register_models()
         self.store = Store(redis, self.keys)
         self.tenants = Tenants(redis, self.keys)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.chores import Kind
-from jobs.domain import Domain
 from jobs.encoding import to_ms
 from jobs.schedule_models import Run, RunState, Schedule
-from jobs.schedule_submission import create_schedule, parse_schedule
+from jobs.schedule_submission import parse_schedule
 from jobs.settings import Settings
+from jobs.wiring import Domain
 from tests.conftest import Clock
 from tests.integration.batch_harness import CATALOGUE, Hands
 from workers.firing import fire
@@ -52,7 +52,7 @@ class Timetable:
             item = {name: text.format(bucket=self.domain.bucket.name) for name, text in ITEM.items()}
             fields["items"] = [item]
         body = {"name": "nightly", "cron": cron, "defaults": {"prompt": PROMPT}, **fields}
-        return create_schedule(self.domain, parse_schedule(body), tenant=self.tenant).id
+        return self.domain.schedule_submission.create(parse_schedule(body), tenant=self.tenant).id
 
     def schedule(self, schedule_id: str) -> Schedule:
         return self.domain.schedules.get(self.tenant, schedule_id)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from celery.exceptions import Retry
 
-from jobs.domain import Domain
+from jobs.wiring import Domain
 from workers.deliver import Deliverer, NotDelivered
 from workers.guard import Resolve, resolve
 from workers.http import Http

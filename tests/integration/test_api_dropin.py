@@ -12,7 +12,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from api import dropin
-from jobs.domain import Domain
 from jobs.errors import (
     BadResult,
     DeadlineExceeded,
@@ -25,6 +24,7 @@ from jobs.errors import (
 )
 from jobs.settlement import Settlement
 from jobs.states import State
+from jobs.wiring import Domain
 from tests.integration.api_harness import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of, until
 
 PATH = "/v1/images/edits"

@@ -6,7 +6,7 @@ import httpx
 from typer.testing import CliRunner, Result
 
 from infra.stand import environment_of
-from jobs.domain import Domain
+from jobs.wiring import Domain
 from retouch.__main__ import app
 from tests.integration.api_harness import served
 

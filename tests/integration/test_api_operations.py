@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from jobs.domain import Domain
+from jobs.wiring import Domain
 from tests.integration.api_harness import FILE, PROMPT, Api, api_of, free_port, problem, served
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from jobs.domain import Domain
+from jobs.wiring import Domain
 from tests.integration.api_harness import (
     CHELSEA,
     FILE,

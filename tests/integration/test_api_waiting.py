@@ -16,10 +16,10 @@ from api import waiting
 from api.app import create_app
 from api.server import make_server
 from infra.embedded import Valkey
-from jobs.domain import Domain
 from jobs.errors import Transient
 from jobs.settlement import Settlement
 from jobs.states import State
+from jobs.wiring import Domain
 from tests.integration.api_harness import FILE, PROMPT, Api, api_of, until
 
 WAIT = {"Prefer": "wait=60"}

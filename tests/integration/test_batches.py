@@ -8,12 +8,12 @@ import pytest
 
 from jobs.batch_models import BatchState, Changes
 from jobs.chores import Kind
-from jobs.domain import Domain
 from jobs.errors import Conflict, InvalidInput, NotFound
 from jobs.ids import batch_job_id
 from jobs.plan_records import Dispatch
 from jobs.settings import Settings
 from jobs.states import State
+from jobs.wiring import Domain
 from tests.integration.batch_harness import Hands, adds_up, generous
 
 
@@ -90,7 +90,7 @@ def test_a_reader_goes_on_at_the_row_where_another_was_killed(
 ) -> None:
     monkeypatch.setattr("jobs.batch_ingest.STRETCH", 10)
     batch_id = hands.upload(hands.csv(95))
-    run = domain.planner.run
+    run = domain.scripts.run
     writes = 0
 
     def killed_at_the_fifth(name: str, *args: Any) -> Any:
@@ -100,10 +100,10 @@ def test_a_reader_goes_on_at_the_row_where_another_was_killed(
             raise SystemExit
         return run(name, *args)
 
-    monkeypatch.setattr(domain.planner, "run", killed_at_the_fifth)
+    monkeypatch.setattr(domain.scripts, "run", killed_at_the_fifth)
     with pytest.raises(SystemExit):
         hands.do(Kind.INGEST, batch_id)
-    monkeypatch.setattr(domain.planner, "run", run)
+    monkeypatch.setattr(domain.scripts, "run", run)
     assert hands.batch(batch_id).counts.total == 40
     assert hands.do(Kind.INGEST, batch_id).startswith("dropped")  # its lease lives on
     domain.redis.hdel(domain.keys.batch(batch_id), "u:ingest")
@@ -117,7 +117,7 @@ def test_a_reader_that_was_overtaken_writes_nothing_more(
 ) -> None:
     monkeypatch.setattr("jobs.batch_ingest.STRETCH", 10)
     batch_id = hands.upload(hands.csv(50))
-    run = domain.planner.run
+    run = domain.scripts.run
     overtaken = False
 
     def overtake(name: str, *args: Any) -> Any:
@@ -128,7 +128,7 @@ def test_a_reader_that_was_overtaken_writes_nothing_more(
             assert hands.read(batch_id).counts.queued == 50
         return run(name, *args)
 
-    monkeypatch.setattr(domain.planner, "run", overtake)
+    monkeypatch.setattr(domain.scripts, "run", overtake)
     hands.do(Kind.INGEST, batch_id)
     batch = hands.batch(batch_id)
     assert (batch.counts.total, batch.counts.queued, batch.state) == (50, 50, BatchState.RUNNING)

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from jobs.chores import Kind
-from jobs.domain import Domain
 from jobs.models import Output
 from jobs.settings import Settings
 from jobs.states import State
+from jobs.wiring import Domain
 from tests.integration.api_harness import CHELSEA, Api, problem
 from tests.integration.batch_harness import Hands, generous
 

@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from infra.ports import Ports
-from jobs.domain import Domain
 from jobs.metrics import METRICS
 from jobs.settings import Settings
+from jobs.wiring import Domain
 from tests.flower import scraped, total
 from tests.integration.api_harness import Api, api_of, problem, served
 

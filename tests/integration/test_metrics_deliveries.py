@@ -1,6 +1,6 @@
 """What is counted of webhooks."""
 
-from jobs.domain import Domain
+from jobs.wiring import Domain
 from tests.integration.ended_jobs import draft, end_jobs
 from tests.integration.receiver import Answer, receiving
 from tests.integration.telling_hand import hand_of

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.domain import Domain
+from jobs.wiring import Domain
 from retouch.client import Client
 from retouch.commands.top import looks
 from retouch.errors import ProblemError, RetouchError, Unreachable

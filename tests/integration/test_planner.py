@@ -195,7 +195,7 @@ def test_the_scripts_refuse_a_transition_that_the_table_does_not_have(plans: Pla
     (job_id,) = plans.submit()
     (claim,) = plans.start()
     with pytest.raises(ResponseError, match="ILLEGAL transition running to new"):
-        plans.planner._run(
+        plans.scripts.run(
             "settle",
             [plans.keys.job(job_id)],
             [

@@ -15,7 +15,6 @@ from jobs.endpoint_records import EndpointFields
 from jobs.errors import Conflict
 from jobs.events import Outbox
 from jobs.schedule_models import RunState, ScheduleChange, ScheduleState, batch_id_of, run_id
-from jobs.schedule_submission import change_schedule
 from jobs.settings import Settings
 from jobs.states import State
 from tests.conftest import Clock
@@ -124,7 +123,7 @@ def test_a_worker_lost_between_claim_and_batch_leaves_a_run_that_another_complet
         assert held is not None
         from jobs import schedule_making  # noqa: PLC0415
 
-        work = schedule_making._Work(timetable.domain, run, timetable.domain.runs.record(run), held)
+        work = schedule_making._Work(timetable.domain.run_to_batch, run, timetable.domain.runs.record(run), held)
         template, record = timetable.domain.schedules.read("acme", schedule)
         work._begin(template, record)
     assert timetable.hands.do(Kind.RUN, run).startswith("dropped")
@@ -175,7 +174,7 @@ def test_a_schedule_ends_with_its_end_date(timetable: Timetable) -> None:
     assert [run.scheduled_at for run in timetable.runs(schedule)] == [MIDNIGHT + hours(1), MIDNIGHT + hours(2)]
     ended = timetable.schedule(schedule)
     assert (ended.state, ended.next_run_at) == (ScheduleState.ENDED, None)
-    longer = change_schedule(timetable.domain, "acme", schedule, ScheduleChange(ends_at=MIDNIGHT + hours(9)))
+    longer = timetable.domain.schedule_submission.change("acme", schedule, ScheduleChange(ends_at=MIDNIGHT + hours(9)))
     assert (longer.state, longer.next_run_at) == (ScheduleState.ACTIVE, MIDNIGHT + hours(5))
 
 

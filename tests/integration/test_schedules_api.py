@@ -8,7 +8,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from jobs.domain import Domain
+from jobs.wiring import Domain
 from retouch import Client
 from retouch.__main__ import app
 from retouch.errors import ProblemError

@@ -7,8 +7,8 @@ import pytest
 from jobs.chores import Kind, Lost
 from jobs.schedule_models import Run, RunState, ScheduleChange
 from jobs.schedule_seen import PARTS
-from jobs.schedule_source import keep_changed, marks_key
-from jobs.schedule_submission import change_schedule, create_schedule, parse_schedule
+from jobs.schedule_source import marks_key
+from jobs.schedule_submission import parse_schedule
 from tests.fleet import Fleet, eventually
 from tests.integration.editing import Studio, unique
 
@@ -28,7 +28,7 @@ class Night(Studio):
             "defaults": {"prompt": prompt},
             **fields,
         }
-        self.schedule_id = create_schedule(self.domain, parse_schedule(body), tenant="acme").id
+        self.schedule_id = self.domain.schedule_submission.create(parse_schedule(body), tenant="acme").id
 
     def fill(self, names: list[str], *, version: int = 0) -> None:
         for name in names:
@@ -99,8 +99,8 @@ def test_a_new_seasons_prompt_makes_every_picture_new(night: Night) -> None:
     night.open(prompt)
     night.fill(NAMES[:4])
     night.run()
-    change_schedule(
-        night.domain, "acme", night.schedule_id, ScheduleChange.model_validate({"defaults": {"prompt": winter}})
+    night.domain.schedule_submission.change(
+        "acme", night.schedule_id, ScheduleChange.model_validate({"defaults": {"prompt": winter}})
     )
     assert night.run().unchanged == 0
     assert (night.calls(prompt), night.calls(winter)) == (4, 4)
@@ -134,8 +134,7 @@ def test_a_worker_lost_in_the_middle_of_a_listing_costs_the_listing_alone(night:
             raise Lost("killed")
 
     with pytest.raises(Lost):
-        keep_changed(
-            night.domain,
+        night.domain.changed_objects.save_changed(
             template,
             schedule_id=night.schedule_id,
             tenant="acme",

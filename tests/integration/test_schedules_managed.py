@@ -7,7 +7,6 @@ import pytest
 from jobs.batch_models import BatchState
 from jobs.errors import Conflict, InvalidInput, NotFound
 from jobs.schedule_models import ScheduleChange, ScheduleState
-from jobs.schedule_submission import change_schedule, delete_schedule
 from tests.integration.schedule_harness import MIDNIGHT, Timetable, hours
 
 
@@ -27,16 +26,16 @@ def test_a_paused_schedule_is_not_due_and_a_resumed_one_goes_on_with_its_next_ti
 
 def test_what_is_changed_counts_from_the_next_run_and_what_is_left_out_stays(timetable: Timetable) -> None:
     schedule = timetable.make(budget_usd=1)
-    changed = change_schedule(
-        timetable.domain, "acme", schedule, ScheduleChange(cron="30 2 * * *", timezone="Europe/Berlin", budget_usd=None)
+    changed = timetable.domain.schedule_submission.change(
+        "acme", schedule, ScheduleChange(cron="30 2 * * *", timezone="Europe/Berlin", budget_usd=None)
     )
     assert changed.next_run_at == MIDNIGHT + hours(1.5)
     assert (changed.budget_usd, changed.items_count, changed.name) == (None, 1, "nightly")
     with pytest.raises(InvalidInput) as refused:
-        change_schedule(timetable.domain, "acme", schedule, ScheduleChange(cron="61 * * * *"))
+        timetable.domain.schedule_submission.change("acme", schedule, ScheduleChange(cron="61 * * * *"))
     assert "minute" in str(refused.value)
     with pytest.raises(InvalidInput):
-        change_schedule(timetable.domain, "acme", schedule, ScheduleChange(name=None))
+        timetable.domain.schedule_submission.change("acme", schedule, ScheduleChange(name=None))
 
 
 def test_a_change_that_races_with_a_tick_does_not_bring_the_tick_back(timetable: Timetable) -> None:
@@ -59,7 +58,7 @@ def test_a_deleted_schedule_leaves_nothing_but_its_batches(timetable: Timetable)
         timetable.fire()
         timetable.begin()
     (batch,) = timetable.domain.batches.page("acme").data
-    delete_schedule(timetable.domain, "acme", schedule)
+    timetable.domain.schedule_submission.delete("acme", schedule)
     timetable.finish()
     assert timetable.hands.batch(batch.id).state is BatchState.COMPLETED
     left: Any = timetable.domain.redis.keys(f"{timetable.domain.keys.prefix}*{schedule.removeprefix('sch_')}*")
@@ -75,7 +74,7 @@ def test_another_tenants_schedule_is_not_there(timetable: Timetable) -> None:
         lambda: timetable.domain.schedules.pause("globex", schedule),
         lambda: timetable.domain.schedules.run_now("globex", schedule),
         lambda: timetable.domain.runs.page("globex", schedule),
-        lambda: delete_schedule(timetable.domain, "globex", schedule),
+        lambda: timetable.domain.schedule_submission.delete("globex", schedule),
     ):
         with pytest.raises(NotFound):
             act()

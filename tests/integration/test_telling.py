@@ -10,8 +10,8 @@ from redis import Redis
 from jobs.audience import Target
 from jobs.delivery_records import decode_tries
 from jobs.delivery_schedule import Exchange
-from jobs.domain import Domain
 from jobs.endpoint_records import EndpointChange, EndpointFields
+from jobs.wiring import Domain
 from tests.conftest import Clock
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Answer, Receiver

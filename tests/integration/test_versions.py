@@ -9,7 +9,6 @@ from jobs.batch_models import Rollback
 from jobs.chores import Kind
 from jobs.errors import Conflict, NotFound
 from jobs.models import Job
-from jobs.rollback import begin_rollback
 from jobs.states import State
 from jobs.versions import aside_key, keep_aside
 from tests.fleet import Fleet
@@ -43,7 +42,7 @@ class Shop:
         return hashlib.sha256(bucket.get(bucket.name, f"{self.folder}/{name}.png", max_bytes=1 << 20)).hexdigest()
 
     def roll_back(self, batch_id: str) -> Rollback:
-        begin_rollback(self.studio.domain, "acme", batch_id)
+        self.studio.domain.rollbacks.begin("acme", batch_id)
         self.studio.finish()
         done = self.studio.shown(batch_id).rollback
         assert done is not None
@@ -122,9 +121,9 @@ def test_a_rollback_is_of_ended_batches_of_ones_own(studio: Studio) -> None:
     shop = Shop(studio, ["A"])
     open_batch = studio.hands.ask(items=shop.items, defaults={"prompt": unique("open")})
     with pytest.raises(Conflict):
-        begin_rollback(studio.domain, "acme", open_batch)
+        studio.domain.rollbacks.begin("acme", open_batch)
     with pytest.raises(NotFound):
-        begin_rollback(studio.domain, "globex", open_batch)
+        studio.domain.rollbacks.begin("globex", open_batch)
     studio.finish()
 
 

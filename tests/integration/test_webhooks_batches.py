@@ -10,13 +10,13 @@ import pytest
 from jobs.audience import batch_fields
 from jobs.delivery_log import DeliveryFilter
 from jobs.delivery_records import DeliveryState
-from jobs.domain import Domain
 from jobs.encoding import moment, to_json
 from jobs.endpoint_records import EndpointChange, EndpointFields
 from jobs.events import Event
 from jobs.ids import batch_job_id, new_batch_id
 from jobs.models import JobSpec
 from jobs.settings import Settings
+from jobs.wiring import Domain
 from tests.conftest import Clock
 from tests.integration.batch_harness import Hands, generous
 from tests.integration.receiver import Receiver

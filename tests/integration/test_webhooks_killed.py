@@ -7,8 +7,8 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from infra.embedded import Valkey
-from jobs.domain import Domain
 from jobs.settings import Settings
+from jobs.wiring import Domain
 from tests.fleet import Worker, eventually
 from tests.integration.ended_jobs import draft, end_jobs
 from tests.integration.receiver import Got, receiving

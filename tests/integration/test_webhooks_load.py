@@ -7,12 +7,12 @@ from typing import Any
 
 from jobs.delivery_log import DeliveryFilter
 from jobs.delivery_records import DeliveryState
-from jobs.domain import Domain
 from jobs.encoding import to_json
 from jobs.endpoint_records import EndpointFields
 from jobs.events import GROUP
 from jobs.ids import new_job_id
 from jobs.models import JobSpec
+from jobs.wiring import Domain
 from tests.fleet import Worker, eventually
 from tests.integration.receiver import Answer, receiving
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from jobs.delivery_log import DeliveryFilter
-from jobs.domain import Domain
 from jobs.endpoint_records import EndpointFields
+from jobs.wiring import Domain
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Got, receiving
 from tests.integration.telling_hand import hand_of

@@ -11,10 +11,10 @@ from pydantic import SecretStr
 
 from jobs.delivery_log import DeliveryFilter
 from jobs.delivery_records import Delivery
-from jobs.domain import Domain
 from jobs.endpoint_records import EndpointFields
 from jobs.errors import ConfigurationError
 from jobs.settings import Settings
+from jobs.wiring import Domain
 from tests.conftest import Clock
 from tests.integration.ended_jobs import end_job
 from tests.integration.receiver import Answer, Receiver, receiving

@@ -9,9 +9,9 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from jobs.domain import Domain
 from jobs.settings import Settings
 from jobs.signing import secrets_of
+from jobs.wiring import Domain
 from tests.conftest import Clock
 from tests.integration.api_harness import Api, api_of, endpoint_at, problem
 from tests.integration.ended_jobs import end_job

@@ -23,11 +23,20 @@ from jobs.endpoints import Endpoints
 from jobs.event_bodies import Bodies
 from jobs.keys import Keys
 from jobs.planner import Planner
+from jobs.result_record import ResultWriter
+from jobs.result_rejects import RejectFiles
+from jobs.result_sheet import ContactSheet
+from jobs.results import BatchRows
 from jobs.reuse import Reuse
+from jobs.rollback import Rollbacks
 from jobs.rules import JobRules
+from jobs.schedule_making import RunToBatch
 from jobs.schedule_runs import Runs
 from jobs.schedule_seen import Seen
+from jobs.schedule_source import ChangedObjects
+from jobs.schedule_submission import ScheduleSubmission
 from jobs.schedules import Schedules
+from jobs.script_runner import ScriptRunner
 from jobs.sealing import Seal
 from jobs.settings import Settings
 from jobs.stats import Stats
@@ -38,6 +47,7 @@ from jobs.tenants import Tenants
 from jobs.tidying import Tidying
 from jobs.tracing import Spans, open_spans
 from jobs.uploads import UploadedPictures
+from jobs.versions import OutputVersions
 
 DAY_S = 86_400
 
@@ -74,6 +84,15 @@ class Domain:
     batch_submission: BatchSubmission
     ingest: Ingest
     chore_publisher: ChorePublisher
+    scripts: ScriptRunner
+    rows: BatchRows
+    rejects: RejectFiles
+    result_writer: ResultWriter
+    versions: OutputVersions
+    rollbacks: Rollbacks
+    changed_objects: ChangedObjects
+    schedule_submission: ScheduleSubmission
+    run_to_batch: RunToBatch
 
     @classmethod
     def open(cls, settings: Settings, *, clock_ms: Callable[[], int] | None = None) -> Self:
@@ -90,25 +109,33 @@ class Domain:
         redis = connect(settings)
         keys = Keys(settings.key_prefix)
         retention_s = settings.retention_days * DAY_S
-        planner = Planner(redis, keys, catalogue, retention_s=retention_s, lease_s=settings.lease_s, clock_ms=clock_ms)
+        scripts = ScriptRunner(redis, keys, retention_s=retention_s, lease_s=settings.lease_s, clock_ms=clock_ms)
+        planner = Planner(redis, keys, catalogue, scripts)
         seal, bucket = Seal(settings.secret_key), Bucket(settings)
         status = Status(redis, keys, catalogue)
         deliveries = Deliveries(
             redis, keys, retention_s=retention_s, lease_s=max(settings.lease_s, settings.webhook_timeout_s + 2)
         )
         endpoints = Endpoints(redis, keys, settings, seal, deliveries)
-        batches = Batches(redis, keys, catalogue, planner, status)
-        runs = Runs(redis, keys, planner)
+        batches = Batches(redis, keys, catalogue, scripts, status)
+        runs = Runs(redis, keys, scripts)
         bodies = Bodies(redis, keys, bucket)
         bodies.register("schedule", runs.data_of)
         for kind, data_of in (("endpoint", endpoints.data_of), ("model", status.data_of), ("batch", batches.data_of)):
             bodies.register(kind, data_of)
         store, spans = Store(redis, keys), open_spans()
         broker = Broker(make_celery(settings), planner)
-        chores = Chores(planner, keys, lease_s=min(LEASE_S, settings.lease_s))
+        chores = Chores(scripts, keys, lease_s=min(LEASE_S, settings.lease_s))
         publisher = ChorePublisher(broker, chores)
         pictures = UploadedPictures(bucket, settings)
         rules = JobRules(catalogue, settings, pictures)
+        batch_submission = BatchSubmission(
+            rules, batches=batches, bucket=bucket, settings=settings, publisher=publisher, spans=spans
+        )
+        rows, rejects = BatchRows(batches, store, bucket, retention_s=retention_s), RejectFiles(batches, bucket)
+        versions = OutputVersions(redis, keys, scripts)
+        schedules, seen = Schedules(redis, keys, scripts, runs), Seen(redis, keys)
+        changed = ChangedObjects(redis, keys, catalogue=catalogue, bucket=bucket, batches=batches, seen=seen)
         return cls(
             settings=settings,
             catalogue=catalogue,
@@ -128,19 +155,18 @@ class Domain:
             delivery_log=DeliveryLog(redis, keys),
             batches=batches,
             chores=chores,
-            schedules=Schedules(redis, keys, planner, runs),
+            schedules=schedules,
             runs=runs,
-            seen=Seen(redis, keys),
+            seen=seen,
             reuse=Reuse(redis, keys, retention_s=retention_s),
-            stats=Stats(redis, keys, catalogue, planner, status),
+            stats=Stats(redis, keys, catalogue, scripts, status),
             spans=spans,
             job_submission=JobSubmission(rules, pictures, planner=planner, broker=broker, store=store, spans=spans),
-            batch_submission=BatchSubmission(
-                rules, batches=batches, bucket=bucket, settings=settings, publisher=publisher, spans=spans
-            ),
+            batch_submission=batch_submission,
             ingest=Ingest(
                 batches=batches,
                 planner=planner,
+                scripts=scripts,
                 keys=keys,
                 rules=rules,
                 pictures=pictures,
@@ -148,6 +174,25 @@ class Domain:
                 dispatch=broker.dispatch,
             ),
             chore_publisher=publisher,
+            scripts=scripts,
+            rows=rows,
+            rejects=rejects,
+            result_writer=ResultWriter(
+                rows, rejects, ContactSheet(rows, bucket), batches=batches, bucket=bucket, retention_s=retention_s
+            ),
+            versions=versions,
+            rollbacks=Rollbacks(
+                batches=batches,
+                reader=store,
+                bucket=bucket,
+                keys=keys,
+                scripts=scripts,
+                versions=versions,
+                settings=settings,
+            ),
+            changed_objects=changed,
+            schedule_submission=ScheduleSubmission(schedules, seen, bucket, batch_submission),
+            run_to_batch=RunToBatch(keys, runs, schedules, batches, batch_submission, bucket, changed),
         )
 
     def close(self) -> None:
