@@ -29,10 +29,10 @@ class Item:
     Attributes:
         row: its number.
         model, priority: they name its lane.
-        due: not before this moment, ms since 1970.
-        deadline: ms it has from when it is written.
-        place: digest of where its result goes; two items have never the same.
-        refusal: the refusal it would get, up to its `errors`, JSON.
+        due: it does not start before this moment, in milliseconds since 1970.
+        deadline: milliseconds from the write until it must have ended.
+        place: digest of the bucket and key of its result; unique within the batch.
+        refusal: the start of the JSON of its refusal, up to the value of `errors`.
         fields: field, text, field, text, … of its record.
     """
 
