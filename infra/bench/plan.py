@@ -26,6 +26,7 @@ from redis.commands.core import Script
 from infra.bench.workbench import row
 from infra.embedded import Valkey
 from infra.stand import cpu_s
+from jobs import scripts
 from jobs.catalogue import Catalogue, load_catalogue
 from jobs.ids import batch_job_id, new_batch_id
 from jobs.keys import Keys
