@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from retouch.commands.console import UNREACHABLE, complain, err, out, plain, print_json
+from retouch.commands.console import UNREACHABLE, err, out, plain, print_error, print_json
 from retouch.commands.reading import AsJson
 from retouch.configuration import LOCAL_ENV, local_environment
 
@@ -69,7 +69,9 @@ def _operator() -> Iterator[ModuleType]:
     if not os.environ.get("RETOUCH_REDIS_URL"):
         local = local_environment()
         if not local.get("RETOUCH_REDIS_URL"):
-            complain(f"no Redis is named: set RETOUCH_REDIS_URL, or run beside a {LOCAL_ENV} (`retouch up` writes one)")
+            print_error(
+                f"no Redis is named: set RETOUCH_REDIS_URL, or run beside a {LOCAL_ENV} (`retouch up` writes one)"
+            )
             raise typer.Exit(UNREACHABLE)
         os.environ.update({key: value for key, value in local.items() if key not in os.environ})
     from infra import operator  # noqa: PLC0415
@@ -79,5 +81,5 @@ def _operator() -> Iterator[ModuleType]:
         with clear_errors():
             yield operator
     except CannotStart as error:
-        complain(error)
+        print_error(error)
         raise typer.Exit(error.status) from error

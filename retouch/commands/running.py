@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from retouch.commands.console import WRONG_USAGE, complain
+from retouch.commands.console import WRONG_USAGE, print_error
 
 DataDir = Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")]
 Config = Annotated[Path | None, typer.Option(help="retouch.toml, the model catalogue (default: RETOUCH_CONFIG).")]
@@ -134,6 +134,6 @@ def _run(run: Callable[[], int]) -> None:
     except CannotStart as error:
         if os.environ.get("RETOUCH_DEBUG"):
             raise
-        complain(error)
+        print_error(error)
         raise typer.Exit(WRONG_USAGE) from error
     raise typer.Exit(status)

@@ -18,10 +18,10 @@ from retouch.commands.console import (
     DONE,
     SOME_FAILED,
     WRONG_USAGE,
-    complain,
     exit_status,
     out,
     plain,
+    print_error,
     print_json,
     wrong_usage,
 )
@@ -207,7 +207,7 @@ def _each(ids: list[str], act: Callable[[str], Schedule], *, as_json: bool) -> N
         except ProblemError as problem:
             if problem.status not in {404, 409}:
                 raise
-            complain(f"{schedule_id}: {problem}")
+            print_error(f"{schedule_id}: {problem}")
             worst = max(worst, min(exit_status(problem), WRONG_USAGE if len(ids) == 1 else SOME_FAILED))
     _print_schedules(done, as_json=as_json)
     raise typer.Exit(worst)

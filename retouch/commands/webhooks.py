@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.client import Client
-from retouch.commands.console import SOME_FAILED, complain, err, out, plain, print_json, wrong_usage
+from retouch.commands.console import SOME_FAILED, err, out, plain, print_error, print_json, wrong_usage
 from retouch.commands.reading import AsJson
 from retouch.errors import ProblemError
 from retouch.webhooks import Delivery, Endpoint, Try, Webhooks
@@ -112,7 +112,7 @@ def ping(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
         delivery_id = client.webhooks.test(endpoint_id)
         delivery = _tried(client, delivery_id)
     if delivery is None:
-        complain(f"{delivery_id} was not tried within {_TEST_S:g} s: does a webhook worker run?")
+        print_error(f"{delivery_id} was not tried within {_TEST_S:g} s: does a webhook worker run?")
         raise typer.Exit(SOME_FAILED)
     _print_deliveries([delivery], as_json=as_json)
     if delivery.state != "succeeded":
@@ -173,7 +173,7 @@ def redeliver(
             except ProblemError as problem:
                 if problem.status not in {404, 409}:
                     raise
-                complain(f"{delivery_id}: {problem}")
+                print_error(f"{delivery_id}: {problem}")
                 refused = True
     _print_deliveries(done, as_json=as_json)
     if refused:

@@ -124,13 +124,13 @@ def test_nobody_there_is_unreachable() -> None:
 
 def test_a_page_of_something_else_is_a_bad_answer(service: ContractService, client: Client) -> None:
     service.faults.append((200, {"Content-Type": "text/html"}, b"<html>hello</html>"))
-    with pytest.raises(BadAnswer, match="no JSON"):
+    with pytest.raises(BadAnswer, match="did not answer with a JSON object"):
         client.job("job_1")
     service.faults.append((404, {"Content-Type": "text/html"}, b"<html>not here</html>"))
     with pytest.raises(BadAnswer, match="RETOUCH_URL"):
         client.job("job_1")
     service.faults.append((200, {}, {"id": "job_1"}))
-    with pytest.raises(BadAnswer, match="cannot be read"):
+    with pytest.raises(BadAnswer, match="invalid job"):
         client.job("job_1")
 
 
