@@ -250,7 +250,7 @@ def display_name(image: str) -> str:
 
 
 def stem_of(image: str) -> str:
-    """The stem of the file name in a path or URL, as a safe file name; "" if there is none."""
+    """The stem of the file name in a path or URL, as a safe file name; "" if there is no name."""
     if image.startswith("data:"):
         return ""
     name = PurePosixPath(unquote(urlsplit(image).path)).name if is_url(image) else Path(image).name
