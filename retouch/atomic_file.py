@@ -9,7 +9,7 @@ from typing import IO
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`. It replaces `path` at the end of the block and is deleted on an error."""
+    """Open a temporary file that replaces `path` at the end of the block, and is deleted after an error."""
     part = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.part")
     try:
         with part.open("xb") as file:

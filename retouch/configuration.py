@@ -70,7 +70,7 @@ def find_access(
     The key in `local.env` is sent only to the URL in `local.env`.
 
     Raises:
-        NotConfigured: the URL or the key is missing or invalid; the message says how to set it.
+        NotConfigured: the URL or the key is missing or invalid; the message explains how to set it.
     """
     environment = os.environ if environment is None else environment
     service_url = url or environment.get("RETOUCH_URL") or ""
