@@ -260,13 +260,13 @@ def _request_body(image: str | Path | bytes, fields: dict[str, Any]) -> tuple[di
     """The content arguments for httpx, and the headers for them."""
     if isinstance(image, str) and is_url(image):
         return {"json": {**fields, "image": image}}, {}
-    name, picture = ("image", image) if isinstance(image, bytes) else (Path(image).name, Path(image).read_bytes())
+    name, content = ("image", image) if isinstance(image, bytes) else (Path(image).name, Path(image).read_bytes())
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
     # The service compares a repeated request byte for byte, so the boundary must depend on the content alone.
-    boundary = f"retouch-{hashlib.sha256(picture).hexdigest()[:40]}"
+    boundary = f"retouch-{hashlib.sha256(content).hexdigest()[:40]}"
     form = {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
     return (
-        {"data": form, "files": {"image": (name, picture, media_type)}},
+        {"data": form, "files": {"image": (name, content, media_type)}},
         {"Content-Type": f"multipart/form-data; boundary={boundary}"},
     )
 

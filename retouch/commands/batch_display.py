@@ -40,9 +40,9 @@ def status_of(batch: Batch) -> int:
 
 def print_batches(batches: Iterable[Batch], *, as_json: bool) -> None:
     """Print batches: as JSON, as a table on a terminal, or as tab-separated lines."""
-    found = list(batches)
+    listed = list(batches)
     if as_json:
-        print_json({"data": [batch.model_dump(mode="json") for batch in found]})
+        print_json({"data": [batch.model_dump(mode="json") for batch in listed]})
         return
     console = out()
     rows = [
@@ -55,7 +55,7 @@ def print_batches(batches: Iterable[Batch], *, as_json: bool) -> None:
             f"${batch.cost_usd:.2f}",
             batch.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
         )
-        for batch in found
+        for batch in listed
     ]
     if not console.is_terminal:
         for row in rows:
@@ -178,9 +178,9 @@ def _hint(console: Console, batch: Batch) -> None:
 
 
 def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded_s = round(seconds)
+    if rounded_s < 60:
+        return f"{rounded_s} s"
+    if rounded_s < 3600:
+        return f"{rounded_s // 60} min {rounded_s % 60:02d} s"
+    return f"{rounded_s // 3600} h {rounded_s % 3600 // 60:02d} min"

@@ -161,7 +161,9 @@ def resume(
 def results(
     batch_id: BatchId,
     *,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The file to write. Default: stdout.")
+    ] = None,
     form: Annotated[
         str | None,
         typer.Option("--format", help="jsonl or csv. Default: from FILE's name, else jsonl; csv for --rejects."),

@@ -57,7 +57,7 @@ def register(main: typer.Typer) -> None:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="A display name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A display name.")],
     source: Annotated[
         str,
         typer.Argument(

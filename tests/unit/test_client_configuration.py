@@ -66,7 +66,7 @@ def test_a_file_of_another_user_is_ignored(local_env: Path, monkeypatch: pytest.
     assert find_local_env() is None
 
 
-def test_an_error_without_configuration_says_how_to_configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_configuration_raises_an_error_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NotConfigured, match="RETOUCH_URL and RETOUCH_API_KEY"):
         find_access(environment={})
