@@ -1,13 +1,14 @@
-"""`cancel`, `retry`: acting on jobs and batches."""
+"""`cancel`, `retry`: act on jobs and batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from retouch.client import Client
-from retouch.commands import batch_display, batches
-from retouch.commands.console import DONE, WRONG_USAGE, complain, exit_status, print_jobs, print_json
+from retouch.commands import batch_display
+from retouch.commands.batches import is_batch
+from retouch.commands.console import DONE, print_jobs, print_json, report_refusal
 from retouch.commands.reading import AsJson, Ids
 from retouch.errors import ProblemError
 from retouch.records import Batch, Job
@@ -20,55 +21,45 @@ def register(app: typer.Typer) -> None:
 
 
 def cancel(ids: Ids, as_json: AsJson = False) -> None:
-    """Stop jobs and batches that have not ended."""
+    """Cancel jobs and batches that have not ended."""
     with Client() as client:
-        _each(client, ids, "cancel", client.cancel, as_json=as_json)
+        _act_on_each(ids, client.cancel, client.batches.cancel, as_json=as_json)
 
 
 def retry(
     ids: Ids,
     state: Annotated[
-        list[str] | None, typer.Option(help="Of a batch: failed (the default), filtered, canceled; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Of a batch: retry jobs that are failed (default), filtered or canceled. Repeatable."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue jobs again that failed, were filtered or canceled; of a batch, all that failed."""
+    """Queue failed, filtered or canceled jobs again; of a batch, its failed jobs."""
     with Client() as client:
-        _each(client, ids, "retry", client.retry, states=state or ["failed"], as_json=as_json)
+        states = state or ["failed"]
+        _act_on_each(ids, client.retry, lambda batch_id: client.batches.retry(batch_id, states), as_json=as_json)
 
 
-def _each(
-    client: Client,
-    ids: list[str],
-    action: str,
-    act: Callable[[str], Job],
-    *,
-    as_json: bool,
-    states: Sequence[str] = (),
+def _act_on_each(
+    ids: list[str], act_on_job: Callable[[str], Job], act_on_batch: Callable[[str], Batch], *, as_json: bool
 ) -> None:
-    """Act on each; one that refuses does not keep the others from it."""
-    done: list[Job] = []
-    acted: list[Batch] = []
-    worst = DONE
-    for job_id in dict.fromkeys(ids):
-        if batches.is_batch(job_id):
-            batch, status = batches.act(client, job_id, action, states)
-            acted += [batch] if batch else []
-            worst = max(worst, min(status, WRONG_USAGE if len(ids) == 1 else 1))
-            continue
+    """Act on each id, print the new states and exit. A refusal of one id does not stop the others."""
+    jobs: list[Job] = []
+    batches: list[Batch] = []
+    status = DONE
+    for resource_id in dict.fromkeys(ids):
         try:
-            done.append(act(job_id))
+            if is_batch(resource_id):
+                batches.append(act_on_batch(resource_id))
+            else:
+                jobs.append(act_on_job(resource_id))
         except ProblemError as problem:
-            if problem.status not in {404, 409}:
-                raise
-            complain(f"{job_id}: {problem}")
-            worst = max(worst, min(exit_status(problem), WRONG_USAGE if len(ids) == 1 else 1))
-    if acted and not done:
-        batch_display.print_batches(acted, as_json=as_json)
-    elif as_json:
-        print_json({"data": [one.model_dump(mode="json") for one in (*done, *acted)]})
+            status = max(status, report_refusal(resource_id, problem, single=len(ids) == 1))
+    if as_json:
+        print_json({"data": [record.model_dump(mode="json") for record in (*jobs, *batches)]})
     else:
-        print_jobs(done, as_json=False)
-        if acted:
-            batch_display.print_batches(acted, as_json=False)
-    raise typer.Exit(worst)
+        if jobs or not batches:
+            print_jobs(jobs, as_json=False)
+        if batches:
+            batch_display.print_batches(batches, as_json=False)
+    raise typer.Exit(status)

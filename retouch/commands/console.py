@@ -1,4 +1,4 @@
-"""How commands speak: results to stdout, everything else to stderr, and one clear line for an error."""
+"""Output of the commands: results on stdout, progress and errors on stderr, one line per error."""
 
 import json
 import sys
@@ -34,38 +34,38 @@ _NAMES = ("custom_id", "batch_id", "priority")
 
 
 def out() -> Console:
-    """For results. Made when it is needed, so that a redirected stdout is the one that is used."""
+    """The console for results. Created at each call, because a test or a caller can redirect stdout."""
     return Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
 def err() -> Console:
-    """For progress and errors."""
+    """The console for progress and errors."""
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 def plain(text: object) -> str:
-    """Text from elsewhere, unable to steer a terminal."""
+    """`text` on one line, without control characters that could manipulate a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text).replace("\n", " "))
 
 
 def styled(state: str) -> Text:
-    """A job's state in its colour."""
+    """A job's state in its color."""
     return Text(plain(state), style=STYLES.get(state, ""))
 
 
-def complain(message: object) -> None:
-    """One line on stderr."""
+def print_error(message: object) -> None:
+    """Print one line on stderr."""
     err().print(Text.assemble(("error: ", "bold red"), plain(message)))
 
 
 def wrong_usage(message: str) -> NoReturn:
-    """End with the status of a command line that cannot be meant."""
-    complain(message)
+    """Print the fault of the command line, and exit with status 2."""
+    print_error(message)
     raise typer.Exit(WRONG_USAGE)
 
 
 def exit_status(error: Exception) -> int:
-    """What the command ends with after this error."""
+    """The exit status of the command after this error."""
     if isinstance(error, NotConfigured | Unreachable):
         return UNREACHABLE
     if isinstance(error, ProblemError):
@@ -75,21 +75,41 @@ def exit_status(error: Exception) -> int:
     return WRONG_USAGE if isinstance(error, OSError) else SOME_FAILED
 
 
+def report_refusal(resource_id: str, problem: ProblemError, *, single: bool = False) -> int:
+    """Print that the service refused to act on one of several ids, so that the others can follow.
+
+    Args:
+        resource_id: the id.
+        problem: the refusal.
+        single: whether the command has only this id.
+
+    Returns:
+        The exit status of the command.
+
+    Raises:
+        ProblemError: the refusal is not about this id alone.
+    """
+    if problem.status not in {404, 409}:
+        raise problem
+    print_error(f"{resource_id}: {problem}")
+    return exit_status(problem) if single else SOME_FAILED
+
+
 def print_json(value: object) -> None:
-    """JSON for programs, to stdout."""
+    """Print JSON for programs on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
 def print_jobs(jobs: Iterable[records.Job], *, as_json: bool) -> None:
-    """A list of jobs: JSON, a table on a terminal, or lines of tab-separated columns."""
+    """Print jobs: as JSON, as a table on a terminal, or as tab-separated lines."""
     if as_json:
         print_json({"data": [job.model_dump(mode="json") for job in jobs]})
         return
     rows = [_row(job) for job in jobs]
     console = out()
     if not console.is_terminal:
-        # Not through rich, which would turn the tabs into spaces.
+        # rich would replace the tabs with spaces.
         sys.stdout.writelines("\t".join(row) + "\n" for row in rows)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -113,7 +133,7 @@ def _row(job: records.Job) -> list[str]:
 
 
 def print_job(job: records.Job, *, as_json: bool) -> None:
-    """All about one job."""
+    """Print all fields of a job."""
     if as_json:
         print_json(job.model_dump(mode="json"))
         return
@@ -133,24 +153,24 @@ def _facts(job: records.Job) -> list[tuple[str, str]]:
     facts: list[tuple[str, Any]] = [("job", job.id), ("state", job.state), ("model", job.model)]
     facts += [(name, getattr(job, name)) for name in _PARAMETERS + _NAMES]
     facts += [(f"metadata.{name}", value) for name, value in job.metadata.items()]
-    facts += [("input", _picture(job.input.image, job.input))]
+    facts += [("input", _describe_image(job.input.image, job.input))]
     if job.output:
-        facts += [("output", _picture(f"s3://{job.output.bucket}/{job.output.key}", job.output))]
+        facts += [("output", _describe_image(f"s3://{job.output.bucket}/{job.output.key}", job.output))]
         facts += [("url", job.output.url)]
     if job.error:
-        help_ = "trying again can help" if job.error.retryable else "trying again will not help"
-        facts += [("error", f"{job.error.code}: {job.error.message} ({help_})"), ("trace", job.error.trace_id)]
+        advice = "a retry can help" if job.error.retryable else "a retry will not help"
+        facts += [("error", f"{job.error.code}: {job.error.message} ({advice})"), ("trace", job.error.trace_id)]
     for name in ("created_at", "not_before", "started_at", "finished_at"):
-        moment = getattr(job, name)
-        facts += [(name.replace("_", " "), moment.astimezone().isoformat(" ", "seconds") if moment else None)]
+        timestamp = getattr(job, name)
+        facts += [(name.replace("_", " "), timestamp.astimezone().isoformat(" ", "seconds") if timestamp else None)]
     for attempt in job.attempts:
         facts += [(f"attempt {attempt.number}", ": ".join(filter(None, (attempt.outcome, attempt.message))))]
     facts += [("cost", f"${job.cost_usd:.4f}")]
     return [(name, str(value)) for name, value in facts if value is not None]
 
 
-def _picture(address: str, picture: records.Input | records.Output) -> str:
-    about = [picture.media_type, f"{picture.width}x{picture.height}" if picture.width else None]
-    about += [f"{picture.bytes:,} bytes" if picture.bytes else None]
-    known = ", ".join(filter(None, about))
-    return f"{address[:200]} ({known})" if known else address[:200]
+def _describe_image(url: str, image: records.Input | records.Output) -> str:
+    properties = [image.media_type, f"{image.width}x{image.height}" if image.width else None]
+    properties += [f"{image.bytes:,} bytes" if image.bytes else None]
+    known = ", ".join(filter(None, properties))
+    return f"{url[:200]} ({known})" if known else url[:200]

@@ -1,4 +1,4 @@
-"""Following jobs to their end: a progress bar on a terminal, a line for each change elsewhere."""
+"""Follow jobs until they have ended: a progress bar on a terminal, otherwise one line per change."""
 
 import math
 import time
@@ -21,22 +21,22 @@ from retouch.client import Client
 from retouch.commands.console import err, plain, styled
 from retouch.records import Job
 
-_QUICK_S = 0.2
-_SLOW_S = 2.0
-_MOST_READS_A_SECOND = 40
+_MIN_PAUSE_S = 0.2
+_MAX_PAUSE_S = 2.0
+_MAX_READS_PER_SECOND = 40
 
 
 class RateColumn(ProgressColumn):
-    """Jobs ended a second."""
+    """Ended jobs per second."""
 
     def render(self, task: Task) -> Text:
-        """One number and its unit."""
+        """The rate with its unit."""
         elapsed = task.finished_time if task.finished else task.elapsed
         return Text(f"{task.completed / elapsed:.1f}/s" if elapsed and task.completed else "-/s", style="cyan")
 
 
 def progress_bar(console: Console, what: str = "edits") -> Progress:
-    """A bar with done of total, rate, time left and failures; its task needs the field `failures` (a text)."""
+    """A bar with progress, rate, time left and failures. Its task needs the text field `failures`."""
     return Progress(
         SpinnerColumn(),
         TextColumn(what),
@@ -50,8 +50,12 @@ def progress_bar(console: Console, what: str = "edits") -> Progress:
 
 
 def failures_in(jobs: Iterable[Job]) -> str:
-    """How many ended without a result, for the bar."""
-    count = sum(job.final and job.state != "succeeded" for job in jobs)
+    """How many jobs ended without a result, for the progress bar."""
+    return failures_text(sum(job.final and job.state != "succeeded" for job in jobs))
+
+
+def failures_text(count: int) -> str:
+    """A number of items without a result, for the progress bar."""
     return f"[red]{count} without result[/red]" if count else "[green]no failures[/green]"
 
 
@@ -62,65 +66,65 @@ def follow(
     *,
     on_final: Callable[[Job], None] | None = None,
 ) -> dict[str, Job]:
-    """Read jobs until all have ended, and show how they do on stderr.
+    """Read jobs until all have ended, and show their progress on stderr.
 
     Args:
-        client: what to ask.
-        jobs: as they were last seen, by id.
-        names: what to call them, by id; the id alone where absent.
-        on_final: called once for each as it ends.
+        client: the client of the service.
+        jobs: the jobs by id, in their last known state.
+        names: display names by job id; may be incomplete.
+        on_final: called once for each job after its end.
 
     Returns:
         The final jobs, in the same order.
     """
     console = err()
-    seen = dict(jobs)
+    current = dict(jobs)
     if not console.is_terminal:
-        for job in seen.values():
+        for job in current.values():
             console.print(_line(job, names))
-        poll(client, seen, lambda job: console.print(_line(job, names)), on_final)
-        return seen
+        poll(client, current, lambda job: console.print(_line(job, names)), on_final)
+        return current
     with progress_bar(console) as bar:
-        task = bar.add_task("edits", total=len(seen), failures="")
+        task = bar.add_task("edits", total=len(current), failures="")
 
         def show(job: Job) -> None:
-            ended = sum(other.final for other in seen.values())
-            bar.update(task, completed=ended, failures=failures_in(seen.values()))
+            ended = sum(other.final for other in current.values())
+            bar.update(task, completed=ended, failures=failures_in(current.values()))
             if job.final and job.state != "succeeded":
                 bar.console.print(_line(job, names))
 
-        for job in seen.values():
+        for job in current.values():
             show(job)
-        poll(client, seen, show, on_final)
-    return seen
+        poll(client, current, show, on_final)
+    return current
 
 
 def poll(
     client: Client,
-    seen: dict[str, Job],
+    jobs: dict[str, Job],
     changed: Callable[[Job], None],
     on_final: Callable[[Job], None] | None = None,
     *,
     timeout_s: float = math.inf,
 ) -> None:
-    """Ask after those that have not ended: often at first and after a change, seldom when nothing happens.
+    """Read the unfinished jobs until all have ended or the timeout expires; updates `jobs`.
 
-    Returns when all have ended, or the time is over.
+    The pause between reads grows, and is short again after a change.
     """
     end = time.monotonic() + timeout_s
     if on_final:
-        for job in seen.values():
+        for job in jobs.values():
             if job.final:
                 on_final(job)
-    pause = _QUICK_S
-    while (live := [job for job in seen.values() if not job.final]) and time.monotonic() < end:
-        time.sleep(max(pause, len(live) / _MOST_READS_A_SECOND))
-        pause = min(_SLOW_S, pause * 1.5)
+    pause = _MIN_PAUSE_S
+    while (live := [job for job in jobs.values() if not job.final]) and time.monotonic() < end:
+        time.sleep(max(pause, len(live) / _MAX_READS_PER_SECOND))
+        pause = min(_MAX_PAUSE_S, pause * 1.5)
         for before in live:
             now = client.job(before.id)
-            seen[now.id] = now
+            jobs[now.id] = now
             if now.state != before.state or len(now.attempts) != len(before.attempts):
-                pause = _QUICK_S
+                pause = _MIN_PAUSE_S
                 changed(now)
             if now.final and on_final:
                 on_final(now)

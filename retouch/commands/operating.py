@@ -1,4 +1,4 @@
-"""`models` and `tenants`: what an operator sees and sets. All but the list of models needs an admin key."""
+"""`models` and `tenants`: the operator's commands. All but `models list` need an admin key."""
 
 from typing import Annotated, Any
 
@@ -10,16 +10,16 @@ from retouch.commands.console import out, plain, print_json
 from retouch.commands.reading import AsJson
 from retouch.records import Model
 
-models = typer.Typer(help="See models; park and resume them.", no_args_is_help=True)
-tenants = typer.Typer(help="See and set what tenants may have.", no_args_is_help=True)
+models = typer.Typer(help="List, park and resume models.", no_args_is_help=True)
+tenants = typer.Typer(help="List tenants and set their quotas.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
-Quota = Annotated[int | None, typer.Option(min=0, help="0 takes the limit away.")]
+Quota = Annotated[int | None, typer.Option(min=0, help="0 removes the limit.")]
 
 
 @models.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """Each model with its window, pace, and why it is parked if it is."""
+    """List models with their limits, their queues, and the reason if a model is parked."""
     with Client() as client:
         _show_models(client.models(), as_json=as_json)
 
@@ -27,24 +27,24 @@ def list_models(as_json: AsJson = False) -> None:
 @models.command()
 def park(
     name: Name,
-    reason: Annotated[str, typer.Option(help="Shown wherever the park is.")] = "parked by an operator",
+    reason: Annotated[str, typer.Option(help="Shown to all users of the model.")] = "parked by an operator",
     as_json: AsJson = False,
 ) -> None:
-    """Set a model aside: nothing of it starts until it is resumed."""
+    """Park a model: none of its jobs start until it is resumed."""
     with Client() as client:
         _show_models([client.park(name, reason)], as_json=as_json)
 
 
 @models.command()
 def resume(name: Name, as_json: AsJson = False) -> None:
-    """Take a model up again, whatever it was parked for."""
+    """Resume a parked model."""
     with Client() as client:
         _show_models([client.resume_model(name)], as_json=as_json)
 
 
 @tenants.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
-    """Every tenant with its quotas."""
+    """List tenants with their quotas."""
     with Client() as client:
         _show_tenants(client.tenants(), as_json=as_json)
 
@@ -57,32 +57,32 @@ def set_tenant(
     max_in_flight: Quota = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set quotas of a tenant; those that are not named stay as they are."""
-    named = {"max_queued": max_queued, "max_daily": max_daily, "max_in_flight": max_in_flight}
+    """Set a tenant's quotas; the others stay unchanged."""
+    changes = {"max_queued": max_queued, "max_daily": max_daily, "max_in_flight": max_in_flight}
     with Client() as client:
-        before: dict[str, Any] = next((known["quotas"] for known in client.tenants() if known["name"] == tenant), {})
-        wanted = {name: before.get(name) if value is None else value or None for name, value in named.items()}
-        _show_tenants([client.set_quotas(tenant, wanted)], as_json=as_json)
+        current: dict[str, Any] = next((other["quotas"] for other in client.tenants() if other["name"] == tenant), {})
+        quotas = {name: current.get(name) if value is None else value or None for name, value in changes.items()}
+        _show_tenants([client.set_quotas(tenant, quotas)], as_json=as_json)
 
 
-def _show_models(found: list[Model], *, as_json: bool) -> None:
+def _show_models(listed: list[Model], *, as_json: bool) -> None:
     if as_json:
-        print_json({"data": [model.model_dump(mode="json") for model in found]})
+        print_json({"data": [model.model_dump(mode="json") for model in listed]})
         return
-    table = Table("model", "dialect", "in flight", "window", "pace a minute", "queued", "waiting", "parked", box=None)
-    for model in found:
+    table = Table("model", "dialect", "in flight", "window", "pace per min", "queued", "waiting", "parked", box=None)
+    for model in listed:
         pace = f"{model.pace_rpm:g}" if model.pace_rpm else "no limit"
         numbers = (model.in_flight, model.window, pace, model.queued, model.waiting)
         table.add_row(model.name, model.dialect, *map(str, numbers), plain(model.parked_reason or ""))
     out().print(table)
 
 
-def _show_tenants(found: list[dict[str, Any]], *, as_json: bool) -> None:
+def _show_tenants(listed: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        print_json({"data": found})
+        print_json({"data": listed})
         return
-    table = Table("tenant", "queued at most", "a day at most", "in flight at most", box=None)
-    for tenant in found:
+    table = Table("tenant", "max queued", "max per day", "max in flight", box=None)
+    for tenant in listed:
         quotas = (tenant["quotas"].get(name) for name in ("max_queued", "max_daily", "max_in_flight"))
         table.add_row(tenant["name"], *("no limit" if quota is None else str(quota) for quota in quotas))
     out().print(table)

@@ -1,4 +1,4 @@
-"""`up`, `demo`, `api`, `worker`, `flower`: starting processes. What they need is imported when they are called."""
+"""`up`, `demo`, `api`, `worker`, `flower`: start processes. Each command imports the packages that it needs."""
 
 import os
 import shlex
@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from retouch.commands.console import WRONG_USAGE, complain
+from retouch.commands.console import WRONG_USAGE, print_error
 
-DataDir = Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")]
-Config = Annotated[Path | None, typer.Option(help="retouch.toml, the model catalogue (default: RETOUCH_CONFIG).")]
-
-FreePort = Annotated[int, typer.Option(help="0 takes the port of the last run if it is free, else any.")]
+DataDir = Annotated[Path, typer.Option(help="Data directory of the embedded servers.")]
+Config = Annotated[Path | None, typer.Option(help="The model catalogue, retouch.toml. Default: RETOUCH_CONFIG.")]
+FreePort = Annotated[int, typer.Option(help="0 means the port of the last run, or any free port.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,16 +28,16 @@ def up(
     *,
     data_dir: DataDir = Path(".retouch"),
     port: Annotated[int, typer.Option(help="Port of the API.")] = 8000,
-    workers: Annotated[int, typer.Option(help="Processes that edit.")] = 1,
-    concurrency: Annotated[int, typer.Option(help="Edits in flight of one such process.")] = 64,
+    workers: Annotated[int, typer.Option(help="Number of worker processes for edits.")] = 1,
+    concurrency: Annotated[int, typer.Option(help="Concurrent edits of each such process.")] = 64,
     config: Config = None,
-    flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Whether Flower runs.")] = True,
+    flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Also run Flower.")] = True,
     redis_port: FreePort = 0,
     s3_port: FreePort = 0,
     flower_port: FreePort = 0,
     simulator_port: FreePort = 0,
     simulator: Annotated[
-        str, typer.Option(metavar="ARGUMENTS", help="For the simulator, for instance '--latency-ms 2000 --rpm 100'.")
+        str, typer.Option(metavar="ARGUMENTS", help="Options of the simulator, such as '--latency-ms 2000 --rpm 100'.")
     ] = "",
 ) -> None:
     """Run the whole stack in the foreground, on loopback; Ctrl-C drains and stops it."""
@@ -66,7 +65,7 @@ def demo(
     data_dir: DataDir = Path(".retouch"),
     config: Config = None,
 ) -> None:
-    """Edit a dozen pictures with the whole stack, write a contact sheet, and stop."""
+    """Start the whole stack, edit a dozen images, write a contact sheet, and stop."""
     from infra.demo import DemoOptions  # noqa: PLC0415
     from infra.demo import demo as run  # noqa: PLC0415
 
@@ -77,26 +76,31 @@ def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
-    """Run one process of the submit API."""
+    """Run one API process."""
     from infra.processes import run_api  # noqa: PLC0415
 
     _run(lambda: run_api(host, port))
 
 
 def worker(
-    queues: Annotated[str, typer.Option(help="Comma-separated: edits, webhooks, ingest.")] = "edits,webhooks,ingest",
-    concurrency: Annotated[int, typer.Option(min=1, help="Jobs at a time.")] = 64,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds that running jobs have when it is told to stop.")] = 60,
-    name: Annotated[str | None, typer.Option(help="Unique in the fleet; made from the host's if absent.")] = None,
+    queues: Annotated[
+        str, typer.Option(help="Comma-separated queues: edits, webhooks, ingest.")
+    ] = "edits,webhooks,ingest",
+    concurrency: Annotated[int, typer.Option(min=1, help="Number of concurrent jobs.")] = 64,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds for running jobs to finish after a stop signal.")] = 60,
+    name: Annotated[
+        str | None, typer.Option(help="A name that is unique in the fleet. Default: derived from the host name.")
+    ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Serve metrics there (default: RETOUCH_METRICS_PORT, or not).")
+        int | None,
+        typer.Option(min=0, max=65535, help="Port for metrics. Default: RETOUCH_METRICS_PORT, else no metrics."),
     ] = None,
 ) -> None:
     """Run one worker process."""
     from infra.processes import run_worker  # noqa: PLC0415
 
-    named = [queue.strip() for queue in queues.split(",") if queue.strip()]
-    _run(lambda: run_worker(named, concurrency, grace, name, metrics_port=metrics_port))
+    queue_names = [queue.strip() for queue in queues.split(",") if queue.strip()]
+    _run(lambda: run_worker(queue_names, concurrency, grace, name, metrics_port=metrics_port))
 
 
 def flower(
@@ -104,19 +108,19 @@ def flower(
     address: Annotated[str, typer.Option(envvar="FLOWER_ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, envvar="FLOWER_PORT", help="Port to listen on.")] = 5555,
     db: Annotated[
-        Path | None, typer.Option(envvar="FLOWER_DB", help="Keep what it has seen in this file, over restarts.")
+        Path | None,
+        typer.Option(envvar="FLOWER_DB", help="Save the history in this file, so that it survives restarts."),
     ] = None,
     max_tasks: Annotated[
-        int, typer.Option(min=1, envvar="FLOWER_MAX_TASKS", help="Tasks kept in memory, about 7 KB each.")
+        int, typer.Option(min=1, envvar="FLOWER_MAX_TASKS", help="Maximum tasks in memory, about 7 KB each.")
     ] = 20_000,
-    url_prefix: Annotated[
-        str, typer.Option(envvar="FLOWER_URL_PREFIX", help="Path under which a proxy shows it.")
-    ] = "",
+    url_prefix: Annotated[str, typer.Option(envvar="FLOWER_URL_PREFIX", help="URL path prefix behind a proxy.")] = "",
     control: Annotated[
-        bool, typer.Option("--control", envvar="RETOUCH_FLOWER_CONTROL", help="Let its pages act on workers.")
+        bool,
+        typer.Option("--control", envvar="RETOUCH_FLOWER_CONTROL", help="Allow Flower's pages to control workers."),
     ] = False,
 ) -> None:
-    """Run Flower, which shows Celery's tasks. FLOWER_BASIC_AUTH=user:password must be set."""
+    """Run Flower, a monitor for Celery tasks. Needs FLOWER_BASIC_AUTH=user:password."""
     from infra.flower.serve import FlowerOptions  # noqa: PLC0415
     from infra.processes import run_flower  # noqa: PLC0415
 
@@ -125,7 +129,7 @@ def flower(
 
 
 def _run(run: Callable[[], int]) -> None:
-    """Run a process to its end; what it cannot start for is one line."""
+    """Run a process until it ends, and exit. A failed start is printed in one line."""
     from infra.processes import CannotStart, clear_errors  # noqa: PLC0415
 
     try:
@@ -134,6 +138,6 @@ def _run(run: Callable[[], int]) -> None:
     except CannotStart as error:
         if os.environ.get("RETOUCH_DEBUG"):
             raise
-        complain(error)
+        print_error(error)
         raise typer.Exit(WRONG_USAGE) from error
     raise typer.Exit(status)

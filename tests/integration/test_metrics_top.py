@@ -1,4 +1,4 @@
-"""`retouch top`, as an operator and as a tenant sees it."""
+"""`retouch top` for an operator and for a tenant."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jobs.wiring import Domain
 from retouch.client import Client
-from retouch.commands.top import looks
+from retouch.commands.top import screens
 from retouch.errors import ProblemError, RetouchError, Unreachable
 from tests.integration.api_harness import Api, api_of
 
@@ -29,11 +29,11 @@ def test_top_shows_an_operator_the_fleet_and_a_tenant_its_own_jobs(domain: Domai
     with api_of(domain) as api:
         api.succeed(api.submitted())
         admin, mine = (domain.tenants.create_key(api.tenant, admin=who) for who in (True, False))
-        seen = top(api, admin, "--once")
-        assert "all jobs" in seen
-        assert "succeeded 1" in seen
-        assert "test-worker" in seen
-        assert "step-image-edit-2" in seen
+        output = top(api, admin, "--once")
+        assert "all jobs" in output
+        assert "succeeded 1" in output
+        assert "test-worker" in output
+        assert "step-image-edit-2" in output
         domain.redis.hset(
             domain.keys.model("step-image-edit-2"), mapping={"parked": "quota", "park_reason": "no money"}
         )
@@ -46,42 +46,42 @@ def test_top_shows_an_operator_the_fleet_and_a_tenant_its_own_jobs(domain: Domai
 
 
 class Failing(Client):
-    """A client whose looks fail with `fault`, while there is one."""
+    """A client that fails with `fault` if there is one."""
 
     fault: RetouchError | None = None
 
     def stats(self) -> dict[str, Any]:
-        """What the service answers, or the fault."""
+        """The service's answer, or the fault."""
         if self.fault is not None:
             raise self.fault
         return super().stats()
 
 
-def seen_in(look: object) -> str:
-    written = StringIO()
-    Console(width=160, file=written).print(look)
-    return written.getvalue()
+def text_of(screen: object) -> str:
+    output = StringIO()
+    Console(width=160, file=output).print(screen)
+    return output.getvalue()
 
 
-def test_top_keeps_its_last_picture_while_the_service_does_not_answer_and_goes_on(domain: Domain) -> None:
+def test_top_shows_its_last_state_while_the_service_does_not_answer(domain: Domain) -> None:
     with api_of(domain) as api:
         key = domain.tenants.create_key(api.tenant, admin=True)
         with Failing(str(api.http.base_url), key) as client:
-            seen = looks(client)
-            assert "does not answer" not in seen_in(next(seen))
+            shown = screens(client)
+            assert "does not answer" not in text_of(next(shown))
             for client.fault in (Unreachable("no answer from there"), ProblemError(503, "Unavailable")):
-                for look in islice(seen, 2):
-                    assert "the service does not answer" in seen_in(look)
-                    assert "step-image-edit-2" in seen_in(look)
+                for screen in islice(shown, 2):
+                    assert "the service does not answer" in text_of(screen)
+                    assert "step-image-edit-2" in text_of(screen)
             client.fault = None
-            assert "does not answer" not in seen_in(next(seen))
+            assert "does not answer" not in text_of(next(shown))
             client.fault = ProblemError(401, "Unauthorized")
             with pytest.raises(ProblemError):
-                next(seen)
+                next(shown)
 
 
-def test_top_ends_where_the_service_does_not_answer_its_first_look() -> None:
+def test_top_fails_if_the_service_does_not_answer_the_first_request() -> None:
     with Failing("http://127.0.0.1:9", "rt_key") as client:
         client.fault = Unreachable("no answer from there")
         with pytest.raises(Unreachable):
-            next(looks(client))
+            next(screens(client))

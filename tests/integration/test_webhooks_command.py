@@ -25,7 +25,7 @@ from tests.integration.telling_hand import hand_of, telling
 
 @pytest.fixture(autouse=True)
 def _quiet_logs() -> Iterator[None]:
-    """The API runs in this process, whose output is the command's."""
+    """The API runs in this process, so its logs would appear in the command's output."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     yield
     structlog.reset_defaults()
@@ -42,9 +42,11 @@ def run(api: Api, *arguments: str, status: int = 0) -> Result:
     return result
 
 
-def test_an_endpoint_is_made_listed_changed_tested_and_deleted(api: Api, receiver: Receiver) -> None:
-    made = run(api, "create", receiver.url, "--events", "job.*", "--events", "batch.completed", "--header", "X-Shop: 7")
-    endpoint_id, secret = made.stdout.split()
+def test_an_endpoint_is_created_listed_changed_tested_and_deleted(api: Api, receiver: Receiver) -> None:
+    created = run(
+        api, "create", receiver.url, "--events", "job.*", "--events", "batch.completed", "--header", "X-Shop: 7"
+    )
+    endpoint_id, secret = created.stdout.split()
     assert secret.startswith("whsec_")
     assert run(api, "list").stdout.split("\t")[:3] == [endpoint_id, "enabled", "job.*,batch.completed"]
     shown = json.loads(run(api, "show", endpoint_id, "--json").stdout)
@@ -58,8 +60,8 @@ def test_an_endpoint_is_made_listed_changed_tested_and_deleted(api: Api, receive
         assert "succeeded" in run(api, "test", endpoint_id).stdout
         receiver.answer = lambda _got, _number: Answer(status=500)
         assert "500" in run(api, "test", endpoint_id, status=1).stdout
-    fresh = run(api, "rotate-secret", endpoint_id).stdout.split()[1]
-    assert fresh != secret
+    new_secret = run(api, "rotate-secret", endpoint_id).stdout.split()[1]
+    assert new_secret != secret
     run(api, "update", endpoint_id, "--disable")
     assert "disabled" in run(api, "list").stdout
     run(api, "test", endpoint_id, status=1)
@@ -68,7 +70,7 @@ def test_an_endpoint_is_made_listed_changed_tested_and_deleted(api: Api, receive
     run(api, "show", endpoint_id, status=2)
 
 
-def test_deliveries_are_listed_and_told_again(api: Api, receiver: Receiver) -> None:
+def test_deliveries_are_listed_and_redelivered(api: Api, receiver: Receiver) -> None:
     endpoint_id = run(api, "create", receiver.url).stdout.split()[0]
     receiver.answer = lambda _got, _number: Answer(status=500)
     with telling(api.domain):
@@ -94,7 +96,7 @@ def test_deliveries_are_listed_and_told_again(api: Api, receiver: Receiver) -> N
         ("show", "ep_x"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage(api: Api, arguments: tuple[str, ...]) -> None:
+def test_invalid_arguments_are_wrong_usage(api: Api, arguments: tuple[str, ...]) -> None:
     result = run(api, *arguments, status=2)
     assert "error:" in result.stderr
 
@@ -118,9 +120,7 @@ def test_tail_shows_each_try_as_it_is_made(api: Api, receiver: Receiver) -> None
     ]
 
 
-def test_tail_shows_a_try_of_an_event_that_is_older_than_its_start(
-    api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tail_shows_a_new_try_of_an_old_event(api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     run(api, "create", receiver.url)
     for name, value in environment(api).items():
         monkeypatch.setenv(name, value)
@@ -134,12 +134,12 @@ def test_tail_shows_a_try_of_an_event_that_is_older_than_its_start(
         assert next(tail) == []
         deliveries.redeliver(delivery.id)
         assert hand.tell() == ["the receiver answered 200"]
-        assert [(one.id, tried.number) for one, tried in next(tail)] == [(delivery.id, 2)]
+        assert [(shown.id, tried.number) for shown, tried in next(tail)] == [(delivery.id, 2)]
         assert next(tail) == []
 
 
 class Listing:
-    """A service that tells what its test says."""
+    """A service with deliveries that the test sets."""
 
     def __init__(self) -> None:
         self.all: list[Delivery] = []
@@ -147,14 +147,14 @@ class Listing:
     def deliveries(
         self, _endpoint_id: str | None = None, *, limit: int | None = None, since: datetime | None = None
     ) -> Iterator[Delivery]:
-        yield from [one for one in self.all if since is None or one.created_at >= since][:limit]
+        yield from [delivery for delivery in self.all if since is None or delivery.created_at >= since][:limit]
 
 
 BEGUN = datetime(2026, 11, 22, 8, tzinfo=UTC)
 
 
 def listed(number: int, age_s: float, *tries: tuple[int, float]) -> Delivery:
-    """A delivery of an event of an age at the start, with tries: their number, and how long after the start."""
+    """A delivery of an event that is `age_s` old at BEGUN; each try has a number and a time in seconds after BEGUN."""
     event: dict[str, Any] = {
         "event_id": "evt",
         "event_type": "ping",
@@ -162,7 +162,9 @@ def listed(number: int, age_s: float, *tries: tuple[int, float]) -> Delivery:
         "url": "http://r",
         "state": "waiting",
     }
-    attempts = [Try(number=one, at=BEGUN + timedelta(seconds=after_s), status=500) for one, after_s in tries]
+    attempts = [
+        Try(number=try_number, at=BEGUN + timedelta(seconds=after_s), status=500) for try_number, after_s in tries
+    ]
     return Delivery(id=f"dlv_{number}", created_at=BEGUN - timedelta(seconds=age_s), attempts=attempts, **event)
 
 
@@ -175,9 +177,9 @@ def test_tail_misses_no_try_when_a_log_drops_its_oldest() -> None:
     assert [tried.number for _, tried in next(tail)] == [4, 5]
 
 
-def test_tail_comes_to_each_of_many_deliveries_and_shows_each_try_once() -> None:
+def test_tail_reads_each_of_many_deliveries_and_shows_each_try_once() -> None:
     listing: Any = Listing()
     tail = _new_tries(listing, None, BEGUN)
     listing.all = [listed(number, number, (1, number)) for number in range(-100, 900)]
-    shown = [one.id for _ in range(8) for one, _ in next(tail)]
-    assert sorted(shown) == sorted(one.id for one in listing.all if one.attempts[0].at >= BEGUN)
+    shown = [delivery.id for _ in range(8) for delivery, _ in next(tail)]
+    assert sorted(shown) == sorted(delivery.id for delivery in listing.all if delivery.attempts[0].at >= BEGUN)

@@ -1,4 +1,4 @@
-"""A loopback server that speaks the shapes of the HTTP API, with faults on demand, to test the client."""
+"""A loopback server with the JSON formats of the HTTP API and injected faults, to test the client."""
 
 import hashlib
 import json
@@ -14,7 +14,11 @@ RESULT = b"\x89PNG the edited picture"
 
 
 class ContractService:
-    """Jobs in memory. `faults` are answered first, one a request: `drop`, or (status, headers, body)."""
+    """Jobs in memory.
+
+    Each request consumes one of `faults`: `drop` closes the connection, `drop after` does so after processing the
+    request, and (status, headers, body) is sent as the answer.
+    """
 
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -23,7 +27,7 @@ class ContractService:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.uploads: dict[str, bytes] = {}
         self.stored = RESULT
-        self.lives: dict[str, deque[str]] = {}
+        self.next_states: dict[str, deque[str]] = {}
         service = self
 
         class Handler(_Handler):
@@ -59,10 +63,10 @@ class ContractService:
             **fields,
         }
         self.jobs[job["id"]] = job
-        self.become(job, state)
+        self.set_state(job, state)
         return job
 
-    def become(self, job: dict[str, Any], state: str) -> None:
+    def set_state(self, job: dict[str, Any], state: str) -> None:
         job["state"] = state
         if state == "succeeded":
             job["output"] = {
@@ -78,21 +82,21 @@ class ContractService:
         elif state in {"filtered", "failed"}:
             job["error"] = {"code": "content_filtered", "message": "stopped by the filter", "retryable": False}
 
-    def lives_through(self, job: dict[str, Any], *states: str) -> None:
-        """Each read of the job takes it to the next state."""
-        self.lives[job["id"]] = deque(states)
+    def advance_on_reads(self, job: dict[str, Any], *states: str) -> None:
+        """Each read of the job moves it to the next of these states."""
+        self.next_states[job["id"]] = deque(states)
 
 
 class _Handler(BaseHTTPRequestHandler):
     service: ContractService
     protocol_version = "HTTP/1.1"
-    mute = False
+    is_muted = False
 
     def log_message(self, *_: object) -> None:
         pass
 
     def _answer(self, status: int, body: Any = None, headers: dict[str, str] | None = None) -> None:
-        if self.mute:
+        if self.is_muted:
             return
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
@@ -106,8 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "errors": errors or []}
         self._answer(status, body, {"Content-Type": "application/problem+json"})
 
-    def _begin(self) -> bytes | None:
-        """The body; None where the request is already answered."""
+    def _receive(self) -> bytes | None:
+        """The request's body; None if the request is already answered."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.service.requests.append((self.command, self.path, dict(self.headers)))
         if self.service.faults:
@@ -117,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 return None
             if fault == "drop after":
-                self.mute = True
+                self.is_muted = True
                 self._route(body)
                 self.close_connection = True
                 self.connection.close()
@@ -126,26 +130,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, text, headers)
             return None
         if not self.path.startswith("/stored/") and self.headers.get("Authorization") != f"Bearer {KEY}":
-            self._problem(401, "Unauthorized", "no API key, or one that is not known")
+            self._problem(401, "Unauthorized", "no API key, or an unknown one")
             return None
         return body
 
     def do_GET(self) -> None:
-        if self._begin() is None:
+        if self._receive() is None:
             return
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if parts.path.startswith("/stored/"):
             self._answer(200, self.service.stored)
         elif parts.path == "/v1/jobs":
-            found = [
-                j
-                for j in reversed(self.service.jobs.values())
-                if all(j.get(name) == query[name] for name in ("state", "custom_id") if name in query)
+            jobs = [
+                job
+                for job in reversed(self.service.jobs.values())
+                if all(job.get(name) == query[name] for name in ("state", "custom_id") if name in query)
             ]
             begin, size = int(query.get("cursor", 0)), min(int(query["limit"]), 3)
-            more = begin + size < len(found)
-            self._answer(200, {"data": found[begin : begin + size], "next_cursor": str(begin + size) if more else None})
+            more = begin + size < len(jobs)
+            self._answer(200, {"data": jobs[begin : begin + size], "next_cursor": str(begin + size) if more else None})
         elif parts.path == "/v1/models":
             model = {"name": "m", "dialect": "stepfun", "limits": {"concurrency": 5, "rpm": 100.0}, "price_usd": 0.003}
             model |= {"window": 5, "pace_rpm": 90.5, "in_flight": 0, "queued": 2, "waiting": 0, "parked": True}
@@ -156,26 +160,26 @@ class _Handler(BaseHTTPRequestHandler):
             if job is None:
                 self._problem(404, "Not found", "no such job")
                 return
-            if lives := self.service.lives.get(job["id"]):
-                self.service.become(job, lives.popleft())
+            if next_states := self.service.next_states.get(job["id"]):
+                self.service.set_state(job, next_states.popleft())
             self._answer(200, job)
 
     def do_PUT(self) -> None:
-        body = self._begin()
+        body = self._receive()
         if body is not None:
             self.service.uploads[self.path] = body
             self._answer(200, {})
 
     def do_POST(self) -> None:
-        body = self._begin()
+        body = self._receive()
         if body is not None:
             self._route(body)
 
     def _route(self, body: bytes) -> None:
         service = self.service
         if self.path == "/v1/uploads":
-            wanted = json.loads(body)
-            put = {"url": f"{service.url}/stored/up", "headers": {"Content-Type": wanted.get("media_type", "none")}}
+            fields = json.loads(body)
+            put = {"url": f"{service.url}/stored/up", "headers": {"Content-Type": fields.get("media_type", "none")}}
             self._answer(201, {**put, "image": "s3://retouch/up"})
         elif self.path == "/v1/jobs":
             job = self._submit(body)
@@ -189,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif (action == "cancel") is (job["state"] in {"succeeded", "failed", "canceled", "filtered"}):
                 self._problem(409, "Conflict", f"{job_id} is {job['state']}")
             else:
-                service.become(job, "canceled" if action == "cancel" else "queued")
+                service.set_state(job, "canceled" if action == "cancel" else "queued")
                 self._answer(200, job)
 
     def _submit(self, body: bytes) -> dict[str, Any] | None:
@@ -197,14 +201,14 @@ class _Handler(BaseHTTPRequestHandler):
         digest = hashlib.sha256(body + self.headers["Content-Type"].encode()).hexdigest()
         key = self.headers.get("Idempotency-Key", "")
         if key in service.keys:
-            known, job_id = service.keys[key]
-            if known == digest:
+            known_digest, job_id = service.keys[key]
+            if known_digest == digest:
                 return service.jobs[job_id]
             self._problem(422, "Idempotency mismatch", "the same Idempotency-Key came with another body")
             return None
         fields = self._fields(body)
         if not fields.get("prompt"):
-            rule = {"field": "prompt", "message": "required: say what the edit shall be", "code": "missing"}
+            rule = {"field": "prompt", "message": "required: describe the edit", "code": "missing"}
             self._problem(422, "Invalid input", "the request breaks a rule", [rule])
             return None
         job = service.add("succeeded" if "wait=" in (self.headers.get("Prefer") or "") else "queued")

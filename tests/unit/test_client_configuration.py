@@ -1,4 +1,4 @@
-"""Which service the client talks to, and with which key."""
+"""How the client finds the service's URL and API key."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 from retouch import NotConfigured
 from retouch.configuration import find_access, find_local_env, read_env_file
 
-LOCAL = "# made\nRETOUCH_URL=http://127.0.0.1:8000\nexport RETOUCH_API_KEY='rtk_local'\n\nFLOWER_BASIC_AUTH=a:b=c\n"
+LOCAL = "# comment\nRETOUCH_URL=http://127.0.0.1:8000\nexport RETOUCH_API_KEY='rtk_local'\n\nFLOWER_BASIC_AUTH=a:b=c\n"
 
 
 @pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a `local.env`; we are two levels below it."""
+def local_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a `local.env`; the current directory is two levels below it."""
     (tmp_path / ".retouch").mkdir()
     path = tmp_path / ".retouch" / "local.env"
     path.write_text(LOCAL)
@@ -23,28 +23,28 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_local_env_in_a_parent_is_found(beside: Path) -> None:
-    assert find_local_env() == beside
+def test_a_local_env_in_a_parent_is_found(local_env: Path) -> None:
+    assert find_local_env() == local_env
     access = find_access(environment={})
     assert (access.url, access.api_key) == ("http://127.0.0.1:8000", "rtk_local")
 
 
-def test_the_nearest_one_wins(beside: Path) -> None:
-    nearer = Path.cwd() / ".retouch"
-    nearer.mkdir()
-    (nearer / "local.env").write_text("RETOUCH_URL=http://127.0.0.1:9\nRETOUCH_API_KEY=n\n")
+def test_the_nearest_local_env_wins(local_env: Path) -> None:
+    nearest = Path.cwd() / ".retouch"
+    nearest.mkdir()
+    (nearest / "local.env").write_text("RETOUCH_URL=http://127.0.0.1:9\nRETOUCH_API_KEY=n\n")
     assert find_access(environment={}).url == "http://127.0.0.1:9"
 
 
-def test_values_are_read_as_they_stand(beside: Path) -> None:
-    assert read_env_file(beside) == {
+def test_an_env_file_may_have_comments_exports_and_quotes(local_env: Path) -> None:
+    assert read_env_file(local_env) == {
         "RETOUCH_URL": "http://127.0.0.1:8000",
         "RETOUCH_API_KEY": "rtk_local",
         "FLOWER_BASIC_AUTH": "a:b=c",
     }
 
 
-def test_the_environment_wins_over_the_file_and_the_caller_over_both(beside: Path) -> None:
+def test_the_environment_wins_over_the_file_and_the_caller_over_both(local_env: Path) -> None:
     environment = {"RETOUCH_URL": "https://retouch.example/", "RETOUCH_API_KEY": "env"}
     access = find_access(environment=environment)
     assert (access.url, access.api_key) == ("https://retouch.example", "env")
@@ -52,29 +52,29 @@ def test_the_environment_wins_over_the_file_and_the_caller_over_both(beside: Pat
     assert (access.url, access.api_key) == ("http://10.0.0.1:1", "mine")
 
 
-def test_the_local_key_never_goes_to_another_service(beside: Path) -> None:
+def test_the_local_key_never_goes_to_another_service(local_env: Path) -> None:
     with pytest.raises(NotConfigured, match="no API key for https://elsewhere"):
         find_access(environment={"RETOUCH_URL": "https://elsewhere.example"})
     assert find_access("http://127.0.0.1:8000/", environment={}).api_key == "rtk_local"
 
 
-def test_a_file_of_another_user_is_passed_over(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_ignored(local_env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() == 0:
-        os.chown(beside, 65534, 65534)
+        os.chown(local_env, 65534, 65534)
     else:
-        monkeypatch.setattr("os.geteuid", lambda: beside.stat().st_uid + 1)
+        monkeypatch.setattr("os.geteuid", lambda: local_env.stat().st_uid + 1)
     assert find_local_env() is None
 
 
-def test_nothing_named_says_how_to_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_configuration_raises_an_error_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NotConfigured, match="RETOUCH_URL and RETOUCH_API_KEY"):
         find_access(environment={})
 
 
-def test_an_address_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_url_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotConfigured, match="no http"):
+    with pytest.raises(NotConfigured, match="not an http"):
         find_access("localhost:8000", "k", {})
 
 

@@ -1,4 +1,4 @@
-"""The command `retouch`: what it prints, and what it exits with."""
+"""The command `retouch`: its output and its exit status."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_is_quick_to_import() -> None:
+def test_help_does_not_import_the_servers() -> None:
     code = (
         "import sys, retouch.__main__ as m\n"
         "try: m.app(['--help'])\n"
@@ -54,8 +54,8 @@ def test_help_is_quick_to_import() -> None:
         "heavy = {'celery', 'boto3', 'PIL', 'infra', 'jobs', 'api', 'workers', 'fastapi', 'redis'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     for command in (
         "up",
         "demo",
@@ -70,7 +70,7 @@ def test_help_is_quick_to_import() -> None:
         "retry",
         "keys",
     ):
-        assert f" {command} " in done.stdout
+        assert f" {command} " in process.stdout
 
 
 def test_the_version_is_shown(retouch: Command) -> None:
@@ -92,31 +92,31 @@ def test_several_images_are_submitted_in_order(service: ContractService, retouch
     assert len(service.jobs) == 10
 
 
-def test_a_submit_that_waits_keeps_the_results(service: ContractService, retouch: Command, tmp_path: Path) -> None:
+def test_a_submit_that_waits_writes_the_results(service: ContractService, retouch: Command, tmp_path: Path) -> None:
     service.add()
     (tmp_path / "a").mkdir()
     images = [tmp_path / "one.png", tmp_path / "a" / "one.png"]
     for image in images:
         image.write_bytes(b"\x89PNG")
     service.faults.clear()
-    original = service.add
+    add = service.add
 
-    def soon(state: str = "queued", **fields: object) -> dict[str, object]:
-        job = original(state, **fields)
-        service.lives_through(job, "running", "succeeded")
+    def add_succeeding(state: str = "queued", **fields: object) -> dict[str, object]:
+        job = add(state, **fields)
+        service.advance_on_reads(job, "running", "succeeded")
         return job
 
-    service.add = soon  # type: ignore[method-assign]
+    service.add = add_succeeding  # type: ignore[method-assign]
     result = retouch("submit", *map(str, images), "-p", "x", "--wait", "-o", "out", "--json")
     assert [job["state"] for job in json.loads(result.stdout)["data"]] == ["succeeded", "succeeded"]
-    kept = sorted((tmp_path / "out").iterdir())
-    assert len(kept) == 2
-    assert {path.read_bytes() for path in kept} == {RESULT}
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 2
+    assert {path.read_bytes() for path in files} == {RESULT}
     assert "running" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["submit", "mug.png"], "prompt"),
         (["submit", "absent.png", "-p", "x"], "absent.png: no such file"),
@@ -137,28 +137,30 @@ def test_a_submit_that_waits_keeps_the_results(service: ContractService, retouch
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_usage_exits_2_and_says_what(retouch: Command, picture: Path, arguments: list[str], said: str) -> None:
-    assert said in retouch(*arguments, status=2).stderr
+def test_wrong_usage_exits_2_with_a_message(
+    retouch: Command, picture: Path, arguments: list[str], message: str
+) -> None:
+    assert message in retouch(*arguments, status=2).stderr
 
 
-def test_a_refusal_of_one_image_spares_the_others(service: ContractService, retouch: Command) -> None:
-    problem = {"title": "Invalid input", "status": 422, "detail": "a.png is no picture", "errors": []}
+def test_a_refusal_of_one_image_does_not_stop_the_others(service: ContractService, retouch: Command) -> None:
+    problem = {"title": "Invalid input", "status": 422, "detail": "a.png is not an image", "errors": []}
     service.faults.append((422, {}, problem))
     result = retouch("submit", *(f"https://example.com/{name}.png" for name in "abc"), "-p", "x", "--json", status=1)
     assert len(json.loads(result.stdout)["data"]) == 2
-    assert result.stderr.count("is no picture") == 1
+    assert result.stderr.count("is not an image") == 1
 
 
-def test_watch_exits_by_what_became_of_the_jobs(service: ContractService, retouch: Command) -> None:
+def test_the_exit_status_of_watch_depends_on_the_states(service: ContractService, retouch: Command) -> None:
     good, bad = service.add(), service.add()
-    service.lives_through(good, "running", "succeeded")
+    service.advance_on_reads(good, "running", "succeeded")
     assert "succeeded" in retouch("watch", good["id"]).stdout
-    service.lives_through(bad, "failed")
+    service.advance_on_reads(bad, "failed")
     result = retouch("watch", good["id"], bad["id"], "--json", status=1)
     assert [job["state"] for job in json.loads(result.stdout)["data"]] == ["succeeded", "failed"]
 
 
-def test_show_and_list_speak_json_and_lines(service: ContractService, retouch: Command) -> None:
+def test_show_and_list_print_json_or_lines(service: ContractService, retouch: Command) -> None:
     job = service.add("failed", custom_id="SKU-\x1b[31m1", metadata={"a": "b"})
     shown = retouch("show", job["id"])
     assert "stopped by the filter" in shown.stdout
@@ -166,10 +168,10 @@ def test_show_and_list_speak_json_and_lines(service: ContractService, retouch: C
     assert json.loads(retouch("show", job["id"], "--json").stdout)["metadata"] == {"a": "b"}
     listed = retouch("list", "--state", "failed").stdout.splitlines()
     assert [line.split("\t")[:2] for line in listed] == [[job["id"], "failed"]]
-    assert [each["id"] for each in json.loads(retouch("list", "--json").stdout)["data"]] == [job["id"]]
+    assert [listed_job["id"] for listed_job in json.loads(retouch("list", "--json").stdout)["data"]] == [job["id"]]
 
 
-def test_acting_on_several_goes_on_after_a_refusal(service: ContractService, retouch: Command) -> None:
+def test_a_refusal_of_one_id_does_not_stop_the_others(service: ContractService, retouch: Command) -> None:
     ended, live = service.add("succeeded"), service.add()
     result = retouch("cancel", ended["id"], live["id"], status=1)
     assert f"{ended['id']} is succeeded" in result.stderr
@@ -180,12 +182,12 @@ def test_acting_on_several_goes_on_after_a_refusal(service: ContractService, ret
 @pytest.mark.parametrize("command", [["list"], ["show", "j"], ["submit", "https://a/b.png", "-p", "x"]])
 def test_no_service_exits_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    unnamed = Command({"RETOUCH_URL": "", "RETOUCH_API_KEY": "", "RETOUCH_DEBUG": ""})
-    assert "RETOUCH_URL" in unnamed(*command, status=3).stderr
-    with ContractService() as gone:
-        url = gone.url
-    nobody = Command({"RETOUCH_URL": url, "RETOUCH_API_KEY": KEY, "RETOUCH_DEBUG": ""})
-    assert "connection refused" in nobody(*command, status=3).stderr
+    unconfigured = Command({"RETOUCH_URL": "", "RETOUCH_API_KEY": "", "RETOUCH_DEBUG": ""})
+    assert "RETOUCH_URL" in unconfigured(*command, status=3).stderr
+    with ContractService() as stopped:
+        url = stopped.url
+    unreachable = Command({"RETOUCH_URL": url, "RETOUCH_API_KEY": KEY, "RETOUCH_DEBUG": ""})
+    assert "connection refused" in unreachable(*command, status=3).stderr
 
 
 def test_a_wrong_key_exits_3(service: ContractService) -> None:
@@ -193,9 +195,7 @@ def test_a_wrong_key_exits_3(service: ContractService) -> None:
     assert "no API key" in wrong("list", status=3).stderr
 
 
-def test_the_stack_beside_us_is_found(
-    service: ContractService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_local_stack_is_found(service: ContractService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".retouch").mkdir()
     (tmp_path / ".retouch" / "local.env").write_text(f"RETOUCH_URL={service.url}\nRETOUCH_API_KEY={KEY}\n")
     monkeypatch.chdir(tmp_path)
@@ -203,14 +203,14 @@ def test_the_stack_beside_us_is_found(
     assert job["id"] in Command({"RETOUCH_URL": "", "RETOUCH_API_KEY": ""})("list").stdout
 
 
-def test_keys_need_a_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_need_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "RETOUCH_REDIS_URL" in Command({"RETOUCH_REDIS_URL": ""})("keys", "create", "acme", status=3).stderr
-    nobody = Command({"RETOUCH_REDIS_URL": "redis://127.0.0.1:1/0"})
-    assert "Redis" in nobody("keys", "create", "acme", status=3).stderr
+    unreachable = Command({"RETOUCH_REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert "Redis" in unreachable("keys", "create", "acme", status=3).stderr
 
 
-def test_flower_is_not_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flower_does_not_start_without_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "FLOWER_BASIC_AUTH" in Command({"FLOWER_BASIC_AUTH": "user:"})("flower", status=2).stderr
 
@@ -221,14 +221,14 @@ def test_an_unknown_queue_is_refused(retouch: Command) -> None:
 
 def _spawn(service: ContractService, *arguments: str, **options: object) -> "subprocess.Popen[str]":
     environment = {**os.environ, "RETOUCH_URL": service.url, "RETOUCH_API_KEY": KEY, "COLUMNS": "120"}
-    # Where the tests run in the background of a shell, SIGINT is ignored, and that would be inherited.
+    # A shell ignores SIGINT in background processes, and their children inherit this.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "retouch", *arguments]
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
         command, env=environment, text=True, **options
     )
 
 
-def test_ctrl_c_exits_130_without_a_word(service: ContractService) -> None:
+def test_ctrl_c_exits_130_without_a_message(service: ContractService) -> None:
     job = service.add("running")
     process = _spawn(service, "watch", job["id"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -240,8 +240,8 @@ def test_ctrl_c_exits_130_without_a_word(service: ContractService) -> None:
 
 def test_a_terminal_gets_a_progress_bar(service: ContractService) -> None:
     good, bad = service.add(), service.add()
-    service.lives_through(good, "running", "running", "succeeded")
-    service.lives_through(bad, "running", "filtered")
+    service.advance_on_reads(good, "running", "running", "succeeded")
+    service.advance_on_reads(bad, "running", "filtered")
     leader, follower = pty.openpty()
     process = _spawn(service, "watch", good["id"], bad["id"], stdout=subprocess.DEVNULL, stderr=follower)
     os.close(follower)
@@ -250,7 +250,7 @@ def test_a_terminal_gets_a_progress_bar(service: ContractService) -> None:
         while chunk := os.read(leader, 4096):
             said += chunk
     except OSError:
-        pass  # the terminal is gone with its last user
+        pass  # the terminal closes with its last process
     os.close(leader)
     assert process.wait(30) == 1
     assert b"2/2" in said
@@ -259,7 +259,7 @@ def test_a_terminal_gets_a_progress_bar(service: ContractService) -> None:
     assert b"filtered" in said
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(service: ContractService) -> None:
+def test_a_closed_stdout_is_not_an_error(service: ContractService) -> None:
     for _ in range(60):
         service.add(custom_id="x" * 200)
     process = _spawn(service, "list", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
