@@ -14,9 +14,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from jobs.errors import Unavailable
-from jobs.models import Job
-from jobs.states import FINAL
+from jobs.foundation.errors import Unavailable
+from jobs.foundation.job_states import FINAL
+from jobs.records.job_models import Job
 from jobs.wiring import Domain
 
 REREAD_S = 5.0

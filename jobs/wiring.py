@@ -10,44 +10,44 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from jobs.batch_ingest import Ingest
-from jobs.batch_submission import BatchSubmission
-from jobs.batches import Batches
-from jobs.broker import Broker, ChorePublisher, make_celery
-from jobs.bucket import Bucket
-from jobs.catalogue import Catalogue, load_catalogue
-from jobs.chores import LEASE_S, Chores
-from jobs.deliveries import Deliveries
-from jobs.delivery_log import DeliveryLog
-from jobs.endpoints import Endpoints
-from jobs.event_bodies import Bodies
-from jobs.keys import Keys
-from jobs.planner import Planner
-from jobs.result_record import ResultWriter
-from jobs.result_rejects import RejectFiles
-from jobs.result_sheet import ContactSheet
-from jobs.results import BatchRows
-from jobs.reuse import Reuse
-from jobs.rollback import Rollbacks
-from jobs.rules import JobRules
-from jobs.schedule_making import RunToBatch
-from jobs.schedule_runs import Runs
-from jobs.schedule_seen import Seen
-from jobs.schedule_source import ChangedObjects
-from jobs.schedule_submission import ScheduleSubmission
-from jobs.schedules import Schedules
-from jobs.script_runner import ScriptRunner
-from jobs.sealing import Seal
-from jobs.settings import Settings
-from jobs.stats import Stats
-from jobs.status import Status
-from jobs.store import Store
-from jobs.submission import JobSubmission
-from jobs.tenants import Tenants
-from jobs.tidying import Tidying
-from jobs.tracing import Spans, open_spans
-from jobs.uploads import UploadedPictures
-from jobs.versions import OutputVersions
+from jobs.batches.commands import Batches
+from jobs.batches.ingest import Ingest
+from jobs.batches.results.contact_sheet import ContactSheet
+from jobs.batches.results.rejects import RejectFiles
+from jobs.batches.results.rows import BatchRows
+from jobs.batches.results.writer import ResultWriter
+from jobs.batches.rollback import Rollbacks
+from jobs.batches.submission import BatchSubmission
+from jobs.catalogue.catalogue import Catalogue, load_catalogue
+from jobs.catalogue.status import Status
+from jobs.edits.output_versions import OutputVersions
+from jobs.edits.reader import Store
+from jobs.edits.reuse import Reuse
+from jobs.edits.rules import JobRules
+from jobs.edits.submission import JobSubmission
+from jobs.edits.uploads import UploadedPictures
+from jobs.foundation.redis_keys import Keys
+from jobs.foundation.secret_box import Seal
+from jobs.foundation.settings import Settings
+from jobs.foundation.tracing import Spans, open_spans
+from jobs.operations.index_cleanup import Tidying
+from jobs.operations.stats import Stats
+from jobs.plan.planner import Planner
+from jobs.plan.script_runner import ScriptRunner
+from jobs.queueing.background_tasks import LEASE_S, Chores
+from jobs.queueing.broker import Broker, ChorePublisher, make_celery
+from jobs.schedules.changed_objects import ChangedObjects
+from jobs.schedules.run_to_batch import RunToBatch
+from jobs.schedules.runs import Runs
+from jobs.schedules.schedules import Schedules
+from jobs.schedules.seen_objects import Seen
+from jobs.schedules.submission import ScheduleSubmission
+from jobs.storage.bucket import Bucket
+from jobs.tenants.tenants import Tenants
+from jobs.webhooks.deliveries import Deliveries
+from jobs.webhooks.delivery_reader import DeliveryLog
+from jobs.webhooks.endpoints import Endpoints
+from jobs.webhooks.payloads import Bodies
 
 DAY_S = 86_400
 

@@ -10,19 +10,19 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from retouch.commands import (
-    acting,
+    admin,
     batches,
+    cancel_retry,
     doctor,
     keys,
-    operating,
-    reading,
-    running,
+    processes,
     schedules,
+    show_list,
     submitting,
     top,
     webhooks,
 )
-from retouch.commands.console import INTERRUPTED, exit_status, print_error
+from retouch.commands.output import INTERRUPTED, exit_status, print_error
 from retouch.errors import RetouchError
 
 
@@ -84,17 +84,17 @@ def _options(
         os.environ["RETOUCH_DEBUG"] = "1"
 
 
-running.register(app)
+processes.register(app)
 submitting.register(app)
-reading.register(app)
-acting.register(app)
+show_list.register(app)
+cancel_retry.register(app)
 batches.register(app)
 top.register(app)
 doctor.register(app)
 schedules.register(app)
 app.add_typer(keys.app, name="keys")
-app.add_typer(operating.models, name="models")
-app.add_typer(operating.tenants, name="tenants")
+app.add_typer(admin.models, name="models")
+app.add_typer(admin.tenants, name="tenants")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(webhooks.app, name="webhooks")
 

@@ -13,7 +13,7 @@ import httpx
 
 from infra.bench.limit import fill
 from infra.bench.workbench import TENANT, Bench, bench, photograph, row, until
-from jobs.states import FINAL, State
+from jobs.foundation.job_states import FINAL, State
 
 LONGEST_S = 45
 

@@ -8,11 +8,11 @@ import time
 
 from infra.bench.limit import fill
 from infra.bench.workbench import Bench, bench, median_and_p95, photograph, row
-from infra.stand import MODEL
-from jobs.ids import new_job_id
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Draft
-from jobs.states import FINAL
+from infra.local.harness import MODEL
+from jobs.foundation.ids import new_job_id
+from jobs.foundation.job_states import FINAL
+from jobs.plan.records import Draft
+from jobs.records.job_models import Input, JobSpec
 
 LATENCY_MS = 1000
 OTHER = "other"

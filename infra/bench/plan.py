@@ -24,17 +24,17 @@ from redis import Redis
 from redis.commands.core import Script
 
 from infra.bench.workbench import row
-from infra.embedded import Valkey
-from infra.stand import cpu_s
-from jobs import scripts
-from jobs.catalogue import Catalogue, load_catalogue
-from jobs.ids import batch_job_id, new_batch_id
-from jobs.keys import Keys
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Dispatch, Draft
-from jobs.planner import Planner
-from jobs.script_runner import ScriptRunner
-from jobs.tenants import Tenants
+from infra.local.embedded_servers import Valkey
+from infra.local.harness import cpu_s
+from jobs.catalogue.catalogue import Catalogue, load_catalogue
+from jobs.foundation.ids import batch_job_id, new_batch_id
+from jobs.foundation.redis_keys import Keys
+from jobs.plan import lua_loader as scripts
+from jobs.plan.planner import Planner
+from jobs.plan.records import Dispatch, Draft
+from jobs.plan.script_runner import ScriptRunner
+from jobs.records.job_models import Input, JobSpec
+from jobs.tenants.tenants import Tenants
 
 CHUNK = 500
 LANES, SHALLOW = (1, 100, 1000), 1000

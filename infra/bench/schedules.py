@@ -18,13 +18,13 @@ from PIL import Image
 from ulid import ULID
 
 from infra.bench.workbench import TENANT, Bench, bench, row, until
-from jobs.bucket import Listed
-from jobs.models import JobSpec
-from jobs.pictures import Picture
-from jobs.reuse import LastRead, fingerprint
-from jobs.schedule_models import FINAL_RUNS, Run, ScheduleTemplate
-from jobs.schedule_seen import mark_of
-from jobs.schedule_submission import parse_schedule
+from jobs.edits.reuse import LastRead, fingerprint
+from jobs.images.probe import Picture
+from jobs.records.job_models import JobSpec
+from jobs.schedules.models import FINAL_RUNS, Run, ScheduleTemplate
+from jobs.schedules.seen_objects import mark_of
+from jobs.schedules.submission import parse_schedule
+from jobs.storage.bucket import Listed
 
 CHANGED = 37
 SEEN = 500_000

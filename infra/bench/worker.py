@@ -14,9 +14,9 @@ import time
 import httpx
 
 from infra.bench.workbench import TENANT, Bench, bench, median_and_p95, photograph, row
-from infra.stand import KEY, MODEL
-from jobs.models import JobRequest
-from jobs.states import FINAL
+from infra.local.harness import KEY, MODEL
+from jobs.foundation.job_states import FINAL
+from jobs.records.job_models import JobRequest
 
 SINGLES = 20
 

@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import ConfigurationError
-from jobs.logs import configure_logging
-from jobs.settings import Settings
+from jobs.foundation.errors import ConfigurationError
+from jobs.foundation.logs import configure_logging
+from jobs.foundation.settings import Settings
 
 CONFIG = Path(__file__).with_name("flowerconfig.py")
 MAX_TASKS = 20_000
@@ -70,7 +70,7 @@ def serve(settings: Settings, options: FlowerOptions) -> int:
             options.db.absolute().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"--db {options.db}: {error.strerror}") from error
-    from jobs.broker import make_celery  # noqa: PLC0415 - Celery is slow to import
+    from jobs.queueing.broker import make_celery  # noqa: PLC0415 - Celery is slow to import
 
     configure_logging(settings)
     # Flower takes the logins from the environment: on the command line every user of the machine could read them.

@@ -22,10 +22,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from infra.simulator import control, delivery
-from infra.simulator.conduct import Conduct, Conductor
-from infra.simulator.contract import MAX_SEED, Answer, EditRequest, Output, Refusal, invalid, text
 from infra.simulator.dialects import MODELS, STEPFUN, Dialect, dialect_of
 from infra.simulator.edit import Unreadable
+from infra.simulator.fault_injection import Conduct, Conductor
+from infra.simulator.form_parsing import MAX_SEED, Answer, EditRequest, Output, Refusal, invalid, text
 from infra.simulator.ledger import Call, Ledger, new_call
 from infra.simulator.limits import Limiter
 from infra.simulator.results import Picture, Results, Studio

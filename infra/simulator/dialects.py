@@ -10,7 +10,7 @@ from infra.simulator.stepfun import StepFun
 if TYPE_CHECKING:
     from starlette.datastructures import FormData
 
-    from infra.simulator.contract import Answer, EditRequest, Refusal
+    from infra.simulator.form_parsing import Answer, EditRequest, Refusal
 
 
 class Dialect(Protocol):

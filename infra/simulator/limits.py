@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from infra.simulator.contract import Refusal
+from infra.simulator.form_parsing import Refusal
 
 WINDOW_S = 60.0
 

@@ -18,8 +18,8 @@ from infra.simulator.edit import MEDIA_TYPES, Unreadable, edit_image
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from infra.simulator.conduct import Downloads
-    from infra.simulator.contract import EditRequest
+    from infra.simulator.fault_injection import Downloads
+    from infra.simulator.form_parsing import EditRequest
 
 _REMEMBERED = 20_000
 _PREPARED = 32

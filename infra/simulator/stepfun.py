@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, cast
 
-from infra.simulator.contract import (
+from infra.simulator.form_parsing import (
     MAX_SEED,
     Answer,
     Delivery,

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.client import Client
-from retouch.commands.console import DONE, SOME_FAILED, err, out, plain, print_json
-from retouch.commands.following import failures_text
+from retouch.commands.output import DONE, SOME_FAILED, err, out, plain, print_json
+from retouch.commands.watch import failures_text
 from retouch.records import Batch
 
 STYLES = {

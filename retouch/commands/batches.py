@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from retouch.atomic_file import write_atomically
 from retouch.client import Client, is_url
 from retouch.commands.batch_display import follow, print_batch, print_batches, status_of
-from retouch.commands.console import DONE, SOME_FAILED, err, plain, print_error, print_json, wrong_usage
-from retouch.commands.reading import AsJson
+from retouch.commands.output import DONE, SOME_FAILED, err, plain, print_error, print_json, wrong_usage
+from retouch.commands.show_list import AsJson
 from retouch.downloading import Fetched, download, write_sheet
 from retouch.records import Batch
 from retouch.uploading import Uploads

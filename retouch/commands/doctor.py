@@ -6,8 +6,8 @@ from dataclasses import asdict
 import typer
 from rich.text import Text
 
-from retouch.commands.console import DONE, SOME_FAILED, out, plain, print_json
-from retouch.commands.reading import AsJson
+from retouch.commands.output import DONE, SOME_FAILED, out, plain, print_json
+from retouch.commands.show_list import AsJson
 from retouch.configuration import local_environment
 
 STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
@@ -25,7 +25,7 @@ def doctor(as_json: AsJson = False) -> None:
     """
     if not os.environ.get("RETOUCH_REDIS_URL"):
         os.environ.update({name: value for name, value in local_environment().items() if name not in os.environ})
-    from infra.doctor import examine  # noqa: PLC0415 - slow to import
+    from infra.doctor.report import examine  # noqa: PLC0415 - slow to import
 
     findings = examine()
     faulty = any(finding.level == "fault" for finding in findings)

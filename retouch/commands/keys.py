@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from retouch.commands.console import UNREACHABLE, err, out, plain, print_error, print_json
-from retouch.commands.reading import AsJson
+from retouch.commands.output import UNREACHABLE, err, out, plain, print_error, print_json
+from retouch.commands.show_list import AsJson
 from retouch.configuration import LOCAL_ENV, local_environment
 
 app = typer.Typer(help="Manage API keys.", no_args_is_help=True)
@@ -75,8 +75,8 @@ def _operator() -> Iterator[ModuleType]:
             )
             raise typer.Exit(UNREACHABLE)
         os.environ.update({key: value for key, value in local.items() if key not in os.environ})
-    from infra import operator  # noqa: PLC0415
-    from infra.processes import CannotStart, clear_errors  # noqa: PLC0415
+    from infra.local import admin as operator  # noqa: PLC0415
+    from infra.local.processes import CannotStart, clear_errors  # noqa: PLC0415
 
     try:
         with clear_errors():

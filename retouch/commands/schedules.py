@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.client import Client
-from retouch.commands.console import (
+from retouch.commands.output import (
     DONE,
     SOME_FAILED,
     out,
@@ -23,7 +23,7 @@ from retouch.commands.console import (
     report_refusal,
     wrong_usage,
 )
-from retouch.commands.reading import AsJson
+from retouch.commands.show_list import AsJson
 from retouch.errors import ProblemError
 from retouch.schedules import Run, Schedule
 

@@ -12,7 +12,7 @@ import typer
 from retouch.client import Client, is_url
 from retouch.commands import batches
 from retouch.commands import submit_options as options
-from retouch.commands.console import (
+from retouch.commands.output import (
     DONE,
     SOME_FAILED,
     err,
@@ -22,8 +22,8 @@ from retouch.commands.console import (
     print_jobs,
     wrong_usage,
 )
-from retouch.commands.following import follow
-from retouch.commands.reading import AsJson, status_of
+from retouch.commands.show_list import AsJson, status_of
+from retouch.commands.watch import follow
 from retouch.errors import Damaged, NoOutput, ProblemError, RetouchError, Unreachable
 from retouch.records import Job
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.client import Client
-from retouch.commands.console import STYLES, out, plain, print_json
-from retouch.commands.reading import AsJson
+from retouch.commands.output import STYLES, out, plain, print_json
+from retouch.commands.show_list import AsJson
 from retouch.errors import BadAnswer, ProblemError, RetouchError, Unreachable
 from retouch.records import STATES, Model
 

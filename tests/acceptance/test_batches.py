@@ -15,16 +15,16 @@ from typing import Any
 import httpx
 import pytest
 
-from infra.stand import simulator_process
-from jobs.batch_models import ENDED, Batch, BatchOptions
-from jobs.batch_submission import Upload
-from jobs.ids import batch_job_prefix
-from jobs.settings import Settings
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.integration.api_harness import served
-from tests.integration.batch_harness import adds_up
-from tests.photographs import photograph
+from infra.local.harness import simulator_process
+from jobs.batches.models import ENDED, Batch, BatchOptions
+from jobs.batches.submission import Upload
+from jobs.foundation.ids import batch_job_prefix
+from jobs.foundation.job_states import State
+from jobs.foundation.settings import Settings
+from tests.support.api_server import served
+from tests.support.batches import adds_up
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
 
 PICTURES = ("rocket.jpg", "coffee.png", "chelsea.png")
 

@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 
-from infra.chaos import Dose, run
+from infra.chaos.__main__ import Dose, run
 
 
 @pytest.mark.timeout(300)

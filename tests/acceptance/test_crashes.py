@@ -8,12 +8,12 @@ import httpx
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from infra.embedded import Valkey
-from infra.stand import simulator_process
-from jobs.settings import Settings
-from jobs.states import FINAL, State
-from tests.fleet import Fleet, eventually
-from tests.photographs import photograph
+from infra.local.embedded_servers import Valkey
+from infra.local.harness import simulator_process
+from jobs.foundation.job_states import FINAL, State
+from jobs.foundation.settings import Settings
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
 
 
 def test_a_worker_killed_with_jobs_in_hand_loses_none_and_no_two_live_attempts_edit_one(

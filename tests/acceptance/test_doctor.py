@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from infra.doctor import examine
-from infra.doctor_checks import Finding
-from infra.embedded import SeaweedFS, Valkey
-from infra.ports import Ports
-from infra.program import write_private
-from infra.stand import environment_of
-from jobs.keys import Keys
-from jobs.settings import Settings
+from infra.doctor.checks import Finding
+from infra.doctor.report import examine
+from infra.local.embedded_servers import SeaweedFS, Valkey
+from infra.local.harness import environment_of
+from infra.local.ports import Ports
+from infra.local.program import write_private
+from jobs.foundation.redis_keys import Keys
+from jobs.foundation.settings import Settings
 from jobs.wiring import connect
-from tests.fleet import Fleet, eventually
-from tests.photographs import photograph
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
 
 
 def faults(findings: list[Finding]) -> dict[str, Finding]:

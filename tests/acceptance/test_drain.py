@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import httpx
 
-from infra.stand import simulator_process
-from jobs.states import State
-from tests.fleet import Fleet, Worker, eventually
-from tests.photographs import photograph
+from infra.local.harness import simulator_process
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, Worker, eventually
+from tests.support.photographs import photograph
 
 ONE_S = 1000
 

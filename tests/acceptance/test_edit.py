@@ -5,10 +5,10 @@ from io import BytesIO
 
 from PIL import Image
 
-from infra.stand import MODEL
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.photographs import photograph
+from infra.local.harness import MODEL
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
 
 
 def test_a_photograph_is_edited_and_kept_with_its_hash_and_metadata(fleet: Fleet) -> None:

@@ -4,10 +4,10 @@ import os
 import signal
 from typing import Any
 
-from infra.stand import simulator_process
-from jobs.states import State
-from tests.acceptance.faults import MakeFleet, all_end, outcomes, purchases, small, tries
-from tests.fleet import Fleet, eventually
+from infra.local.harness import simulator_process
+from jobs.foundation.job_states import State
+from tests.support.faults import MakeFleet, all_end, outcomes, purchases, small, tries
+from tests.support.fleet import Fleet, eventually
 
 
 def model_of(fleet: Fleet) -> Any:

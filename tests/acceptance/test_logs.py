@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from infra.ports import Ports
-from infra.stand import KEY, api_process
-from jobs.ids import batch_job_id
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.flower import scraped, total
-from tests.integration.receiver import receiving
+from infra.local.harness import KEY, api_process
+from infra.local.ports import Ports
+from jobs.foundation.ids import batch_job_id
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, eventually
+from tests.support.flower import scraped, total
+from tests.support.receiver import receiving
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CONTEXT = f"00-{TRACE}-00f067aa0ba902b7-01"

@@ -14,21 +14,21 @@ import httpx
 from PIL import Image
 from pydantic import SecretStr
 
-from infra.embedded import Valkey
-from infra.stand import MODEL, environment_of
-from jobs.batch_models import BatchRequest
-from jobs.delivery_log import DeliveryFilter
-from jobs.endpoint_records import EndpointFields
-from jobs.ids import new_job_id
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Dispatch, Draft
-from jobs.settings import Settings
-from jobs.states import FINAL, State
-from jobs.tenants import Quotas
-from tests.fleet import Fleet, eventually
-from tests.flower import LOGIN, Flower, scraped, total
-from tests.integration.api_harness import served
-from tests.integration.receiver import Answer, receiving
+from infra.local.embedded_servers import Valkey
+from infra.local.harness import MODEL, environment_of
+from jobs.batches.models import BatchRequest
+from jobs.foundation.ids import new_job_id
+from jobs.foundation.job_states import FINAL, State
+from jobs.foundation.settings import Settings
+from jobs.plan.records import Dispatch, Draft
+from jobs.records.job_models import Input, JobSpec
+from jobs.tenants.tenants import Quotas
+from jobs.webhooks.delivery_reader import DeliveryFilter
+from jobs.webhooks.endpoint_models import EndpointFields
+from tests.support.api_server import served
+from tests.support.fleet import Fleet, eventually
+from tests.support.flower import LOGIN, Flower, scraped, total
+from tests.support.receiver import Answer, receiving
 
 KINDS = {
     "succeeded": (300, ""),

@@ -13,14 +13,14 @@ from PIL import Image
 from pydantic import SecretStr
 from redis import Redis
 
-from infra.embedded import SeaweedFS, Valkey
-from infra.ports import Ports
-from infra.stand import MODEL, api_process, simulator_process
-from jobs.settings import Settings
-from jobs.states import State
-from tests.acceptance.faults import MakeFleet, MakeSettings, all_end, outcomes, outlast, purchases, small, tries
-from tests.fleet import eventually
-from tests.integration.api_harness import served
+from infra.local.embedded_servers import SeaweedFS, Valkey
+from infra.local.harness import MODEL, api_process, simulator_process
+from infra.local.ports import Ports
+from jobs.foundation.job_states import State
+from jobs.foundation.settings import Settings
+from tests.support.api_server import served
+from tests.support.faults import MakeFleet, MakeSettings, all_end, outcomes, outlast, purchases, small, tries
+from tests.support.fleet import eventually
 
 
 @pytest.fixture

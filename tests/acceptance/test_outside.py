@@ -13,11 +13,11 @@ import openai
 import pytest
 from PIL import Image
 
-from infra.ports import Ports
-from infra.stand import KEY, MODEL, Process, api_process, environment_of
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.photographs import photograph
+from infra.local.harness import KEY, MODEL, Process, api_process, environment_of
+from infra.local.ports import Ports
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
 
 USER, PASSWORD = "flower", "only-for-this-test"
 

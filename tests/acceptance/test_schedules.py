@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from infra.stand import simulator_process
-from jobs.schedule_models import FINAL_RUNS, Run, RunState
-from jobs.schedule_submission import parse_schedule
-from tests.fleet import Fleet, eventually
-from tests.integration.editing import picture, unique
+from infra.local.harness import simulator_process
+from jobs.schedules.models import FINAL_RUNS, Run, RunState
+from jobs.schedules.submission import parse_schedule
+from tests.support.fleet import Fleet, eventually
+from tests.support.local_editor import picture, unique
 
 QUEUES = "edits,ingest"
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.settings import Settings
-from tests.fleet import Fleet, eventually
-from tests.photographs import photograph
-from workers.app import EX_TEMPFAIL
+from jobs.foundation.settings import Settings
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
+from workers.process.app import EX_TEMPFAIL
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import httpx
 import pytest
 from PIL import Image
 
-from infra.ports import Ports
-from infra.stand import Process, environment_of
-from jobs.batch_models import BatchRequest
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.integration.receiver import receiving
+from infra.local.harness import Process, environment_of
+from infra.local.ports import Ports
+from jobs.batches.models import BatchRequest
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, eventually
+from tests.support.receiver import receiving
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SUBMITTER = "00f067aa0ba902b7"

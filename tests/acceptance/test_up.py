@@ -17,7 +17,7 @@ import pytest
 import redis
 from botocore.config import Config
 
-from infra.ports import Ports, is_free
+from infra.local.ports import Ports, is_free
 
 READY_S = 100
 STOP_S = 90

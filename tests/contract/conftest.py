@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from httpx import Client
 
-from tests.contract.simulated import simulator
+from tests.support.simulator_calls import simulator
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from httpx import Client
 
-from tests.contract.simulated import KEY, SMALL, STEP, calls, edit, fetch, only, opened, picture, simulator, until
+from tests.support.simulator_calls import KEY, SMALL, STEP, calls, edit, fetch, only, opened, picture, simulator, until
 
 
 def test_directives_run_out_in_the_order_they_are_written(sim: Client) -> None:

@@ -9,7 +9,7 @@ import openai
 import pytest
 from httpx import Client
 
-from tests.contract.simulated import SMALL, STEP, edit, only, opened, simulator, until
+from tests.support.simulator_calls import SMALL, STEP, edit, only, opened, simulator, until
 
 
 def test_openai_answers_pictures_with_usage(sim: Client) -> None:

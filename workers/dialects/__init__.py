@@ -1,11 +1,11 @@
 """How endpoints are spoken to: prepare, call, read the answer. Whatever goes wrong leaves as an `EditFailure`."""
 
-from jobs.catalogue import ModelSpec
+from jobs.catalogue.catalogue import ModelSpec
 from workers.dialects.calls import Answer, Dialect, EditCall
 from workers.dialects.endpoint import Endpoint
 from workers.dialects.openai import OPENAI
 from workers.dialects.stepfun import STEPFUN
-from workers.http import Http
+from workers.net.http import Http
 
 _VOCABULARIES = {"stepfun": STEPFUN, "openai": OPENAI}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 
-from jobs.catalogue import ModelSpec
-from jobs.errors import BadResult, Filtered
+from jobs.catalogue.catalogue import ModelSpec
+from jobs.foundation.errors import BadResult, Filtered
 from workers.dialects.calls import Answer
 from workers.dialects.vocabulary import Vocabulary
-from workers.http import Reply
+from workers.net.http import Reply
 
 
 def trace_id_of(headers: httpx.Headers, words: Vocabulary) -> str | None:

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from jobs.catalogue import ModelSpec
-from jobs.models import EditParameters
+from jobs.catalogue.catalogue import ModelSpec
+from jobs.records.job_models import EditParameters
 
 
 @dataclass(frozen=True)

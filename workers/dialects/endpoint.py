@@ -5,16 +5,16 @@ from collections.abc import Callable
 
 import httpx
 
-from jobs.catalogue import ModelSpec
-from jobs.errors import BadResult, Interrupted, ModelTrouble, RequestRefused
-from jobs.pictures import EXTENSIONS
+from jobs.catalogue.catalogue import ModelSpec
+from jobs.foundation.errors import BadResult, Interrupted, ModelTrouble, RequestRefused
+from jobs.foundation.media_types import EXTENSIONS
 from workers.dialects.answers import read_answer
 from workers.dialects.calls import Answer, EditCall
 from workers.dialects.form import fields
 from workers.dialects.refusals import body_lost, refusal, transport_failure
 from workers.dialects.vocabulary import Vocabulary
-from workers.download import download
-from workers.http import FOREIGN, BodyLost, Http, Reach, Reply, Stopped, TooLong
+from workers.edits.download_result import download
+from workers.net.http import FOREIGN, BodyLost, Http, Reach, Reply, Stopped, TooLong
 
 _SLACK = 1 << 16
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -61,7 +61,7 @@ class Endpoint:
         raise refusal(reply.status, reply.headers, reply.body, model=model, words=self._words, key=call.key)
 
     def download(self, url: str, model: ModelSpec, *, stop: Callable[[], bool] | None = None) -> bytes:
-        """Fetch a result that the endpoint holds; see `workers.download`."""
+        """Fetch a result that the endpoint holds; see `workers.edits.download_result`."""
         return download(self._http, url, model, stop=stop)
 
     def _send(self, call: EditCall, headers: dict[str, str]) -> Reply:

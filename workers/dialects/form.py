@@ -1,7 +1,7 @@
 """Our parameters as an endpoint's form fields, by the catalogue's entry."""
 
-from jobs.catalogue import ModelSpec
-from jobs.models import EditParameters
+from jobs.catalogue.catalogue import ModelSpec
+from jobs.records.job_models import EditParameters
 
 
 def fields(model: ModelSpec, parameters: EditParameters) -> dict[str, str]:

@@ -23,8 +23,8 @@ from typing import Any, Literal
 import httpx
 from pydantic import SecretStr
 
-from jobs.catalogue import ModelSpec
-from jobs.errors import (
+from jobs.catalogue.catalogue import ModelSpec
+from jobs.foundation.errors import (
     BadResult,
     EditFailure,
     Filtered,
@@ -36,7 +36,7 @@ from jobs.errors import (
 )
 from workers.dialects.answers import trace_id_of
 from workers.dialects.vocabulary import Vocabulary
-from workers.http import BodyLost, retry_after_s
+from workers.net.http import BodyLost, retry_after_s
 
 _MESSAGE_MAX = 400
 _AGAIN = frozenset({408, 409, 423, 425})
