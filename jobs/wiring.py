@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from redis import Redis
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
 
 from jobs.batches.commands import Batches
 from jobs.batches.ingest import Ingest
@@ -26,6 +22,7 @@ from jobs.edits.reuse import Reuse
 from jobs.edits.rules import JobRules
 from jobs.edits.submission import JobSubmission
 from jobs.edits.uploads import UploadedPictures
+from jobs.foundation.redis_client import connect
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.secret_box import Seal
 from jobs.foundation.settings import Settings
@@ -200,20 +197,3 @@ class Domain:
         self.broker.app.close()
         self.bucket.close()
         self.redis.close()
-
-
-def connect(settings: Settings) -> Redis:
-    """A client of the store. A dropped connection is tried again at once and twice more within about a second.
-
-    That a script may so run twice is harmless: each is fenced by the state it expects or by an id it was given.
-    """
-    return Redis.from_url(
-        settings.redis_url.get_secret_value(),
-        decode_responses=True,
-        socket_connect_timeout=5,
-        socket_timeout=10,
-        socket_keepalive=True,
-        health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-    )

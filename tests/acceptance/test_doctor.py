@@ -16,9 +16,9 @@ from infra.local.embedded_servers import SeaweedFS, Valkey
 from infra.local.harness import environment_of
 from infra.local.ports import Ports
 from infra.local.program import write_private
+from jobs.foundation.redis_client import connect
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.settings import Settings
-from jobs.wiring import connect
 from tests.support.fleet import Fleet, eventually
 from tests.support.photographs import photograph
 
