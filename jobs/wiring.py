@@ -46,8 +46,6 @@ from jobs.webhooks.delivery_reader import DeliveryLog
 from jobs.webhooks.endpoints import Endpoints
 from jobs.webhooks.payloads import Bodies
 
-DAY_S = 86_400
-
 
 @dataclass(frozen=True)
 class Domain:
@@ -105,7 +103,7 @@ class Domain:
         catalogue = load_catalogue(settings.config)
         redis = connect(settings)
         keys = Keys(settings.key_prefix)
-        retention_s = settings.retention_days * DAY_S
+        retention_s = settings.retention_s
         scripts = ScriptRunner(redis, keys, retention_s=retention_s, lease_s=settings.lease_s, clock_ms=clock_ms)
         planner = Planner(redis, keys, catalogue, scripts)
         seal, bucket = Seal(settings.secret_key), Bucket(settings)

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.foundation.errors import ConfigurationError
 
+DAY_S = 86_400
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -89,6 +91,11 @@ class Settings(BaseSettings):
     def private_networks(self) -> tuple[Network, ...]:
         """Private networks that may be reached all the same; empty by default."""
         return parse_networks(self.allow_private_addresses)
+
+    @property
+    def retention_s(self) -> float:
+        """How long a job's record outlives its end, in seconds."""
+        return self.retention_days * DAY_S
 
     @property
     def broker(self) -> str:

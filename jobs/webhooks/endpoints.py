@@ -70,7 +70,7 @@ class Endpoints:
         self._log = DeliveryLog(redis, keys)
         self._outbox = Outbox(redis, keys)
         self._clock_ms = clock_ms
-        self._listed_ms = round(2 * settings.retention_days * 86_400_000)  # as long as the scripts keep an index
+        self._listed_ms = round(2 * settings.retention_s * 1000)  # as long as the scripts keep an index
         self._write = scripts.load(redis, "endpoint_write", "deliver_prelude", TRANSITIONS)
 
     def create(self, tenant: str, wanted: EndpointFields) -> NewEndpoint:
