@@ -1,6 +1,7 @@
 """The domain as one process holds it: everything of `jobs`, wired from the settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -139,7 +140,7 @@ class Domain:
             planner=planner,
             store=store,
             status=status,
-            tenants=Tenants(redis, keys, seal),
+            tenants=make_tenants(redis, settings),
             tidying=Tidying(redis, keys),
             bucket=bucket,
             broker=broker,
@@ -195,3 +196,23 @@ class Domain:
         self.broker.app.close()
         self.bucket.close()
         self.redis.close()
+
+
+def make_tenants(redis: Redis, settings: Settings) -> Tenants:
+    """The tenants in a store, with their secrets encrypted at rest where the settings have a key for it.
+
+    Raises:
+        ConfigurationError: RETOUCH_SECRET_KEY is too short.
+    """
+    return Tenants(redis, Keys(settings.key_prefix), Seal(settings.secret_key))
+
+
+@contextmanager
+def open_tenants(settings: Settings) -> Iterator[Tenants]:
+    """The tenants alone, for commands that need no other part; the connection is closed at the end.
+
+    Raises:
+        ConfigurationError: RETOUCH_SECRET_KEY is too short.
+    """
+    with closing(connect(settings)) as redis:
+        yield make_tenants(redis, settings)

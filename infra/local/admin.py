@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import redis
+from redis.exceptions import RedisError
 
 from jobs.foundation.errors import Unavailable
-from jobs.foundation.redis_keys import Keys
 from jobs.foundation.settings import load_settings
 from jobs.tenants.tenants import Tenants
+from jobs.wiring import open_tenants
 
 
 @contextmanager
@@ -21,14 +21,10 @@ def _tenants() -> Iterator[Tenants]:
         jobs.foundation.errors.ConfigurationError: the settings cannot be used.
         jobs.foundation.errors.Unavailable: Redis does not answer.
     """
-    settings = load_settings()
-    url = settings.redis_url.get_secret_value()
     try:
-        with redis.Redis.from_url(
-            url, decode_responses=True, socket_connect_timeout=5, socket_timeout=10
-        ) as connection:
-            yield Tenants(connection, Keys(settings.key_prefix))
-    except redis.RedisError as error:
+        with open_tenants(load_settings()) as tenants:
+            yield tenants
+    except RedisError as error:
         raise Unavailable(f"Redis: {error}") from error
 
 

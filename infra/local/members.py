@@ -147,9 +147,10 @@ class Members:
         )
         self.redis = redis.Redis.from_url(self.valkey.url, decode_responses=True, socket_timeout=5)
         try:
-            self.keys = Keys(load_settings().key_prefix)
+            self.settings = load_settings()
         except ConfigurationError as error:
             raise StackError(str(error), status=2) from error
+        self.keys = Keys(self.settings.key_prefix)
         self._http = httpx.Client(trust_env=False, timeout=2)  # a proxy has no business on loopback
         self.all: tuple[Member, ...] = tuple(self._members())
         ports.save()

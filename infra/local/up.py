@@ -22,7 +22,7 @@ from infra.local.members import DRAIN_S, STAGES, Member, Members, UpOptions
 from infra.local.program import StackError, write_private
 from infra.local.supervision import ProcessState, Supervisor, SupervisorLostError, all_ended, only_one
 from jobs.foundation.errors import Unauthorized
-from jobs.tenants.tenants import Tenants
+from jobs.wiring import make_tenants
 
 __all__ = ["UpOptions", "up"]
 
@@ -211,7 +211,7 @@ def _stop(supervisor: Supervisor, signals: _Signals) -> None:
 
 def _api_key(members: Members) -> str:
     """The key of the tenant `local`: the one kept from an earlier run while it is known, else a new one."""
-    tenants = Tenants(members.redis, members.keys)
+    tenants = make_tenants(members.redis, members.settings)
     try:
         with suppress(Unauthorized):
             tenants.authenticate(members.credentials.api_key)

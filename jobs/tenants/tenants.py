@@ -72,13 +72,13 @@ class Tenants:
     Args:
         redis: a client that decodes answers.
         keys: names of the keys.
-        seal: for secrets at rest; without one they stay as they are.
+        seal: encrypts secrets at rest.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, seal: Seal | None = None) -> None:
+    def __init__(self, redis: Redis, keys: Keys, seal: Seal) -> None:
         self._redis = redis
         self._keys = keys
-        self._seal = seal or Seal(None)
+        self._seal = seal
 
     def ensure(self, tenant: str) -> None:
         """Make the tenant known, with a secret of its own; nothing changes where it is known.

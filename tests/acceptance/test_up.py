@@ -18,9 +18,12 @@ import redis
 from botocore.config import Config
 
 from infra.local.ports import Ports, is_free
+from jobs.foundation.redis_keys import Keys
+from jobs.foundation.secret_box import SEALED
 
 READY_S = 100
 STOP_S = 90
+SECRET_KEY = "a random text of enough characters"
 
 
 def eventually(holds: Callable[[], bool], what: str, within_s: float = 30) -> None:
@@ -66,7 +69,7 @@ class Up:
         said: what it has printed so far, both streams.
     """
 
-    def __init__(self, data_dir: Path, *options: str, port: int = 0) -> None:
+    def __init__(self, data_dir: Path, *options: str, port: int = 0, **variables: str) -> None:
         self.data_dir = data_dir
         self.port = port or Ports().choose("api")
         self.said: list[str] = []
@@ -77,7 +80,7 @@ class Up:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=user_environment(),
+            env={**user_environment(), **variables},
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read)
@@ -131,7 +134,7 @@ class Up:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with Up(tmp_path_factory.mktemp("up") / "data") as running:
+    with Up(tmp_path_factory.mktemp("up") / "data", RETOUCH_SECRET_KEY=SECRET_KEY) as running:
         yield running
 
 
@@ -160,6 +163,11 @@ def test_secrets_are_readable_by_their_owner_alone(up: Up) -> None:
     assert stat.S_IMODE(up.data_dir.stat().st_mode) == 0o700
     for name in ("local.env", "secrets.json"):
         assert stat.S_IMODE((up.data_dir / name).stat().st_mode) == 0o600
+
+
+def test_the_webhook_secret_of_the_local_tenant_is_encrypted(up: Up) -> None:
+    secret = up.redis.hget(Keys("rt:").tenant("local"), "secret")
+    assert str(secret).startswith(SEALED)
 
 
 def test_a_killed_server_is_started_again_with_its_data(up: Up) -> None:

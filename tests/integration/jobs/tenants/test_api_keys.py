@@ -1,11 +1,19 @@
 """API keys as an operator manages them: made, listed and revoked by the command, beside Redis."""
 
 import json
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
 
 import httpx
+import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
+from infra.local import admin as operator
 from infra.local.harness import environment_of
+from jobs.foundation.secret_box import SEALED
+from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
 from retouch.__main__ import app
 from tests.support.api_server import served
@@ -45,3 +53,18 @@ def test_a_key_is_revoked_for_its_own_tenant_alone(domain: Domain) -> None:
     for tenant, key_id in (("globex", key["id"]), ("acme", "nothing")):
         assert "has no API key" in retouch(domain, "revoke", tenant, key_id, status=2).stderr
     assert json.loads(retouch(domain, "list", "acme", "--json").stdout)["data"] == [key]
+
+
+def test_create_key_encrypts_the_webhook_secret_of_a_new_tenant(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret_key = "a random text of enough characters"
+    settings = make_settings(secret_key=SecretStr(secret_key))
+    for name, value in environment_of(settings, RETOUCH_SECRET_KEY=secret_key).items():
+        monkeypatch.setenv(name, value)
+    operator.create_key("initech")
+    with closing(Domain.open(settings)) as domain:
+        record: Any = domain.redis.hgetall(domain.keys.tenant("initech"))
+        assert record["secret"].startswith(SEALED)
+        assert not [name for name, value in record.items() if "whsec_" in value]
+        assert domain.tenants.webhook_secret("initech").startswith("whsec_")
