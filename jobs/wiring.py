@@ -110,7 +110,11 @@ class Domain:
         seal, bucket = Seal(settings.secret_key), Bucket(settings)
         status = Status(redis, keys, catalogue)
         deliveries = Deliveries(
-            redis, keys, retention_s=retention_s, lease_s=max(settings.lease_s, settings.webhook_timeout_s + 2)
+            redis,
+            keys,
+            retention_s=retention_s,
+            lease_s=max(settings.lease_s, settings.webhook_timeout_s + 2),
+            clock_ms=clock_ms,
         )
         endpoints = Endpoints(redis, keys, settings, seal, deliveries)
         batches = Batches(redis, keys, catalogue, scripts, status)

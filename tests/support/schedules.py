@@ -24,11 +24,13 @@ def hours(number: float) -> timedelta:
     return timedelta(hours=number)
 
 
-def open_at(make_settings: Callable[..., Settings], directory: Path, clock: Clock) -> Domain:
-    """A domain whose scripts go by `clock`."""
+def open_at(
+    make_settings: Callable[..., Settings], directory: Path, clock: Clock, *, catalogue: str = CATALOGUE, **changes: Any
+) -> Domain:
+    """A domain whose scripts use `clock`; `changes` are settings."""
     config = directory / "retouch.toml"
-    config.write_text(CATALOGUE)
-    return Domain.open(make_settings(config=config, retention_days=1), clock_ms=clock)
+    config.write_text(catalogue)
+    return Domain.open(make_settings(**{"config": config, "retention_days": 1, **changes}), clock_ms=clock)
 
 
 class Timetable:
