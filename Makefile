@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test up check bench chaos lock clean
+.PHONY: demo up test quick check format bench chaos lock clean
 
 demo: $(READY)
 	$(BIN)/retouch demo
@@ -12,8 +12,14 @@ demo: $(READY)
 up: $(READY)
 	$(BIN)/retouch up
 
+# How many processes run the tests. They wait for servers more than they compute, so they may be more than the cores.
+PROCESSES ?= 5
 test: $(READY)
-	$(BIN)/pytest -n 5 --dist worksteal
+	$(BIN)/pytest -n $(PROCESSES) --dist worksteal
+
+# What needs no server: for the moment after each edit.
+quick: $(READY)
+	$(BIN)/pytest -n $(PROCESSES) --dist worksteal tests/unit tests/contract
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -23,6 +29,10 @@ check: $(READY)
 	$(BIN)/yamllint -c infra/deploy/.yamllint infra
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/deploy/compose.yaml
 	$(BIN)/hadolint infra/deploy/docker/Dockerfile
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 bench: $(READY)
 	$(BIN)/python -m infra.bench

@@ -49,7 +49,7 @@ class Process:
         fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * _PAGE / 1e6
 
-    def wait_until(self, true: Callable[[], object], timeout_s: float = 30) -> None:
+    def wait_until(self, true: Callable[[], object], timeout_s: float = 120) -> None:
         """Return once a condition holds.
 
         Raises:

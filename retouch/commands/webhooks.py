@@ -219,13 +219,20 @@ def tail(
     endpoint_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this endpoint's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON each, for programs.")] = False,
 ) -> None:
-    """Show each try as it is made, until interrupted."""
+    """Show each try as it is made, until interrupted.
+
+    `listening` on stderr says that the service was asked once: every try from then on is shown.
+    """
     begun = datetime.now(UTC) - timedelta(seconds=1)
     with Client() as client:
-        for fresh in _new_tries(client.webhooks, endpoint_id, begun):
+        looks = _new_tries(client.webhooks, endpoint_id, begun)
+        fresh = next(looks)
+        err().print("listening")
+        while True:
             for delivery, tried in fresh:
                 _show_try(delivery, tried, as_json=as_json)
             time.sleep(_TAIL_S)
+            fresh = next(looks)
 
 
 def _new_tries(webhooks: Webhooks, endpoint_id: str | None, begun: datetime) -> Iterator[list[tuple[Delivery, Try]]]:

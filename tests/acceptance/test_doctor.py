@@ -123,7 +123,7 @@ def test_an_address_that_cannot_be_read_is_found_and_its_password_is_not_shown(
 def test_the_command_tells_of_an_address_that_cannot_be_read(settings: Settings, arguments: list[str]) -> None:
     environment = {**environment_of(settings), "RETOUCH_REDIS_URL": "localhost:6379"}
     command = [sys.executable, "-m", "retouch", "doctor", *arguments]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (told.returncode, told.stderr) == (1, "")
     assert "RETOUCH_REDIS_URL is no address" in told.stdout
     if arguments:
@@ -213,13 +213,13 @@ def test_a_parked_model_is_found_with_its_reason(fleet: Fleet) -> None:
 def test_the_command_prints_each_finding_and_its_status_tells_of_faults(fleet: Fleet, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "retouch", "doctor"]
     environment = environment_of(fleet.domain.settings)
-    without = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    without = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert without.returncode == 1
     assert "no worker takes edits" in without.stdout
     assert "to do: start one" in without.stdout
     fleet.worker()
     told = subprocess.run(
-        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert told.returncode == 0, told.stdout
     answer = json.loads(told.stdout)

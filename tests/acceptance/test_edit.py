@@ -96,7 +96,7 @@ def test_a_picture_that_is_not_there_fails_with_its_address(fleet: Fleet) -> Non
 def test_a_job_canceled_while_it_runs_stays_canceled_and_keeps_no_output(fleet: Fleet) -> None:
     fleet.worker()
     image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
-    prompt = "[sim:latency=1500] slowly"
+    prompt = "[sim:latency=6000] slowly"
     job_id = fleet.submit(image, prompt)
     eventually(lambda: fleet.calls(prompt=prompt)["calls"])
     fleet.domain.planner.cancel(job_id)

@@ -81,6 +81,7 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
                 headers={"authorization": f"Bearer {key}", "traceparent": f"00-{TRACE}-{SUBMITTER}-01"},
                 data={"prompt": "traced to its end", "webhook_url": receiver.url},
                 files={"image": ("in.png", held.getvalue(), "image/png")},
+                timeout=60,
             ).raise_for_status()
             assert fleet.ended(answer.json()["id"]).state is State.SUCCEEDED
             (got,) = receiver.wait_for(lambda requests: len(requests) == 1)
@@ -97,7 +98,9 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
             for name in ("plan", "edit", "deliver"):
                 assert found[name].parent_span_id == submit.span_id, name
             assert found["provider"].parent_span_id == found["edit"].span_id
-            (call,) = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": "traced to its end"}).json()["data"]
+            (call,) = httpx.get(
+                f"{fleet.origin}/_sim/calls", params={"prompt": "traced to its end"}, timeout=60
+            ).json()["data"]
             assert call["headers"]["traceparent"].split("-")[1] == TRACE
         finally:
             api.close(grace_s=25)
@@ -122,6 +125,6 @@ def test_the_edits_of_a_batch_are_spans_of_its_submitter_s_trace(make_fleet: Cal
 
 def _lives(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/livez").is_success
+        return httpx.get(f"{url}/livez", timeout=60).is_success
     except httpx.TransportError:
         return False

@@ -21,12 +21,12 @@ from infra.local.ports import Ports, is_free
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.secret_box import SEALED
 
-READY_S = 100
+READY_S = 150
 STOP_S = 90
 SECRET_KEY = "a random text of enough characters"
 
 
-def eventually(holds: Callable[[], bool], what: str, within_s: float = 30) -> None:
+def eventually(holds: Callable[[], bool], what: str, within_s: float = 120) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
@@ -129,7 +129,7 @@ class Up:
     def get(self, path: str) -> httpx.Response:
         local = self.local_env
         headers = {"Authorization": f"Bearer {local['RETOUCH_API_KEY']}"}
-        return httpx.get(local["RETOUCH_URL"] + path, headers=headers, trust_env=False, timeout=10)
+        return httpx.get(local["RETOUCH_URL"] + path, headers=headers, trust_env=False, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +150,12 @@ def test_ready_means_that_everything_answers_to_what_local_env_says(up: Up) -> N
         config=Config(s3={"addressing_style": "path"}, proxies={}),
     )
     store.head_bucket(Bucket=local["RETOUCH_S3_BUCKET"])
-    assert httpx.get(f"{local['RETOUCH_SIMULATOR_URL']}/livez", trust_env=False).status_code == 200
+    assert httpx.get(f"{local['RETOUCH_SIMULATOR_URL']}/livez", trust_env=False, timeout=60).status_code == 200
     assert up.get("/readyz").json()["edit_workers"] == 1
     assert up.get("/v1/models").status_code == 200
     user, password = local["FLOWER_BASIC_AUTH"].split(":")
-    assert httpx.get(f"{local['FLOWER_URL']}/api/workers", trust_env=False).status_code == 401
-    workers = httpx.get(f"{local['FLOWER_URL']}/api/workers", auth=(user, password), trust_env=False)
+    assert httpx.get(f"{local['FLOWER_URL']}/api/workers", trust_env=False, timeout=60).status_code == 401
+    workers = httpx.get(f"{local['FLOWER_URL']}/api/workers", auth=(user, password), trust_env=False, timeout=60)
     assert workers.status_code == 200
 
 

@@ -53,7 +53,7 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def until(holds: Callable[[], Any], deadline_s: float = 15) -> Any:
+def until(holds: Callable[[], Any], deadline_s: float = 120) -> Any:
     """What `holds` says once it says something; the test fails where it does not in time."""
     end = time.monotonic() + deadline_s
     while not (value := holds()):

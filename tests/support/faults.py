@@ -40,7 +40,7 @@ def outcomes(fleet: Fleet, job_id: str) -> list[str]:
     return [attempt.outcome for attempt in fleet.job(job_id).attempts]
 
 
-def all_end(fleet: Fleet, jobs: list[str], within_s: float = 90) -> None:
+def all_end(fleet: Fleet, jobs: list[str], within_s: float = 120) -> None:
     """Wait for the end of all, while the store may still be on its way back."""
 
     def ended() -> bool:
@@ -54,5 +54,5 @@ def all_end(fleet: Fleet, jobs: list[str], within_s: float = 90) -> None:
 
 def purchases(origin: str) -> Counter[str]:
     """How often each prompt was paid for."""
-    calls = httpx.get(f"{origin}/_sim/calls").json()["data"]
+    calls = httpx.get(f"{origin}/_sim/calls", timeout=60).json()["data"]
     return Counter(call["prompt"] for call in calls if call["billed"])

@@ -15,8 +15,11 @@ from jobs.records.job_models import Input, Job, JobSpec
 from jobs.wiring import Domain
 
 
-def eventually(true: Callable[[], Any], *, within_s: float = 60, what: str = "") -> Any:
-    """The first true value of a condition, asked again and again; the test fails where it never comes."""
+def eventually(true: Callable[[], Any], *, within_s: float = 120, what: str = "") -> Any:
+    """The first true value of a condition, asked again and again; the test fails where it never comes.
+
+    The limit only ends a test that fails. It is long, because a busy machine starts a process slowly.
+    """
     deadline = time.monotonic() + within_s
     while True:
         value = true()
@@ -95,15 +98,15 @@ class Fleet:
     def job(self, job_id: str, tenant: str = "acme") -> Job:
         return self.domain.store.get(tenant, job_id)
 
-    def ended(self, job_id: str, tenant: str = "acme", within_s: float = 60) -> Job:
+    def ended(self, job_id: str, tenant: str = "acme", within_s: float = 120) -> Job:
         """The job once it is final."""
         eventually(lambda: self.job(job_id, tenant).state in FINAL, within_s=within_s, what=f"{job_id} ends")
         return self.job(job_id, tenant)
 
     def calls(self, **query: str) -> dict[str, Any]:
         """What the simulator counted."""
-        return dict(httpx.get(f"{self.origin}/_sim/calls", params={"summary": "1", **query}).json())
+        return dict(httpx.get(f"{self.origin}/_sim/calls", params={"summary": "1", **query}, timeout=60).json())
 
     def knobs(self, **changes: object) -> None:
         """Change the simulator while it runs."""
-        httpx.patch(f"{self.origin}/_sim/knobs", json=changes).raise_for_status()
+        httpx.patch(f"{self.origin}/_sim/knobs", json=changes, timeout=60).raise_for_status()

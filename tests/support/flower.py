@@ -45,7 +45,7 @@ class Flower:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.root}/healthcheck", trust_env=False).status_code == 200
+            return httpx.get(f"{self.root}/healthcheck", trust_env=False, timeout=60).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -56,7 +56,7 @@ class Receiver:
             self._closing.wait(60)
         return answer
 
-    def wait_for(self, condition: Callable[[list[Got]], bool], *, within_s: float = 30) -> list[Got]:
+    def wait_for(self, condition: Callable[[list[Got]], bool], *, within_s: float = 120) -> list[Got]:
         """What came, as soon as it meets the condition; fails where it does not in time."""
         with self._changed:
             met = self._changed.wait_for(lambda: condition(self.got), timeout=within_s)

@@ -25,11 +25,11 @@ STEP = "step-image-edit-2"
 @contextlib.contextmanager
 def simulator(**knobs: Any) -> Iterator[Client]:
     """A simulator on a free port, and a client of it."""
-    with serve_in_thread(Knobs(**knobs)) as url, Client(base_url=url, timeout=20) as client:
+    with serve_in_thread(Knobs(**knobs)) as url, Client(base_url=url, timeout=60) as client:
         yield client
 
 
-def until(holds: Callable[[], Any], deadline_s: float = 10.0) -> Any:
+def until(holds: Callable[[], Any], deadline_s: float = 120) -> Any:
     end = time.monotonic() + deadline_s
     while not (value := holds()):
         assert time.monotonic() < end, "the awaited state did not come"
@@ -51,7 +51,7 @@ def edit(
     image: bytes = SMALL,
     headers: Any = KEY,
     files: Any = None,
-    timeout: float = 20,
+    timeout: float = 60,
     **fields: str | None,
 ) -> Response:
     fields = {"model": STEP, "prompt": "make it blue", **fields}

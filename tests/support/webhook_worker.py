@@ -57,6 +57,8 @@ def telling(domain: Domain) -> Iterator[None]:
     with hand_of(domain) as hand:
         thread = threading.Thread(target=work, args=(hand,), daemon=True)
         thread.start()
-        yield
-        stop.set()
-        thread.join(20)
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(60)

@@ -14,7 +14,7 @@ from tests.support.api_server import FILE, PROMPT, Api, api_of, free_port, probl
 
 
 def test_a_ready_api_says_what_it_asked(api: Api):
-    anybody = httpx.Client(base_url=api.http.base_url)
+    anybody = httpx.Client(base_url=api.http.base_url, timeout=60)
     assert anybody.get("/livez").json() == {"status": "alive"}
     answer = anybody.get("/readyz")
     assert answer.status_code == 200
@@ -45,7 +45,7 @@ def test_what_does_not_answer_makes_the_api_unready_and_not_dead(make_settings: 
             assert answer.status_code == 503
             checks = answer.json()["checks"]
             assert [name for name, check in checks.items() if not check["ok"]] == [missing]
-            assert httpx.get(f"{url}/livez").status_code == 200
+            assert httpx.get(f"{url}/livez", timeout=60).status_code == 200
     finally:
         domain.close()
 

@@ -28,7 +28,7 @@ def with_a_job(domain: Domain):
 
 
 def metrics_of(api: Api) -> str:
-    return httpx.get(f"{api.http.base_url}/metrics").raise_for_status().text
+    return httpx.get(f"{api.http.base_url}/metrics", timeout=60).raise_for_status().text
 
 
 def test_every_metric_of_the_fleet_is_exported_with_its_labels_and_no_other_is(with_a_job: Api) -> None:
@@ -114,12 +114,12 @@ def test_a_tenant_sees_its_own_counts_and_an_operator_also_the_fleet_s(domain: D
         assert answer["tenant"]["jobs"] == mine["tenant"]["jobs"]
         assert sum(answer["fleet"]["jobs"].values()) == 3
         assert [worker["name"] for worker in answer["fleet"]["workers"]] == ["test-worker"]
-        problem(httpx.get(f"{one.http.base_url}/v1/stats"), 401)
+        problem(httpx.get(f"{one.http.base_url}/v1/stats", timeout=60), 401)
 
 
 def test_openapi_tells_of_stats_with_their_fields(domain: Domain) -> None:
     with served(domain) as url:
-        document = httpx.get(f"{url}/openapi.json").json()
+        document = httpx.get(f"{url}/openapi.json", timeout=60).json()
     answer = document["paths"]["/v1/stats"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert answer == {"$ref": "#/components/schemas/StatsReport"}
     schemas = document["components"]["schemas"]

@@ -48,7 +48,7 @@ def test_a_waiting_submit_answers_when_its_job_ends(api: Api, monkeypatch: pytes
         until(lambda: listeners(api, job_id))
         assert not answer.done()
         api.succeed(job_id)
-        final = answer.result(30)
+        final = answer.result(120)
     assert final.status_code == 200
     assert final.headers["preference-applied"] == "wait=60"
     assert final.headers["location"] == f"/v1/jobs/{job_id}"
@@ -62,7 +62,7 @@ def test_a_job_that_fails_ends_the_wait_too(api: Api):
         answer = pool.submit(waited, api)
         job_id = the_only_job(api)
         api.settle(job_id, Settlement.failed(Transient("the endpoint is down")))
-        assert answer.result(30).status_code == 200
+        assert answer.result(120).status_code == 200
         assert answer.result().json()["state"] == "failed"
 
 
@@ -93,7 +93,7 @@ def test_a_hundred_waiting_requests_leave_the_threads_to_others(api: Api):
 
     async def scene() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, limits=limits) as client:
             waits = [asyncio.create_task(client.post("/v1/jobs", json=body, headers=WAIT)) for _ in range(100)]
             while len((await client.get("/v1/jobs", params={"limit": 200})).json()["data"]) < 101:
                 assert not any(wait.done() for wait in waits)
@@ -117,7 +117,7 @@ def test_a_lost_subscription_is_taken_up_again(api: Api, monkeypatch: pytest.Mon
             if client["name"] == "retouch-api-notices":
                 api.domain.redis.client_kill_filter(_id=client["id"])
         api.domain.planner.cancel(job_id)
-        assert answer.result(30).json()["state"] == "canceled"
+        assert answer.result(120).json()["state"] == "canceled"
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_waiting_request_outlives_a_restart_of_redis(make_settings: Callable[.
             until(lambda: listeners(api, job_id))
             assert not answer.done()
             domain.planner.cancel(job_id)
-            assert answer.result(30).json()["state"] == "canceled"
+            assert answer.result(120).json()["state"] == "canceled"
     finally:
         domain.close()
 
@@ -158,10 +158,10 @@ def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
             f"http://127.0.0.1:{port}/v1/jobs",
             headers={"Authorization": f"Bearer {key}", "Prefer": "wait=120"},
             json={"image": "https://pictures.example/a.jpg", "prompt": PROMPT},
-            timeout=60,
+            timeout=120,
         )
         until(lambda: domain.store.page("acme").data)
         server.handle_exit(signal.SIGTERM, None)
-        assert answer.result(30).status_code == 202
-    thread.join(30)
+        assert answer.result(120).status_code == 202
+    thread.join(120)
     assert not thread.is_alive()

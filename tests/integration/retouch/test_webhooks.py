@@ -105,8 +105,16 @@ def test_tail_shows_each_try_as_it_is_made(api: Api, receiver: Receiver) -> None
     run(api, "create", receiver.url)
     receiver.answer = lambda _got, number: Answer(status=500 if number == 0 else 204, body=b"")
     command = [sys.executable, "-m", "retouch", "webhooks", "tail", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment(api)})
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment(api)},
+    )
     try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "listening\n"
         with telling(api.domain):
             job_id = end_job(api.domain, tenant=api.tenant)
             assert process.stdout is not None

@@ -234,7 +234,7 @@ def test_ctrl_c_exits_130_without_a_message(service: ContractService) -> None:
     assert process.stderr is not None
     assert "running" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
@@ -252,7 +252,7 @@ def test_a_terminal_gets_a_progress_bar(service: ContractService) -> None:
     except OSError:
         pass  # the terminal closes with its last process
     os.close(leader)
-    assert process.wait(30) == 1
+    assert process.wait(120) == 1
     assert b"2/2" in said
     assert b"/s" in said
     assert b"1 without result" in said
@@ -268,4 +268,4 @@ def test_a_closed_stdout_is_not_an_error(service: ContractService) -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0

@@ -31,7 +31,7 @@ IMAGE = b"\x89PNG" + os.urandom(500_000)
 WRITERS = 6
 
 
-def eventually(holds: Callable[[], bool], what: str, within_s: float = 20) -> None:
+def eventually(holds: Callable[[], bool], what: str, within_s: float = 120) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
@@ -180,10 +180,10 @@ def test_a_presigned_url_opens_one_object_and_nothing_is_open_without(store: Sea
     url = store.client.generate_presigned_url(
         "get_object", Params={"Bucket": store.bucket, "Key": "signed"}, ExpiresIn=60
     )
-    answer = httpx.get(url, trust_env=False)
+    answer = httpx.get(url, trust_env=False, timeout=60)
     assert (answer.status_code, answer.content) == (200, IMAGE)
-    assert httpx.get(url.split("?")[0], trust_env=False).status_code == 403
-    assert httpx.get(url.replace("signed?", "other?"), trust_env=False).status_code == 403
+    assert httpx.get(url.split("?")[0], trust_env=False, timeout=60).status_code == 403
+    assert httpx.get(url.replace("signed?", "other?"), trust_env=False, timeout=60).status_code == 403
 
 
 def test_another_secret_is_refused(store: SeaweedFS) -> None:

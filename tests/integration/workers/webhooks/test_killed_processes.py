@@ -1,5 +1,6 @@
 """What killed processes cost the telling: a lease of time, and no event."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
 from tests.support.ended_jobs import draft, end_jobs
 from tests.support.fleet import Worker, eventually
-from tests.support.receiver import Got, receiving
+from tests.support.receiver import Answer, Got, receiving
 
 EVENTS = 300
 
@@ -26,22 +27,33 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
         domain = Domain.open(settings)
         domain.planner.register_models()
         jobs = set(end_jobs(domain, [draft(webhook_url=receiver.url) for _ in range(EVENTS)]))
+        killed = threading.Event()
+
+        def answer(_got: Got, number: int) -> Answer:
+            """The first tenth at once; what comes after it, once the first worker is killed."""
+            if number >= EVENTS // 10:
+                killed.wait(120)
+            return Answer()
+
+        receiver.answer = answer
         first = webhook_worker(domain, tmp_path / "first.log")
         second = None
         try:
             receiver.wait_for(lambda got: len(got) >= EVENTS // 10)
             first.kill()
+            killed.set()
             assert len(told_jobs(receiver.got, domain)) < EVENTS
             second = webhook_worker(domain, tmp_path / "second.log").wait_ready()
             before = len(receiver.got)
             receiver.wait_for(lambda got: len(got) >= min(EVENTS, before + EVENTS // 10))
             valkey.kill()
             valkey.restart()
-            receiver.wait_for(lambda got: told_jobs(got, domain) == jobs, within_s=90)
+            receiver.wait_for(lambda got: told_jobs(got, domain) == jobs, within_s=120)
             assert eventually(lambda: is_quiet(domain), what="the outbox and the lines are empty")
             ids = {(got.id, got.body) for got in receiver.got}
             assert len(ids) == EVENTS
         finally:
+            killed.set()
             for worker in filter(None, (first, second)):
                 worker.close()
             domain.close()

@@ -138,7 +138,7 @@ def test_the_example_receiver_tells_an_event_once_however_often_it_comes(domain:
 def talk(url: str, sent: bytes, *, wait: bool = True) -> bytes:
     """Send bytes and close; the answer's first line, where it is waited for."""
     host, _, port = url.removeprefix("http://").strip("/").partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(sent)
         return connection.recv(4096).partition(b"\r\n")[0] if wait else b""
 

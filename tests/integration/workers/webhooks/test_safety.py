@@ -72,8 +72,8 @@ def test_a_redirect_is_a_failure_and_is_not_followed(domain: Domain, receiver: R
 def test_a_receiver_that_hangs_is_given_up_and_tried_again(domain: Domain, receiver: Receiver) -> None:
     receiver.answer = lambda _got, _number: Answer(hang=True)
     end_job(domain, webhook_url=receiver.url)
-    with hand_of(domain, exchange_s=0.3) as hand:
-        assert hand.tell() == ["retry: no whole answer within 0.3 s"]
+    with hand_of(domain, exchange_s=1) as hand:
+        assert hand.tell() == ["retry: no whole answer within 1 s"]
 
 
 def test_an_answer_whose_body_never_ends_is_read_for_a_kilobyte(domain: Domain, receiver: Receiver) -> None:
@@ -98,9 +98,9 @@ def test_an_answer_that_trickles_is_given_up_with_its_status_noted(domain: Domai
 
         thread = threading.Thread(target=answer_head, daemon=True)
         thread.start()
-        with hand_of(domain, exchange_s=0.5) as hand:
+        with hand_of(domain, exchange_s=1.5) as hand:
             (outcome,) = hand.tell()
-        thread.join(5)
+        thread.join(60)
         held[0].close()
     assert outcome.startswith("retry: the answer's body broke off")
     (tried,) = only_delivery(domain).attempts
