@@ -6,6 +6,9 @@ import pytest
 from httpx import Client
 
 from tests.support.simulator_calls import simulator
+from tests.tls import one_tls_context
+
+__all__ = ["one_tls_context", "sim"]
 
 
 @pytest.fixture(scope="module")

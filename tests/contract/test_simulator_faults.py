@@ -12,7 +12,20 @@ import httpx
 import pytest
 from httpx import Client
 
-from tests.support.simulator_calls import KEY, SMALL, STEP, calls, edit, fetch, only, opened, picture, simulator, until
+from tests.support.simulator_calls import (
+    KEY,
+    SMALL,
+    STEP,
+    calls,
+    edit,
+    fetch,
+    only,
+    opened,
+    picture,
+    simulator,
+    under_way,
+    until,
+)
 
 
 def test_directives_run_out_in_the_order_they_are_written(sim: Client) -> None:
@@ -179,23 +192,15 @@ def test_the_minute_is_limited_with_and_without_retry_after(form: str) -> None:
 
 
 def test_calls_in_flight_are_limited_and_a_directive_is_kept_for_an_accepted_call() -> None:
-    with simulator(concurrency=1, latency_ms=30_000) as client, contextlib.ExitStack() as stack:
-        hung = stack.enter_context(Client(base_url=client.base_url))
-        thread = threading.Thread(target=lambda: give_up(hung, "[sim:hang]"))
-        thread.start()
-        until(lambda: any(call["accepted"] for call in calls(client, "hang")))
-        refused = edit(client, prompt="later [sim:fail=503*1][sim:latency=0]")
-        assert refused.json()["error"]["message"] == "concurrency reached, current: 2, limit: 1"
-        thread.join(60)
+    with simulator(concurrency=1, latency_ms=30_000) as client:
+        with under_way(client, "[sim:hang]"):
+            until(lambda: any(call["accepted"] for call in calls(client, "hang")))
+            refused = edit(client, prompt="later [sim:fail=503*1][sim:latency=0]")
+            assert refused.json()["error"]["message"] == "concurrency reached, current: 2, limit: 1"
         until(lambda: client.get("/_sim/calls?summary=1").json()["in_flight"] == 0)
         again = [edit(client, prompt="later [sim:fail=503*1][sim:latency=0]").status_code for _ in range(2)]
         assert again == [503, 200]
         assert client.get("/_sim/calls?summary=1").json()["peak_in_flight"] == 2
-
-
-def give_up(client: Client, prompt: str) -> None:
-    with contextlib.suppress(httpx.ReadTimeout):
-        edit(client, prompt=prompt, timeout=5)
 
 
 # --- the ledger

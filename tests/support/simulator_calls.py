@@ -4,6 +4,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,20 @@ def edit(
     data = {name: value for name, value in fields.items() if value is not None}
     files = [("image", ("in", image))] if files is None else files
     return client.post("/v1/images/edits", data=data, files=files, headers=headers, timeout=timeout)
+
+
+@contextlib.contextmanager
+def under_way(client: Client, prompt: str) -> Iterator[None]:
+    """An edit whose answer is not waited for; its caller goes away at the end."""
+    request = client.build_request(
+        "POST", "/v1/images/edits", data={"model": STEP, "prompt": prompt}, files={"image": SMALL}, headers=KEY
+    )
+    connection = HTTPConnection(request.url.host, request.url.port or 80)
+    connection.request("POST", request.url.path, body=request.read(), headers=dict(request.headers))
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 def only(response: Response) -> dict[str, Any]:

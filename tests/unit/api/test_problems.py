@@ -2,10 +2,12 @@
 
 import asyncio
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 from fastapi import FastAPI
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -16,6 +18,15 @@ from api.http.problems import DROPIN_PATH, KINDS
 from api.middleware import HeadAsGet, RequestLog
 from jobs.foundation import errors
 from jobs.foundation.errors import FieldError, RetouchError
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """Tracebacks are not rendered: that would take seconds."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[])
+    yield
+    structlog.reset_defaults()
+
 
 CLASSES = [
     cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, RetouchError)
