@@ -166,7 +166,7 @@ def test_a_decompression_bomb_is_refused_before_a_pixel_is_decoded() -> None:
 
 
 def test_a_png_that_inflates_to_more_than_its_size_is_not_inflated_to_the_end() -> None:
-    bomb = png(header(10, 10), chunk(b"IDAT", zlib.compress(bytes(300_000_000), 9)))
+    bomb = png(header(10, 10), chunk(b"IDAT", zlib.compress(bytes(50_000_000), 1)))
     with pytest.raises(InputRejected, match="more than its size says"):
         probe(bomb, max_pixels=PIXELS)
 
