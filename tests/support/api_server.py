@@ -118,9 +118,14 @@ class Api:
 
     def claim(self, job_id: str) -> Claim:
         """Take up the attempt that the plan has started."""
-        self.work()
-        self.domain.broker.dispatch()
-        until(lambda: self.state(job_id) is State.RUNNING)
+
+        def starts() -> bool:
+            # A worker counts for one lease after its pulse, which a busy machine may outlast.
+            self.work()
+            self.domain.broker.dispatch()
+            return self.state(job_id) is State.RUNNING
+
+        until(starts)
         attempt = self.domain.redis.hget(self.domain.keys.job(job_id), "attempt")
         claim = self.domain.planner.claim(job_id, int(str(attempt)), WORKER)
         assert claim is not None
