@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_TETHER = Path(__file__).with_name("tether.py")
+_LAUNCHER = Path(__file__).with_name("die_with_parent.py")
 _TAIL_BYTES = 16 * 1024
 
 
@@ -67,7 +67,7 @@ class Program:
             }
         )
         write_private(spec, text)
-        return (sys.executable, "-I", "-S", str(_TETHER), str(spec))
+        return (sys.executable, "-I", "-S", str(_LAUNCHER), str(spec))
 
 
 def write_private(path: Path, text: str) -> None:
