@@ -30,7 +30,7 @@ from jobs.catalogue.catalogue import Catalogue, load_catalogue
 from jobs.foundation.ids import batch_job_id, new_batch_id
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.secret_box import Seal
-from jobs.plan import lua_loader as scripts
+from jobs.plan import lua_loader
 from jobs.plan.planner import Planner
 from jobs.plan.records import Dispatch, Draft
 from jobs.plan.script_runner import ScriptRunner
@@ -85,8 +85,8 @@ class Plan:
         self.redis = Redis.from_url(self.url, decode_responses=True)
         runner = ScriptRunner(self.redis, self.keys, retention_s=86400)
         self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), runner)
-        self.claim = scripts.load(self.redis, "claim")
-        self.end = scripts.load(self.redis, "settle")
+        self.claim = lua_loader.load(self.redis, "jobs/claim")
+        self.end = lua_loader.load(self.redis, "jobs/settle")
 
     def submit(self, jobs: int) -> None:
         """Jobs spread evenly over the lanes, a chunk a call."""

@@ -70,7 +70,7 @@ class Batches:
             self._keys.chores,
             self._keys.idempotency(tenant, idempotency.key_sha256 if idempotency else "-"),
         ]
-        answer = self._scripts.run("batch_begin", keys, [json.dumps(order, ensure_ascii=False)])
+        answer = self._scripts.run("batches/begin", keys, [json.dumps(order, ensure_ascii=False)])
         if answer[0] == "mismatch":
             raise IdempotencyMismatch("this Idempotency-Key came before with another request; use a new key")
         return self._keys.id_of(answer[1]) if answer[0] == "replayed" else batch_id
@@ -143,7 +143,7 @@ class Batches:
             NotFound: no batch of that id is this tenant's.
             Conflict: it is neither being read nor running.
         """
-        return self._act("batch_pause", tenant, batch_id, [], "only one that runs can be paused")
+        return self._act("batches/pause", tenant, batch_id, [], "only one that runs can be paused")
 
     def resume(self, tenant: str, batch_id: str, budget_usd: float | None = None) -> Batch:
         """Go on after a pause, with a new budget where one is given.
@@ -153,7 +153,7 @@ class Batches:
             Conflict: it is not paused, or its budget does not pay for one more edit.
         """
         budget = "" if budget_usd is None else round(budget_usd * MICRO)
-        return self._act("batch_resume", tenant, batch_id, [budget], "only one that is paused can be resumed")
+        return self._act("batches/resume", tenant, batch_id, [budget], "only one that is paused can be resumed")
 
     def approve(self, tenant: str, batch_id: str, changes: Changes | None = None) -> Batch:
         """Let the rest be edited after its trial, with changes that go over whatever its rows say.
@@ -167,7 +167,7 @@ class Batches:
         if said:
             self._check_changes(tenant, batch_id, said)
         text = json.dumps(said, ensure_ascii=False) if said else ""
-        return self._act("batch_approve", tenant, batch_id, [text], "only one that awaits approval can be approved")
+        return self._act("batches/approve", tenant, batch_id, [text], "only one that awaits approval can be approved")
 
     def _check_changes(self, tenant: str, batch_id: str, said: Mapping[str, Any]) -> None:
         defaults = self.get(tenant, batch_id).defaults
@@ -191,7 +191,7 @@ class Batches:
             NotFound: no batch of that id is this tenant's.
             Conflict: it has ended.
         """
-        return self._act("batch_cancel", tenant, batch_id, [], "it has ended already")
+        return self._act("batches/cancel", tenant, batch_id, [], "it has ended already")
 
     def retry(self, tenant: str, batch_id: str, states: Sequence[State]) -> Batch:
         """Try its jobs of these states again.
@@ -205,7 +205,7 @@ class Batches:
         if wrong or not states:
             raise InvalidInput.of("states", f"one or more of {', '.join(RETRIABLE)}")
         order = json.dumps(list(dict.fromkeys(states)))
-        return self._act("batch_retry", tenant, batch_id, [order], "it has no jobs to try again")
+        return self._act("batches/retry", tenant, batch_id, [order], "it has no jobs to try again")
 
     def _act(self, script: str, tenant: str, batch_id: str, args: Sequence[Any], refusal: str) -> Batch:
         key = self._keys.batch(batch_id)
@@ -238,21 +238,21 @@ class Batches:
     def sweep(self, batch_id: str, number: int, *, most: int = 500) -> int:
         """Let a stretch of its jobs follow what the batch says; 1: all done, 0: there is more, -1: another's by now."""
         prefix = self._keys.job(batch_job_prefix(batch_id))
-        return int(self._scripts.run("batch_sweep", [self._keys.batch(batch_id)], [number, prefix, most]))
+        return int(self._scripts.run("batches/sweep", [self._keys.batch(batch_id)], [number, prefix, most]))
 
     def supersede(self, tenant: str, batch_id: str, custom_ids: Sequence[str], *, most: int = 50) -> int:
         """Cancel jobs of the tenant's earlier batches that wait under these names; returns how many there were."""
         keys = [self._keys.customs(tenant), self._keys.batch(batch_id)]
         prefix = self._keys.job(batch_job_prefix(batch_id))
         return sum(
-            int(self._scripts.run("batch_supersede", keys, [prefix, batch_id, *custom_ids[first : first + most]]))
+            int(self._scripts.run("batches/supersede", keys, [prefix, batch_id, *custom_ids[first : first + most]]))
             for first in range(0, len(custom_ids), most)
         )
 
     def kept(self, batch_id: str, number: int, what: str, known_s: float) -> bool:
         """The results of an ended batch are in the bucket; `what` says where (JSON of a `Kept`)."""
         keys = [self._keys.batch(batch_id), self._keys.batch_rejects(batch_id)]
-        return bool(self._scripts.run("batch_kept", keys, [number, what, int(known_s * 1000)]))
+        return bool(self._scripts.run("batches/record_results", keys, [number, what, int(known_s * 1000)]))
 
     def state(self, batch_id: str) -> BatchState | None:
         """Its state; None where there is no such batch."""

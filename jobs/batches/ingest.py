@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO, Any, NoReturn
@@ -200,14 +199,13 @@ class Reading:
             "from": done,
             "to": stretch[-1].number,
             "mark": self._mark,
-            "day": datetime.now(UTC).strftime("%Y-%m-%d"),
             "prefix": keys.job(batch_job_prefix(self._batch_id)),
             "lanes": lanes,
             "jobs": jobs,
             "refused": [[one.row, one.text] for one in read if isinstance(one, Refusal)],
         }
         answer = self._scripts.run(
-            "batch_rows",
+            "batches/add_rows",
             [
                 keys.batch(self._batch_id),
                 keys.tenant(self._tenant),
@@ -268,7 +266,7 @@ class Reading:
     def _end(self, why: str) -> None:
         keys = self._keys
         self._scripts.run(
-            "batch_ingested",
+            "batches/end_ingest",
             [keys.batch(self._batch_id), keys.batch_outputs(self._batch_id)],
             [self._held.number, why],
         )

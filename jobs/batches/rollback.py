@@ -67,7 +67,7 @@ class Rollbacks:
             Conflict: it has not ended.
         """
         batch = self._batches.get(tenant, batch_id)
-        state, done = self._scripts.run("batch_rollback", [self._keys.batch(batch_id)], [])
+        state, done = self._scripts.run("batches/begin_rollback", [self._keys.batch(batch_id)], [])
         if done == "0":
             raise Conflict(f"batch {batch_id} is {state}: only one that has ended can be rolled back; cancel it first")
         if done == "busy":
@@ -96,7 +96,7 @@ class Rollbacks:
                 over = done >= last
                 said = Rollback(state="completed" if over else "running", **{k: v for k, v in counted.items() if k})
                 args = [held.number, done, said.model_dump_json(), "1" if over else "0"]
-                if not self._scripts.run("batch_rolled", [self._keys.batch(batch_id)], args):
+                if not self._scripts.run("batches/record_rollback", [self._keys.batch(batch_id)], args):
                     raise Lost(f"the rollback of {batch_id} is another worker's by now")
                 if over:
                     log.info("rollback.ended", batch_id=batch_id, **counted)

@@ -129,7 +129,7 @@ class OutputVersions:
         output = decode_output(text, decode_spec({"spec": spec}), job_id)
         if (output.bucket, output.key) == (bucket, source):
             moved = to_json(output.model_copy(update={"key": target}))
-            self._scripts.run("output_moved", [self._keys.job(job_id)], [text, moved])
+            self._scripts.run("jobs/move_output", [self._keys.job(job_id)], [text, moved])
 
     def follow(self, output: Output, standing: Standing) -> None:
         """Record the new key of the output that was copied aside for this one."""

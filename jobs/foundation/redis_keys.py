@@ -178,7 +178,7 @@ class Keys:
         return f"{self.prefix}apikeys:{tenant}"
 
     def deliveries(self, name: str) -> str:
-        """What all deliveries share; deliver_prelude.lua says what each name is."""
+        """What all deliveries share; lua/lib/delivery_keys.lua says what each name is."""
         return f"{self.prefix}deliveries:{name}"
 
     @property

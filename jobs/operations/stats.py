@@ -19,7 +19,7 @@ from jobs.records.job_models import WEIGHTS, Outcome, Record
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 SAMPLE_MS = 10_000
-"""How often plan.lua keeps a sample."""
+"""How often jobs/plan.lua keeps a sample."""
 MOST_LANES = 2000
 BREAKER_MS = 86_400_000
 """A receiver that nothing was told to for so long is no longer counted as left alone."""
@@ -188,7 +188,9 @@ class Stats:
     def fleet(self) -> FleetStats:
         """All counts, in five round trips whatever there is, and a sixth in the hour after a pause of planning."""
         specs = list(self._catalogue.models.values())
-        now, *lanes = self._scripts.run("lanes", [self._keys.model(spec.name) for spec in specs], [MOST_LANES])
+        now, *lanes = self._scripts.run(
+            "models/queue_ages", [self._keys.model(spec.name) for spec in specs], [MOST_LANES]
+        )
         pipe = self._redis.pipeline(transaction=False)
         pipe.hmget(self._keys.fleet, ["slots", "rows:accepted", "rows:rejected"])
         pipe.hgetall(self._keys.deliveries("totals"))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from secrets import token_hex
 from typing import Any
 
@@ -35,7 +35,6 @@ from jobs.records.job_models import WEIGHTS, Attempt, Checkpoint
 IDEMPOTENCY_S = 24 * 3600
 BURST_MS = 500
 """How far starts may run ahead of the pace's even beat."""
-DAY_S = 86_400
 
 
 class Planner:
@@ -97,7 +96,6 @@ class Planner:
             QuotaExceeded: the tenant may not have so many jobs queued, or a day.
         """
         batch_id = batch_of(drafts[0].job_id)
-        now = datetime.now(UTC)
         lanes: dict[str, dict[str, Any]] = {}
         numbers: dict[str, int] = {}
         jobs = []
@@ -111,19 +109,18 @@ class Planner:
                 {
                     "lane": numbers[lane["key"]],
                     "due": to_ms(spec.not_before) if spec.not_before else None,
-                    "deadline": to_ms(now) + int(spec.deadline_s * 1000) if spec.deadline_s else None,
+                    "deadline_ms": int(spec.deadline_s * 1000) if spec.deadline_s else None,
                     "custom": spec.custom_id,
-                    "fields": _fields_of(draft, to_ms(now)),
+                    "fields": _fields_of(draft),
                 }
             )
         order = {
             "idempotency": {"body": idempotency.body_sha256, "ttl_ms": IDEMPOTENCY_S * 1000} if idempotency else None,
-            "day": now.strftime("%Y-%m-%d"),
             "lanes": list(lanes.values()),
             "jobs": jobs,
         }
         answer = self._scripts.run(
-            "submit",
+            "jobs/submit",
             [
                 self._keys.tenant(tenant),
                 self._keys.customs(tenant),
@@ -137,13 +134,12 @@ class Planner:
             case "mismatch":
                 raise IdempotencyMismatch("this Idempotency-Key came before with another request; use a new key")
             case "quota":
-                raise _quota_exceeded(answer[1], answer[2], now)
+                raise _quota_exceeded(answer[1], answer[2], int(answer[3]))
             case "replayed":
                 # A submit that was sent again after a dropped connection finds its own jobs: that is no replay.
                 ids = [self._keys.id_of(key) for key in answer[1:]]
                 return Submitted(ids, replayed=ids != [draft.job_id for draft in drafts])
-        states = (_first_state(draft, now) for draft in drafts)
-        return Submitted([draft.job_id for draft in drafts], tuple(states))
+        return Submitted([draft.job_id for draft in drafts], tuple(State(state) for state in answer[1].split()))
 
     def lane_card(
         self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False
@@ -179,7 +175,7 @@ class Planner:
     def plan(self, *, limit: int = 100) -> Plan:
         """Start what may start now; at most `limit` jobs."""
         models = [self._keys.model(name) for name in self._catalogue.models]
-        answer = self._scripts.run("plan", [self._keys.workers, *models], [limit, BURST_MS])
+        answer = self._scripts.run("jobs/plan", [self._keys.workers, *models], [limit, BURST_MS])
         wait_ms = int(answer[0])
         started = pairs(answer[1:])
         dispatches = [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in started.items()]
@@ -187,7 +183,7 @@ class Planner:
 
     def claim(self, job_id: str, attempt: int, worker: str) -> Claim | None:
         """Take up an attempt; None where its message is to be dropped (late, taken, or the job has moved on)."""
-        answer = self._scripts.run("claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
+        answer = self._scripts.run("jobs/claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
         if not answer:
             return None
         record = pairs(answer[5])
@@ -220,7 +216,7 @@ class Planner:
         text = to_json(answer) if answer else ""
         keys = [self._keys.job(claim.job_id)]
         known = encode_input(claim.input, claim.spec)
-        return bool(self._scripts.run("checkpoint", keys, [claim.attempt, text, cost_micro_usd, known]))
+        return bool(self._scripts.run("jobs/checkpoint", keys, [claim.attempt, text, cost_micro_usd, known]))
 
     def settle(
         self,
@@ -276,7 +272,7 @@ class Planner:
         keys = [self._keys.job(claim.job_id), entry.key if entry else self._keys.job(claim.job_id)]
         flat = [part for pair in fields.items() for part in pair]
         text = json.dumps(order, ensure_ascii=False)
-        return bool(self._scripts.run("settle", keys, [claim.attempt, text, encode_attempt(log), *flat]))
+        return bool(self._scripts.run("jobs/settle", keys, [claim.attempt, text, encode_attempt(log), *flat]))
 
     def renew(self, worker: str, *, slots: int, words: str, held: Sequence[Dispatch]) -> list[Dispatch]:
         """A worker's pulse: register its threads for edits and renew what it holds.
@@ -292,14 +288,16 @@ class Planner:
         """
         members = [f"{self._keys.job(one.job_id)}#{one.attempt}" for one in held]
         lost = self._scripts.run(
-            "renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, words, *members]
+            "workers/renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, words, *members]
         )
         split = (member.rsplit("#", 1) for member in lost)
         return [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in split]
 
     def depart(self, worker: str, *, gone: bool) -> None:
         """A worker takes no more edits; with `gone` it is forgotten."""
-        self._scripts.run("depart", [self._keys.workers, self._keys.worker(worker)], [worker, "1" if gone else "0"])
+        self._scripts.run(
+            "workers/depart", [self._keys.workers, self._keys.worker(worker)], [worker, "1" if gone else "0"]
+        )
 
     def cancel(self, job_id: str) -> State:
         """Stop a job; one that runs stops at its next step.
@@ -308,7 +306,7 @@ class Planner:
             NotFound: there is no such job.
             Conflict: it has ended already.
         """
-        return self._act("cancel", job_id, [], "it cannot be canceled")
+        return self._act("jobs/cancel", job_id, [], "it cannot be canceled")
 
     def retry(self, job_id: str, *, deadline_s: float | None = None) -> State:
         """Put an ended job back on its lane, its tries counted anew.
@@ -318,7 +316,7 @@ class Planner:
             Conflict: it is not failed, filtered or canceled.
         """
         deadline = int(deadline_s * 1000) if deadline_s else ""
-        return self._act("retry", job_id, [deadline], "only a failed, filtered or canceled job can be tried again")
+        return self._act("jobs/retry", job_id, [deadline], "only a failed, filtered or canceled job can be tried again")
 
     def park(self, model: str, reason: str) -> bool:
         """Set a model aside until `resume`; False where an operator has done so already.
@@ -327,7 +325,7 @@ class Planner:
             InvalidInput: it is no model of the catalogue.
         """
         key = self._keys.model(self._catalogue.get(model).name)
-        return bool(self._scripts.run("park", [key], ["park", reason]))
+        return bool(self._scripts.run("models/park", [key], [reason]))
 
     def resume(self, model: str) -> bool:
         """Take a model up again, whatever it was parked for; False where it is not parked.
@@ -336,7 +334,7 @@ class Planner:
             InvalidInput: it is no model of the catalogue.
         """
         key = self._keys.model(self._catalogue.get(model).name)
-        return bool(self._scripts.run("park", [key], ["resume", ""]))
+        return bool(self._scripts.run("models/resume", [key], []))
 
     def _act(self, script: str, job_id: str, args: Sequence[Any], refusal: str) -> State:
         answer = self._scripts.run(script, [self._keys.job(job_id)], args)
@@ -347,17 +345,10 @@ class Planner:
         return State(answer[0])
 
 
-def _first_state(draft: Draft, now: datetime) -> State:
-    due = draft.spec.not_before
-    return State.WAITING if due is not None and due > now else State.QUEUED
-
-
-def _fields_of(draft: Draft, now_ms: int) -> dict[str, str]:
+def _fields_of(draft: Draft) -> dict[str, str]:
     fields = {"spec": to_json(draft.spec)}
     if draft.input.sha256 is not None:
         fields["input"] = encode_input(draft.input, draft.spec)
-    if draft.spec.deadline_s:
-        fields["deadline"] = str(now_ms + int(draft.spec.deadline_s * 1000))
     if draft.spec.webhook_url:
         fields["tell"] = "1"
     return fields
@@ -369,8 +360,7 @@ def _queued_at(job_id: str, record: dict[str, str]) -> datetime:
     return max(queued, moment(record["since"])) if "since" in record else queued
 
 
-def _quota_exceeded(which: str, limit: str, now: datetime) -> QuotaExceeded:
+def _quota_exceeded(which: str, limit: str, next_day_s: int) -> QuotaExceeded:
     if which == "max_daily":
-        rest = DAY_S - int(now.timestamp()) % DAY_S
-        return QuotaExceeded(f"the tenant's {limit} edits of this day (UTC) are used up", rest)
+        return QuotaExceeded(f"the tenant's {limit} edits of this day (UTC) are used up", next_day_s)
     return QuotaExceeded(f"the tenant may have {limit} jobs queued at a time; wait until some have ended", 30)

@@ -30,8 +30,8 @@ class Submitted:
 
     Attributes:
         job_ids: in the order of the drafts.
-        states: in which they were written, in the same order; empty where an earlier call wrote them.
-        replayed: they are those of an earlier submit with the same Idempotency-Key.
+        states: of these jobs, in the same order, as the submit left them; empty for a replay.
+        replayed: whether they are those of an earlier submit with the same Idempotency-Key.
     """
 
     job_ids: list[str]

@@ -7,7 +7,7 @@ from redis import Redis
 from redis.commands.core import Script
 
 from jobs.foundation.redis_keys import Keys
-from jobs.plan import lua_loader as scripts
+from jobs.plan import lua_loader
 
 
 class ScriptRunner:
@@ -45,6 +45,6 @@ class ScriptRunner:
             args: its ARGV from 4 on; the time, the retention and the lease come before them.
         """
         if name not in self._scripts:
-            self._scripts[name] = scripts.load(self._redis, name)
+            self._scripts[name] = lua_loader.load(self._redis, name)
         now = self._clock_ms() if self._clock_ms else 0
         return self._scripts[name](keys=[*self._keys.spine, *keys], args=[now, *self._header, *args])

@@ -45,7 +45,7 @@ class Runs:
             self._keys.batch(batch_id),
         ]
         order = json.dumps({"fields": fields, "seen": seen}, ensure_ascii=False)
-        return bool(self._scripts.run("schedule_turn", keys, [number, order]))
+        return bool(self._scripts.run("schedules/advance_run", keys, [number, order]))
 
     def record(self, run: str) -> dict[str, str]:
         """The run's hash as it is stored; empty where there is none."""

@@ -74,11 +74,11 @@ class Schedules:
 
     def now(self) -> datetime:
         """The server's clock, the only one that schedules know."""
-        return moment(self._scripts.run("schedule_due", [self._keys.schedules_due], [0])[0])
+        return moment(self._scripts.run("schedules/list_due", [self._keys.schedules_due], [0])[0])
 
     def due(self, *, most: int = 50) -> list[Due]:
         """Schedules whose tick has come."""
-        now, *found = self._scripts.run("schedule_due", [self._keys.schedules_due], [most])
+        now, *found = self._scripts.run("schedules/list_due", [self._keys.schedules_due], [most])
         fields = iter(found)
         return [
             Due(self._keys.id_of(key), int(float(tick)), cron, zone, moment(now))
@@ -113,7 +113,7 @@ class Schedules:
             self._keys.runs_waiting(schedule_id),
             *(self._keys.run(one) for one in runs),
         ]
-        answer: list[Any] = self._scripts.run("schedule_fire", keys, [json.dumps(order)])
+        answer: list[Any] = self._scripts.run("schedules/fire", keys, [json.dumps(order)])
         return answer
 
     def run_now(self, tenant: str, schedule_id: str) -> Run:
@@ -184,7 +184,7 @@ class Schedules:
             "next": to_ms(next_tick) if next_tick and state is ScheduleState.ACTIVE else None,
         }
         keys = [self._keys.schedule(schedule_id), self._keys.schedules_due, self._keys.schedules(tenant)]
-        return bool(self._scripts.run("schedule_write", keys, [json.dumps(order, ensure_ascii=False)]))
+        return bool(self._scripts.run("schedules/write", keys, [json.dumps(order, ensure_ascii=False)]))
 
     def record(self, schedule_id: str) -> dict[str, str]:
         """The schedule's hash as it is stored; empty where there is none."""
@@ -287,7 +287,7 @@ class Schedules:
             self._keys.runs_waiting(schedule_id),
             self._keys.chores,
         ]
-        self._scripts.run("schedule_delete", keys, [])
+        self._scripts.run("schedules/delete", keys, [])
 
     def _next_tick(self, schedule_id: str) -> datetime | None:
         tick: Any = self._redis.zscore(self._keys.schedules_due, self._keys.schedule(schedule_id))

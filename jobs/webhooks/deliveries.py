@@ -18,7 +18,7 @@ from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.tracing import traceparent_of
-from jobs.plan import lua_loader as scripts
+from jobs.plan import lua_loader
 from jobs.queueing.broker import Broker
 from jobs.records.job_codec import moment, pairs, to_ms
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
@@ -134,8 +134,8 @@ class Deliveries:
         self._succeeded_kept_s = min(SUCCEEDED_KEPT_S, retention_s)
         self._lease_ms = int(lease_s * 1000)
         self._clock_ms = clock_ms
-        names = ("fan_out", "plan", "claim", "settle", "again", "register", "digest")
-        self._scripts = {name: scripts.load(redis, f"deliver_{name}", "deliver_prelude", TRANSITIONS) for name in names}
+        names = ("fan_out", "plan", "claim", "settle", "redeliver", "register_worker", "send_digest")
+        self._scripts = {name: lua_loader.load(redis, f"deliveries/{name}", TRANSITIONS) for name in names}
 
     def _run(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Any = None) -> Any:
         now = self._clock_ms() if self._clock_ms else 0
@@ -247,7 +247,7 @@ class Deliveries:
             self._keys.deliveries("digests"),
         ]
         args = [digest.seq, len(digest.items), json.dumps(fields), digest.every_ms]
-        return bool(self._run("digest", names, args))
+        return bool(self._run("send_digest", names, args))
 
     def _now_ms(self) -> int:
         if self._clock_ms:
@@ -266,7 +266,7 @@ class Deliveries:
 
     def register(self, name: str, threads: int) -> None:
         """Say that a webhook worker lives and how many threads it has; 0 takes it off the list."""
-        self._run("register", [], [name, threads, int(TELLER_LIVES_S * 1000)])
+        self._run("register_worker", [], [name, threads, int(TELLER_LIVES_S * 1000)])
 
     def plan(self, *, limit: int = MOST_A_BATCH) -> DeliveryPlan:
         """Start what may be told now; at most `limit` deliveries."""
@@ -364,5 +364,5 @@ class Deliveries:
 
     def _again(self, delivery_ids: Sequence[str], states: Iterable[DeliveryState]) -> tuple[int, str, str]:
         keys = [self._keys.delivery(one) for one in delivery_ids]
-        count, state, enabled = self._run("again", keys, [json.dumps([str(one) for one in states])])
+        count, state, enabled = self._run("redeliver", keys, [json.dumps([str(one) for one in states])])
         return int(count), str(state), str(enabled)

@@ -17,7 +17,7 @@ from jobs.foundation.secret_box import Seal
 from jobs.foundation.settings import Settings
 from jobs.foundation.webhook_secrets import new_secret, rotate
 from jobs.foundation.webhook_url_policy import checked_webhook_url
-from jobs.plan import lua_loader as scripts
+from jobs.plan import lua_loader
 from jobs.records.job_codec import moment
 from jobs.webhooks.deliveries import Deliveries
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
@@ -71,7 +71,7 @@ class Endpoints:
         self._outbox = Outbox(redis, keys)
         self._clock_ms = clock_ms
         self._listed_ms = round(2 * settings.retention_s * 1000)  # as long as the scripts keep an index
-        self._write = scripts.load(redis, "endpoint_write", "deliver_prelude", TRANSITIONS)
+        self._write = lua_loader.load(redis, "deliveries/write_endpoint", TRANSITIONS)
 
     def create(self, tenant: str, wanted: EndpointFields) -> NewEndpoint:
         """Make an endpoint. Its secret is shown this once.

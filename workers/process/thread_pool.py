@@ -29,7 +29,7 @@ class Threads:
         """`concurrency` threads for what the process is mainly for; beside edits, all else has threads of its own.
 
         Edits never wait for a receiver that hangs: deliveries get as many threads more as may be published at once,
-        see `room` in deliver_plan.lua.
+        see `room` in deliveries/plan.lua.
         """
         if EDITS not in queues:
             return cls(0, concurrency, concurrency)

@@ -95,7 +95,7 @@ def test_a_reader_goes_on_at_the_row_where_another_was_killed(
 
     def killed_at_the_fifth(name: str, *args: Any) -> Any:
         nonlocal writes
-        writes += name == "batch_rows"
+        writes += name == "batches/add_rows"
         if writes == 5:
             raise SystemExit
         return run(name, *args)
@@ -122,7 +122,7 @@ def test_a_reader_that_was_overtaken_writes_nothing_more(
 
     def overtake(name: str, *args: Any) -> Any:
         nonlocal overtaken
-        if name == "batch_rows" and not overtaken:
+        if name == "batches/add_rows" and not overtaken:
             overtaken = True
             domain.redis.hdel(domain.keys.batch(batch_id), "u:ingest")
             assert hands.read(batch_id).counts.queued == 50

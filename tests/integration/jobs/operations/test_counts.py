@@ -137,11 +137,11 @@ def test_a_batch_that_was_held_is_queued_since_it_goes_on(plans: Plans) -> None:
     plans.redis.sadd(plans.keys.batch_lanes(batch_id), plans.keys.lane(MODEL, "acme", batch_id, "normal"))
     plans.clock.now_ms = round(made_at(job_id).timestamp() * 1000) + 60_000
     assert model_of(plans).oldest_queued_s["normal"] == 60
-    plans.scripts.run("batch_pause", [batch], [])
+    plans.scripts.run("batches/pause", [batch], [])
     plans.clock.advance(HOUR_S)
     model = model_of(plans)
     assert (model.lanes, model.oldest_queued_s["normal"]) == (0, 0)
-    plans.scripts.run("batch_resume", [batch], [""])
+    plans.scripts.run("batches/resume", [batch], [""])
     plans.clock.advance(7)
     model = model_of(plans)
     assert (model.lanes, model.oldest_queued_s["normal"]) == (1, 7)

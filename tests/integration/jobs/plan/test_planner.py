@@ -196,7 +196,7 @@ def test_the_scripts_refuse_a_transition_that_the_table_does_not_have(plans: Pla
     (claim,) = plans.start()
     with pytest.raises(ResponseError, match="ILLEGAL transition running to new"):
         plans.scripts.run(
-            "settle",
+            "jobs/settle",
             [plans.keys.job(job_id)],
             [
                 claim.attempt,

@@ -14,6 +14,6 @@ def test_a_process_of_one_queue_gives_it_all_its_threads() -> None:
 def test_deliveries_beside_edits_have_as_many_threads_of_their_own_as_may_be_published(concurrency: int) -> None:
     threads = Threads.of(["edits", "webhooks", "ingest"], concurrency)
     assert threads.edits == concurrency
-    # deliver_plan.lua: twice the threads for quick receivers, and a quarter each, at least one, for new and slow ones.
+    # deliveries/plan.lua: twice the threads for quick receivers; a quarter each, at least one, for new and slow ones.
     quarter = max(1, threads.deliveries // 4)
     assert threads.pool - threads.edits > 2 * threads.deliveries + 2 * quarter
