@@ -1,7 +1,7 @@
--- requires: common_keys, bulk, counters, quota, job_submit
+-- requires: common_keys, writes, counters, quota, job_submit
 -- reads read_batch: state, n:ingest, row, gate, ingested
 --
--- Turns some rows of a manifest into jobs and rejects, and records how far the batch has been read: all of it or nothing.
+-- Turns some rows of a manifest into jobs and rejects, and records how far the batch has been read: all or nothing.
 --
 -- KEYS[6] batch   KEYS[7] tenant record   KEYS[8] the tenant's custom_id index   KEYS[9] the batch's rejects
 -- KEYS[10] digests of its output places   KEYS[11] its lanes   KEYS[12…] one job key a good row

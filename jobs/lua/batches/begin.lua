@@ -1,4 +1,4 @@
--- requires: base, records
+-- requires: base, writes
 -- reads read_replay: body, jobs
 --
 -- Writes a batch whose manifest is to be read. When this returns, the batch is durable.

@@ -4,8 +4,8 @@
 -- The output keys of an ended batch are to be moved back to the earlier versions, in the background.
 --
 -- KEYS[6] batch
--- Returns {its state now, '1' where the rollback is to run, by this call or an earlier one; 'busy' where a sweep has not
--- ended; '0' where the batch has not ended}
+-- Returns {its state now, '1' where the rollback is to run, by this call or an earlier one; 'busy' where a sweep has
+-- not ended; '0' where the batch has not ended}
 
 local batch = KEYS[6]
 local b = read_batch(batch)

@@ -1,4 +1,5 @@
--- requires: base, delivery_keys, receiver_limits, receiver_queue, delivery_state, delivery_lease, try_log
+-- requires: base, members, scores, delivery_keys, receiver_limits, receiver_queue, delivery_state, delivery_lease,
+--   try_log
 -- reads read_lost_try: line, state, number, claimed
 -- reads read_disabled: due, deleted
 -- reads read_queue: due, enabled, disabled_why, in_flight, window, fails, open_until, rate, tat

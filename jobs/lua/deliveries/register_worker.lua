@@ -1,4 +1,4 @@
--- requires: base, delivery_keys
+-- requires: base, members, delivery_keys
 --
 -- A webhook worker registers its threads; with 0 threads it is removed.
 --

@@ -1,4 +1,5 @@
--- requires: base, delivery_keys, receiver_limits, receiver_kind, endpoint_state, delivery_state, delivery_lease, try_log
+-- requires: base, delivery_keys, receiver_limits, receiver_kind, endpoint_state, delivery_state, delivery_lease,
+--   try_log
 -- reads read_delivery: state, number, line
 -- reads read_receiver: took, window, open_until, failing_since, endpoint, enabled, owner, breakers, totals, rests_until
 --
@@ -27,8 +28,8 @@ local QUICK_MS = 1000
 -- An endpoint with nothing but failures for so long is disabled.
 local PATIENCE = 5 * 86400000
 
--- Nothing is sent to a receiver until `open_until`. A success removes the pause of the breaker, but not the one that the
--- receiver asked for (`rests_until`): this try may have begun before.
+-- Nothing is sent to a receiver until `open_until`. A success removes the pause of the breaker, but not the one that
+-- the receiver asked for (`rests_until`): this try may have begun before.
 local function on_success(q)
   local took = q.took and tonumber(q.took) * 0.7 + command.took_ms * 0.3 or command.took_ms
   redis.call('HDEL', queue, 'open_until', 'failing_since')

@@ -1,4 +1,4 @@
--- requires: base, records, receiver_queue, receiver_kind, endpoint_state
+-- requires: base, writes, receiver_queue, receiver_kind, endpoint_state
 -- reads read_before: enabled, url, breakers
 -- reads read_after: enabled, jobs, url
 --

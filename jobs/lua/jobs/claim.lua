@@ -19,8 +19,9 @@ if r.state ~= 'running' or r.attempt ~= attempt or (r.claimed and r.holder ~= to
 local lane = read_lane(r.lane)
 if lane.stopped == '1' then return {} end
 local member = member_of(job, attempt)
-if not redis.call('ZSCORE', LEASES, member) then return {} end
-redis.call('ZADD', LEASES, exact(NOW + LEASE), member)
+-- Renews the lease if there is one. ZADD also answers 0 where the lease ends at this very ms already.
+if redis.call('ZADD', LEASES, 'XX', 'CH', exact(NOW + LEASE), member) == 0
+  and not redis.call('ZSCORE', LEASES, member) then return {} end
 redis.call('HSET', job, 'claimed', AT, 'worker', worker, 'holder', token, 'started', r.started or AT)
 local record = redis.call('HGETALL', job)
 local function add_field(field, value)

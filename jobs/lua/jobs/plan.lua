@@ -1,5 +1,5 @@
--- requires: base, common_keys, records, recovery_grace, lanes, lane_hold, counters, batch_state, job_state, job_end,
---   job_fail, billing, window, attempt_log
+-- requires: base, common_keys, members, scores, records, recovery_grace, lanes, lane_hold, counters, batch_state,
+--   job_state, job_end, job_fail, billing, window, attempt_log
 -- reads read_lost_job: lane, state, attempt, claimed, worker
 -- reads read_late_job: state, lane
 -- reads read_due_job: state, lane, attempt

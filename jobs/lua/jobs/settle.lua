@@ -1,5 +1,5 @@
 -- requires: base, common_keys, lanes, counters, job_state, job_end, billing, window, attempt_log, model_feedback
--- reads read_job: state, attempt, lane, claimed, log, tries
+-- reads read_job: state, attempt, lane, claimed, log, tries, tell, deadline
 --
 -- An attempt ends: its lease, the feedback about the endpoint's limits, and, if it is still the job's attempt, the job.
 --
@@ -33,15 +33,12 @@ charge(job, attempt, lane, command.cost)
 -- The outcome of a canceled job's call is still logged.
 if r.state == 'canceled' and r.attempt == attempt and had_lease then log_attempt(job, line) end
 
--- Whether this end was written before: its answer was lost, and the call was sent again.
-local function is_repeated()
-  local last = r.state == command.to and r.log and string.match(r.log, '([^\n]*)\n$')
-  return last and string.find(last, '"number":' .. attempt .. ',', 1, true)
-    and string.find(last, '"outcome":"' .. command.outcome .. '"', 1, true)
-end
-
 if r.state ~= 'running' or r.attempt ~= attempt or cancel_with_batch(job, lane, 'running') then
-  if is_repeated() then return 1 end
+  -- If this end was written before, its answer was lost and the call was sent again.
+  local last = r.state == command.to and r.log and string.match(r.log, '([^\n]*)\n$')
+  local repeated = last and string.find(last, '"number":' .. attempt .. ',', 1, true)
+    and string.find(last, '"outcome":"' .. command.outcome .. '"', 1, true)
+  if repeated then return 1 end
   redis.call('HINCRBY', record.totals, 'refused', 1)
   return 0
 end
@@ -49,15 +46,18 @@ end
 -- The log has the same end as the event: the server's.
 local written = {'log', with_line(r.log, (string.gsub(line, '"finished_ms":%d+', '"finished_ms":' .. AT, 1)))}
 for i = FIRST_FIELD, #ARGV do written[#written + 1] = ARGV[i] end
-local drop = {'claimed', 'worker', 'holder', unpack(command.drop)}
+local drop
 if command.to == 'succeeded' then
   -- A job that succeeded is never retried, and its log has the moments.
-  for _, field in ipairs({'tries', 'attempt', 'started'}) do drop[#drop + 1] = field end
+  drop = {'claimed', 'worker', 'holder', 'tries', 'attempt', 'started', unpack(command.drop)}
   -- Of a later attempt `paid` stays: an earlier attempt that seemed lost may still report its cost.
   if attempt == '1' then drop[#drop + 1] = 'paid' end
-elseif command.count then
-  written[#written + 1] = 'tries'
-  written[#written + 1] = (tonumber(r.tries) or 0) + 1
+else
+  drop = {'claimed', 'worker', 'holder', unpack(command.drop)}
+  if command.count then
+    written[#written + 1] = 'tries'
+    written[#written + 1] = (tonumber(r.tries) or 0) + 1
+  end
 end
 redis.call('HDEL', job, unpack(drop))
 
@@ -80,7 +80,7 @@ else
     redis.call('HSET', equal_edits, field, name)
     redis.call('PEXPIRE', equal_edits, lives_ms)
   end
-  finish(job, lane, 'running', command.to, false, written)
+  finish(job, lane, 'running', command.to, false, written, r)
 end
 -- A success is counted as the end of its job.
 if command.outcome ~= 'succeeded' then redis.call('HINCRBY', record.totals, 'outcome:' .. command.outcome, 1) end

@@ -1,4 +1,4 @@
--- requires: bulk, counters, quota, job_submit
+-- requires: bulk, writes, counters, quota, job_submit
 -- reads read_replay: body, jobs
 --
 -- Writes jobs and puts them on their lanes, all or none.

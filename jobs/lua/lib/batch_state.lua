@@ -1,6 +1,5 @@
 -- requires: base, records, counters, events
 -- reads read_batch_progress: state, ingested, queued, waiting, running, gate, trial_open, chores, sweep
--- reads read_batch_run: run, finished, chores
 --
 -- The states of a batch and their events.
 
@@ -8,7 +7,7 @@ local function emit_batch(kind, batch)
   flush_counters()
   emit('batch.' .. kind, redis.call('HGET', batch, 'tenant'), batch, cjson.encode(fields_of(batch)))
   -- If a schedule's run made this batch, the run is checked again after the batch has ended.
-  local made_by = read_batch_run(batch)
+  local made_by = read(batch, {'run', 'finished', 'chores'})
   if made_by.run and made_by.finished and redis.call('EXISTS', made_by.run) == 1 then
     redis.call('ZADD', made_by.chores, AT, 'run ' .. made_by.run)
   end

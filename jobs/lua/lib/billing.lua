@@ -1,11 +1,10 @@
--- requires: lanes
+-- requires: records, lanes
 -- reads read_paid: paid, again_after, cost
--- reads read_suspicion: paid, checkpoint, suspected
 --
 -- What attempts cost, and what a batch's budget holds for them.
 
--- Gives back the part of its batch's budget that an attempt holds until its price is known, or until it ends. A job that
--- was canceled and retried can have two attempts at once.
+-- Gives back the part of its batch's budget that an attempt holds until its price is known, or until it ends. A job
+-- that was canceled and retried can have two attempts at once.
 local function unreserve(job, attempt, batch)
   local field = 'reserved:' .. attempt
   local price = redis.call('HGET', job, field)
@@ -45,7 +44,7 @@ end
 local function suspect(job, attempt, lane)
   local record = lane_record(lane)
   if record.batch == '' or tonumber(record.price or 0) == 0 then return end
-  local known = read_suspicion(job)
+  local known = read(job, {'paid', 'checkpoint', 'suspected'})
   if known.paid == attempt or known.checkpoint or known.suspected == attempt then return end
   redis.call('HSET', job, 'suspected', attempt)
   redis.call('HINCRBY', record.batch, 'unknown', record.price)

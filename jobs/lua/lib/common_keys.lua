@@ -9,8 +9,8 @@
 --   ARGV[1] now, see lib/base.lua
 --   ARGV[2] retention of a finished job's record, ms
 --   ARGV[3] length of a lease, ms
--- No script builds a key. Records name the keys they belong with: a job has `lane`; a lane has `list`, `share`, `model`,
--- `totals`, `tenant`, `batch` and `i:STATE`; a share has `lanes` and `ring`; a batch has `lanes` and `chores`.
+-- No script builds a key. Records name the keys they belong with: a job has `lane`; a lane has `list`, `share`,
+-- `model`, `totals`, `tenant`, `batch` and `i:STATE`; a share has `lanes` and `ring`; a batch has `lanes` and `chores`.
 
 local LEASES, WAITING, DEADLINES, OUTBOX, FLEET = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local RETENTION, LEASE = tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -3,7 +3,7 @@
 -- The common KEYS and ARGV of every script on webhook deliveries:
 --   KEYS[1] outbox       STREAM
 --   KEYS[2] queues       ZSET  receiver queue -> when to look at it again, ms
---   KEYS[3] KEYS[4] KEYS[5] ZSETs  receiver queue with something due -> its turn: of quick receivers, new ones, slow ones
+--   KEYS[3] KEYS[4] KEYS[5] ZSETs  receiver queue with something due -> its turn: of quick receivers, new, slow
 --   KEYS[6] KEYS[7] KEYS[8] ZSETs  delivery key#number -> end of the lease, ms, of tries under way: the same kinds
 --   KEYS[9] workers      ZSET  name#threads of each live webhook worker -> when it counts as gone, ms
 --   ARGV[1] now, see lib/base.lua

@@ -1,4 +1,4 @@
--- requires: base, records, delivery_state
+-- requires: base, writes, delivery_state
 --
 -- New deliveries.
 

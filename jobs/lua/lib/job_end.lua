@@ -1,25 +1,24 @@
 -- requires: base, common_keys, records, lanes, counters, events, batch_state, job_state
--- reads read_job_wishes: tell, deadline
 -- reads read_batch_wishes: tell, tick, traceparent
--- reads read_ended_counts: ended_at_tick, succeeded, filtered, failed
 --
 -- A job ends, by any way.
 
 -- Counts of ended jobs are compared over ticks of this length: a batch's real rate.
 local TICK_MS = 10000
 
--- Starts a new tick of a batch: how many of its jobs had ended, other than by a cancel, when this tick began, and when
--- the one before began.
-local function begin_tick(batch, tick, last, to)
-  local b = read_ended_counts(batch)
-  local ended = tonumber(b.succeeded or 0) + tonumber(b.filtered or 0) + tonumber(b.failed or 0)
-  if to ~= 'canceled' then ended = ended - 1 end
-  local is_next = last and tonumber(last) == tick - 1
-  redis.call('HSET', batch, 'tick', tick, 'ended_at_tick', ended, 'ended_before', is_next and b.ended_at_tick or ended)
-end
-
 -- A job of a batch has ended: the batch may have ended, too. left: how many of its jobs remain in the state before.
 local function advance_batch(record, last_tick, to, left)
+  -- Starts a new tick of a batch: how many of its jobs had ended, other than by a cancel, when this tick began, and
+  -- when the one before began.
+  local function begin_tick(batch, tick, last, to)
+    local b = read(batch, {'ended_at_tick', 'succeeded', 'filtered', 'failed'})
+    local ended = tonumber(b.succeeded or 0) + tonumber(b.filtered or 0) + tonumber(b.failed or 0)
+    if to ~= 'canceled' then ended = ended - 1 end
+    local is_next = last and tonumber(last) == tick - 1
+    redis.call('HSET', batch, 'tick', tick, 'ended_at_tick', ended,
+      'ended_before', is_next and b.ended_at_tick or ended)
+  end
+
   flush_counters()
   local tick = math.floor(NOW / TICK_MS)
   if last_tick ~= tostring(tick) then begin_tick(record.batch, tick, last_tick, to) end
@@ -28,8 +27,9 @@ local function advance_batch(record, last_tick, to, left)
   if left == 0 or record.trial == '1' or not left then advance(record.batch) end
 end
 
--- Ends a job: state, time, expiry, event, and a message to whoever waits for it. Arguments as for `move`.
-local function finish(job, lane, from, to, counted, fields)
+-- Ends a job: state, time, expiry, event, and a message to whoever waits for it. Arguments as for `move`, and `own`: the
+-- job's fields tell and deadline, where the script has read them.
+local function finish(job, lane, from, to, counted, fields, own)
   fields = fields or {}
   -- A success's log has the moment. Records exist by the hundred thousand, so it is not stored twice.
   if to ~= 'succeeded' then
@@ -37,7 +37,7 @@ local function finish(job, lane, from, to, counted, fields)
     fields[#fields + 1] = AT
   end
   local left = move(job, lane, from, to, counted, fields)
-  local own = read_job_wishes(job)
+  own = own or read(job, {'tell', 'deadline'})
   if own.deadline then redis.call('ZREM', DEADLINES, job) end
   redis.call('PEXPIRE', job, RETENTION)
   redis.call('PUBLISH', job, to)

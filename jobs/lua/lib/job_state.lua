@@ -16,7 +16,7 @@ local function move(job, lane, from, to, counted, fields)
   if from == 'new' then
     add(record.totals, 'submitted', 1)
   else
-    index_remove(record['i:' .. from], job)
+    index_remove(record['i:' .. from] or index_of(lane, from), job)
     -- Running jobs are counted by the model's in_flight; ended ones by its totals: ends less retries by the user.
     if from == 'queued' or from == 'waiting' then
       add(record.model, 'n:' .. from, -1)
@@ -34,7 +34,7 @@ local function move(job, lane, from, to, counted, fields)
     written[#written + 1] = AT
   end
   redis.call('HSET', job, unpack(written))
-  index_add(record['i:' .. to], job)
+  index_add(record['i:' .. to] or index_of(lane, to), job)
   if to == 'queued' or to == 'waiting' then add(record.model, 'n:' .. to, 1) end
   if batch then add(batch, to, 1) end
   return left

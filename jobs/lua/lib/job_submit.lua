@@ -2,8 +2,8 @@
 --
 -- Writing one new job, the same for single jobs and for rows of a batch.
 
--- Writes a job into its lane. due: ms since 1970 before which it waits, or cjson.null; deadline_ms: how long it has from
--- now, or cjson.null; fields: a list of field, value, …, which is changed.
+-- Writes a job into its lane. due: ms since 1970 before which it waits, or cjson.null; deadline_ms: how long it has
+-- from now, or cjson.null; fields: a list of field, value, …, which is changed.
 -- Returns its state: 'queued' or 'waiting'.
 local function submit_job(job, lane, due, deadline_ms, fields)
   fields[#fields + 1] = 'lane'

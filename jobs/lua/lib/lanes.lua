@@ -1,6 +1,6 @@
--- requires: base
--- reads read_lane: list, share, model, tenant, batch, owner, trial, totals, weight, price, stopped, i:queued, i:waiting,
---   i:running, i:succeeded, i:filtered, i:failed, i:canceled
+-- requires: base, scores
+-- reads read_lane: list, model, tenant, batch, owner, trial, totals, weight, price, stopped, i:queued, i:running,
+--   i:succeeded
 -- reads read_lane_place: share, tag, held
 -- reads read_share_place: lanes, ring, tag, v, model, stalled
 --
@@ -15,6 +15,14 @@ local function lane_record(lane)
     lane_records[lane] = record
   end
   return record
+end
+
+-- Reads the key of a lane's index of jobs in one state into its record. `read_lane` has the indexes that most jobs enter.
+local function index_of(lane, state)
+  local field = 'i:' .. state
+  local index = redis.call('HGET', lane, field)
+  lane_record(lane)[field] = index
+  return index
 end
 
 -- A share that was idle starts at the present virtual time of its model's ring: idleness earns no credit.

@@ -1,4 +1,4 @@
--- requires: base, delivery_keys
+-- requires: base, scores, delivery_keys
 -- reads read_turn: in_turn, kind, tenant
 --
 -- Receiver queues wait for their turns.

@@ -1,6 +1,5 @@
--- requires: lanes, billing
+-- requires: records, lanes, billing
 -- reads read_stall: stalled, max_in_flight
--- reads read_share_ring: lanes, ring, tag, model
 --
 -- Attempts leave their model's window.
 
@@ -11,7 +10,7 @@ local function unstall(tenant, in_flight)
     or redis.call('SCARD', limit.stalled) == 0 then return end
   for _, share in ipairs(redis.call('SMEMBERS', limit.stalled)) do
     redis.call('HDEL', share, 'stalled')
-    local place = read_share_ring(share)
+    local place = read(share, {'lanes', 'ring', 'tag', 'model'})
     if redis.call('ZCARD', place.lanes) > 0 then enter_ring(share, place.ring, place.tag, place.model) end
   end
   redis.call('DEL', limit.stalled)

@@ -1,4 +1,4 @@
--- requires: base, records, events
+-- requires: base, records, writes, events
 -- reads read_run: n:run, state, tenant
 --
 -- Advances a run: its batch was submitted, or it has ended. Where it has ended, the next waiting run may begin.

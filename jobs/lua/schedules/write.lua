@@ -1,4 +1,4 @@
--- requires: base, records
+-- requires: base, writes
 --
 -- Creates or changes a schedule.
 --

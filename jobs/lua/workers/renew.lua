@@ -1,4 +1,4 @@
--- requires: base, common_keys, recovery_grace
+-- requires: base, common_keys, members, recovery_grace
 -- reads read_job: state, attempt, lane
 --
 -- A worker's heartbeat: registers its slots and renews the leases of the attempts that it holds.
