@@ -1,7 +1,7 @@
 """Starts a program that must not outlive the process that started it.
 
 It runs as a file (`python -I -S die_with_parent.py SPEC`) and imports only the standard library, since every process of
-the stack starts through it. It becomes the program by `exec`: the pid stays, and a supervisor's signals reach the program.
+the stack starts through it. It becomes the program by `exec`: the pid stays, and signals reach the program itself.
 """
 
 import ctypes
