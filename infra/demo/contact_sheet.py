@@ -1,4 +1,4 @@
-"""A contact sheet of edits, before and after: one page of HTML that needs nothing beside it, and a PNG."""
+"""Contact sheets of edits, before and after: a self-contained HTML page and a PNG."""
 
 import base64
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ class Row:
     """One edit.
 
     Attributes:
-        name: of the job.
-        prompt: what was asked.
-        before: the picture as submitted.
-        after: the result; None where there is none.
-        state: what the job ended as.
-        attempts: how many tries it had.
-        took_s: seconds from submit to end; None where it did not end.
-        about: format and size, for people.
-        note: why there is no result, or why there was more than one try.
+        name: name of the job.
+        prompt: prompt of the edit.
+        before: the submitted picture.
+        after: the result; None if there is none.
+        state: final state of the job.
+        attempts: number of attempts.
+        took_s: seconds from submission to the end; None if the job has not ended.
+        about: format and size as text.
+        note: why there is no result, or why there was a retry.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Row:
 
     @property
     def facts(self) -> str:
-        """Format, size, tries and time in one line."""
-        tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
-        return " · ".join([self.about, tries, *([f"{self.took_s:.1f} s"] if self.took_s is not None else [])])
+        """Format, size, attempts and time in one line."""
+        attempts = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        return " · ".join([self.about, attempts, *([f"{self.took_s:.1f} s"] if self.took_s is not None else [])])
 
 
 def thumbnail(data: bytes) -> Image.Image:
-    """The picture within 480x360 pixels, upright; transparency is kept."""
+    """Return the picture in at most 480x360 pixels, upright; it keeps transparency."""
     with Image.open(BytesIO(data)) as picture:
         picture.draft("RGB", (2 * _THUMBNAIL[0], 2 * _THUMBNAIL[1]))
         upright = ImageOps.exif_transpose(picture)
@@ -71,7 +71,7 @@ def thumbnail(data: bytes) -> Image.Image:
 
 
 def write_html(path: Path, rows: Sequence[Row], *, title: str, subtitle: str) -> None:
-    """Write the page; thumbnails are inside it, about 60 KB a row at most."""
+    """Write the HTML page with embedded thumbnails, at most about 60 KB a row."""
     cards = "\n".join(_card(row) for row in rows)
     path.write_text(
         f"""<!doctype html>
@@ -115,13 +115,13 @@ def _card(row: Row) -> str:
 
 def _figure(data: bytes | None, caption: str, alt: str, state: str) -> str:
     if data is None:
-        inside = f'<div class="empty">no result: {escape(state)}</div>'
+        content = f'<div class="empty">no result: {escape(state)}</div>'
     else:
         encoded = BytesIO()
         thumbnail(data).save(encoded, "WEBP", quality=82)
         address = base64.b64encode(encoded.getvalue()).decode()
-        inside = f'<img src="data:image/webp;base64,{address}" alt="{alt}">'
-    return f"<figure>{inside}<figcaption>{caption}</figcaption></figure>"
+        content = f'<img src="data:image/webp;base64,{address}" alt="{alt}">'
+    return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
 
 
 _COLUMNS = 2
@@ -135,7 +135,7 @@ _CARD_HEIGHT = _FRAME[1] + 2 * _PAD + _TEXT_HEIGHT
 
 
 def write_png(path: Path, rows: Sequence[Row], *, title: str, subtitle: str) -> None:
-    """Write the picture: two edits a line, about 0.9 megapixels each."""
+    """Write the PNG: two edits a line, about 0.9 megapixels each."""
     lines = -(-len(rows) // _COLUMNS)
     width = _COLUMNS * _CARD_WIDTH + (_COLUMNS + 1) * _GAP
     sheet = Image.new("RGB", (width, _HEAD + lines * (_CARD_HEIGHT + _GAP)), _PAGE)
@@ -181,7 +181,7 @@ def _label(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: Colou
 
 
 def _fitted(text: str, size: int, room: int) -> str:
-    """The text, cut where it would not fit into `room` pixels."""
+    """Truncate the text to `room` pixels."""
     font = ImageFont.load_default(size)
     if font.getlength(text) <= room:
         return text

@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: a table that changes, or lines where there is no terminal."""
+"""Shows the progress of the demo: a live table, or lines if the output is no terminal."""
 
 import time
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from retouch.commands.watch import failures_in, progress_bar
 
 
 class Display:
-    """The jobs of the demo, live.
+    """A live view of the demo's jobs.
 
     Args:
-        console: where to.
-        prompts: by the jobs' `custom_id`, in the order to show them.
+        console: the output.
+        prompts: prompts by `custom_id` of the jobs, in display order.
     """
 
     def __init__(self, console: Console, prompts: Mapping[str, str]) -> None:
         self._console = console
         self._prompts = prompts
         self._jobs: dict[str, Job] = {}
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self._bar = progress_bar(console)
         self._task = self._bar.add_task("edits", total=len(prompts), failures="")
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8)
@@ -44,14 +44,14 @@ class Display:
             self._live.stop()
 
     def show(self, job: Job) -> None:
-        """A job was submitted, or changed."""
+        """Show a new or changed job."""
         name = job.custom_id or job.id
         self._jobs[name] = job
         ended = sum(other.final for other in self._jobs.values())
         self._bar.update(self._task, completed=ended, failures=failures_in(self._jobs.values()))
         if not self._console.is_terminal:
-            seconds = time.monotonic() - self._began
-            self._console.print(f"{seconds:5.1f} s  {name:11} {job.state:10} {_why(job)}".rstrip(), markup=False)
+            seconds = time.monotonic() - self._started_at
+            self._console.print(f"{seconds:5.1f} s  {name:11} {job.state:10} {_details(job)}".rstrip(), markup=False)
 
     def _render(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -68,7 +68,7 @@ class Display:
         return Group(table, Text(), self._bar)
 
 
-def _why(job: Job) -> str:
+def _details(job: Job) -> str:
     if job.error:
         return f"{job.error.code}: {plain(job.error.message)}"
     if job.final:

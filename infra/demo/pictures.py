@@ -1,4 +1,4 @@
-"""The pictures of the demo: photographs that ship inside scikit-image, and products drawn by Pillow."""
+"""The pictures of the demo: photographs from scikit-image, and products drawn with Pillow."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
-_MOST_DRAWN = 2048
-"""Larger pictures are drawn at this size and scaled up: the eye sees no difference, the demo starts seconds sooner."""
+_MAX_DRAWN = 2048
+"""Larger pictures are drawn at this size and scaled up, which saves seconds."""
 
 
 class PicturesMissing(Exception):
-    """The photographs cannot be found."""
+    """scikit-image, which contains the photographs, is not installed."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class DemoPicture:
     """One edit of the demo.
 
     Attributes:
-        name: the job's `custom_id`, and the stem of its files.
-        extension: `png`, `jpg` or `webp`: the format it is submitted in.
-        prompt: the edit.
-        make: gives the encoded picture.
-        state: what its job must end as.
-        attempts: the fewest tries its job must have had.
-        directive: what makes the simulator misbehave; a picture that has one means nothing to a real endpoint.
+        name: `custom_id` of the job, and stem of the file names.
+        extension: format of the picture: `png`, `jpg` or `webp`.
+        prompt: prompt of the edit.
+        make: returns the encoded picture.
+        state: expected final state of the job.
+        attempts: expected minimum number of attempts.
+        directive: directive for the simulator; a real endpoint does not know it.
     """
 
     name: str
@@ -42,7 +42,7 @@ class DemoPicture:
 
 
 def demo_pictures() -> list[DemoPicture]:
-    """All of them; those with a directive last.
+    """Return all pictures; those with a directive come last.
 
     Raises:
         PicturesMissing: scikit-image is not installed.
@@ -52,7 +52,7 @@ def demo_pictures() -> list[DemoPicture]:
         DemoPicture("mug", "jpg", "on a marble table, morning light", lambda: _draw(mug, 2048, 2048, "JPEG")),
         DemoPicture("astronaut", "png", "soft studio background", lambda: photo("astronaut.png")),
         DemoPicture("vase", "jpg", "soft studio background, large print", lambda: _draw(vase, 4096, 4096, "JPEG")),
-        DemoPicture("cat", "webp", "autumn colours behind the cat", lambda: _recoded(photo("chelsea.png"), "WEBP")),
+        DemoPicture("cat", "webp", "autumn colours behind the cat", lambda: _reencoded(photo("chelsea.png"), "WEBP")),
         DemoPicture("bottle", "png", "standing on wet pebbles", lambda: _draw(bottle, 1200, 1600, "PNG", alpha=True)),
         DemoPicture("motorcycle", "png", "clean white showroom", lambda: photo("motorcycle_left.png")),
         DemoPicture("lamp", "webp", "in a dim living room, lamp lit", lambda: _draw(lamp, 1600, 1200, "WEBP")),
@@ -81,15 +81,17 @@ def demo_pictures() -> list[DemoPicture]:
 
 
 def _photographs() -> Callable[[str], bytes]:
-    # Importing scikit-image takes a second and is not needed to read its files.
+    # find_spec finds the files without the import of scikit-image, which takes a second.
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
-        raise PicturesMissing("the demo's photographs ship inside scikit-image: pip install 'retouch[local]'")
+        raise PicturesMissing(
+            "scikit-image, which contains the demo's photographs, is missing: pip install 'retouch[local]'"
+        )
     folder = Path(spec.submodule_search_locations[0], "data")
     return lambda name: (folder / name).read_bytes()
 
 
-def _recoded(data: bytes, form: str) -> bytes:
+def _reencoded(data: bytes, form: str) -> bytes:
     with Image.open(BytesIO(data)) as picture:
         return _encoded(picture, form)
 
@@ -101,7 +103,7 @@ def _encoded(picture: Image.Image, form: str) -> bytes:
 
 
 def _draw(paint: "Callable[[Canvas], None]", width: int, height: int, form: str, *, alpha: bool = False) -> bytes:
-    scale = min(1.0, _MOST_DRAWN / max(width, height))
+    scale = min(1.0, _MAX_DRAWN / max(width, height))
     canvas = Canvas(round(width * scale), round(height * scale), alpha=alpha)
     paint(canvas)
     picture = canvas.picture if alpha else canvas.picture.convert("RGB")
@@ -109,7 +111,7 @@ def _draw(paint: "Callable[[Canvas], None]", width: int, height: int, form: str,
 
 
 class Canvas:
-    """Shapes in shares of the shorter side, from the centre: x to the right, y downwards."""
+    """A picture to draw on. Coordinates are fractions of the shorter side, from the centre: x right, y down."""
 
     def __init__(self, width: int, height: int, *, alpha: bool) -> None:
         top, bottom = (0, 0, 0, 0), (0, 0, 0, 0)
@@ -122,7 +124,7 @@ class Canvas:
         self._side = min(width, height)
 
     def shape(self, kind: str, box: Box, colour: Colour, *, radius: float = 0.03, light: float = 0.35) -> None:
-        """Draw a `rectangle` or an `ellipse` that is lit from the left; `light` is the contrast, 0 for none."""
+        """Draw a `rectangle` or an `ellipse` with light from the left; `light` is the contrast, 0 for none."""
         mask = Image.new("L", self.picture.size, 0)
         draw, at = ImageDraw.Draw(mask), self._pixels(box)
         if kind == "ellipse":
@@ -140,7 +142,7 @@ class Canvas:
         self._fill(mask, (min(xs), min(ys), max(xs), max(ys)), colour, light)
 
     def ring(self, box: Box, colour: Colour, thickness: float) -> None:
-        """Draw an ellipse's outline."""
+        """Draw the outline of an ellipse."""
         width = max(1, round(thickness * self._side))
         ImageDraw.Draw(self.picture).ellipse(self._pixels(box), outline=(*colour, 255), width=width)
 
@@ -150,7 +152,7 @@ class Canvas:
         ImageDraw.Draw(self.picture).line(ends, fill=(*colour, 255), width=max(1, round(thickness * self._side)))
 
     def shadow(self, box: Box) -> None:
-        """Darken softly what lies under a thing."""
+        """Draw a soft shadow."""
         small = (self.picture.width // 8, self.picture.height // 8)
         mask = Image.new("L", self.picture.size, 0)
         ImageDraw.Draw(mask).ellipse(self._pixels(box), fill=130)
@@ -205,7 +207,7 @@ def vase(canvas: Canvas) -> None:
 
 
 def bottle(canvas: Canvas) -> None:
-    """A green bottle on nothing: the background is transparent."""
+    """A green bottle on a transparent background."""
     canvas.shadow((-0.24, 0.55, 0.26, 0.64))
     canvas.shape("rectangle", (-0.19, -0.18, 0.19, 0.60), (38, 106, 78), radius=0.07, light=0.45)
     canvas.shape("ellipse", (-0.19, -0.32, 0.19, 0.02), (38, 106, 78), light=0.45)

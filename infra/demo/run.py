@@ -1,4 +1,4 @@
-"""`retouch demo`: the main job on real pictures, on a stack of its own that is stopped at the end."""
+"""`retouch demo`: starts a stack, edits real pictures, and stops the stack."""
 
 import shutil
 import time
@@ -22,22 +22,22 @@ from infra.local.program import StackError
 from retouch import Client, Job, ProblemError
 from retouch.commands.watch import poll
 
-_AT_ONCE = 4
+_SUBMIT_THREADS = 4
 _SIMULATOR = "--latency-ms 1200 --latency-jitter-ms 600"
-"""As long as the real endpoint takes, so that there is something to watch."""
-_LONGEST_S = 300
-"""What has not ended by then is canceled and counts as a fault."""
-_LOOK_S = 5
+"""About the latency of the real endpoint, so that the user sees progress."""
+_MAX_WAIT_S = 300
+"""Jobs that have not ended by then are canceled and count as faults."""
+_POLL_TIMEOUT_S = 5
 _EXTENSIONS: Mapping[str, str] = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What `retouch demo` is told.
+    """The options of `retouch demo`.
 
     Attributes:
-        data_dir: of the stack; the results go into its folder `demo`.
-        config: a `retouch.toml`; None takes what `retouch up` would.
+        data_dir: data directory of the stack; the results are written to its folder `demo`.
+        config: path of a `retouch.toml`; None uses the same file as `retouch up`.
     """
 
     data_dir: Path = Path(".retouch")
@@ -46,7 +46,7 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class Edit:
-    """A picture of the demo and what became of it; `fault` says what is not as it must be."""
+    """A picture of the demo, its job and its result. `fault` describes an unexpected outcome; "" if there is none."""
 
     picture: DemoPicture
     data: bytes
@@ -56,38 +56,38 @@ class Edit:
 
 
 def demo(options: DemoOptions) -> int:
-    """Start the stack, edit the pictures, write the contact sheet, stop.
+    """Start the stack, edit the pictures, write the contact sheet, and stop the stack.
 
     Returns:
-        The exit status: 0 only if every job ended as it had to and every result decodes at its picture's size.
+        The exit status: 0 only if every job ended in the expected state and every result decodes at the right size.
     """
     console = Console(highlight=False, soft_wrap=True)
     folder = options.data_dir.absolute() / "demo"
     began = time.monotonic()
     try:
         with DemoStack(options.data_dir, options.config, simulator=_SIMULATOR) as stack:
-            console.print(f"The stack runs on {options.data_dir}, API at {stack.url} ({stack.started_s:.0f} s).")
-            pictures = _chosen(demo_pictures(), stack, console)
-            # The stack's own access, whatever service the user's environment names.
+            console.print(f"The stack runs in {options.data_dir}, API at {stack.url} ({stack.started_s:.0f} s).")
+            pictures = _select_pictures(demo_pictures(), stack, console)
+            # Not the URL and key of the user's environment: they may belong to another service.
             with Client(stack.url, stack.api_key) as client:
                 edits = _edit_all(client, pictures, folder, console, simulated=stack.simulates)
             sheet = _write_sheet(folder, edits, stack)
-            status = _tell(console, edits, stack, folder, sheet)
+            status = _print_summary(console, edits, stack, folder, sheet)
     except (StackError, PicturesMissing) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"retouch demo: {error}", markup=False)
         return error.status if isinstance(error, StackError) else 1
-    console.print(f"\nThe stack is stopped; all of it took {time.monotonic() - began:.0f} s.")
+    console.print(f"\nThe stack has stopped. The demo took {time.monotonic() - began:.0f} s.")
     return status
 
 
-def _chosen(pictures: list[DemoPicture], stack: DemoStack, console: Console) -> list[DemoPicture]:
+def _select_pictures(pictures: list[DemoPicture], stack: DemoStack, console: Console) -> list[DemoPicture]:
     if stack.simulates:
         console.print("Edits go to the SIMULATOR: no STEP_API_KEY is set. Its results are drawn, not generated.")
         return pictures
     ordinary = [picture for picture in pictures if not picture.directive]
     console.print(
-        f"Edits go to the REAL endpoint ({stack.endpoint}). The pictures that show a refusal and a retry are left "
-        f"out, since only the simulator fails on demand: {len(ordinary)} remain, and they are billed."
+        f"Edits go to the REAL endpoint ({stack.endpoint}). The demo skips the pictures for a refusal and a retry, "
+        f"because only the simulator fails on demand. It edits {len(ordinary)} pictures, which are billed."
     )
     return ordinary
 
@@ -95,7 +95,7 @@ def _chosen(pictures: list[DemoPicture], stack: DemoStack, console: Console) -> 
 def _edit_all(
     client: Client, pictures: Sequence[DemoPicture], folder: Path, console: Console, *, simulated: bool
 ) -> list[Edit]:
-    """Submit all, follow them to their ends, fetch and check the results."""
+    """Submit all pictures, wait for the jobs, and download and check the results."""
     shutil.rmtree(folder, ignore_errors=True)
     for part in ("pictures", "results"):
         (folder / part).mkdir(parents=True)
@@ -104,22 +104,23 @@ def _edit_all(
         data = picture.make()
         path = folder / "pictures" / f"{picture.name}.{picture.extension}"
         path.write_bytes(data)
-        prompt = f"{picture.prompt} {picture.directive}".strip()
-        return data, client.submit(path, prompt=prompt, custom_id=picture.name, metadata={"made_by": "retouch demo"})
+        return data, client.submit(
+            path, prompt=_prompt(picture), custom_id=picture.name, metadata={"made_by": "retouch demo"}
+        )
 
-    with Display(console, {picture.name: _about(picture) for picture in pictures}) as display:
-        seen: dict[str, Job] = {}
+    with Display(console, {picture.name: _prompt(picture) for picture in pictures}) as display:
+        jobs: dict[str, Job] = {}
         inputs: dict[str, bytes] = {}
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_SUBMIT_THREADS) as pool:
             for data, job in pool.map(submit, pictures):
-                seen[job.id], inputs[job.id] = job, data
+                jobs[job.id], inputs[job.id] = job, data
                 display.show(job)
-        parked = _follow(client, seen, display)
+        parked = _wait_for_jobs(client, jobs, display)
     if parked:
         console.print(f"[red]Stopped early:[/red] {escape(parked)}")
     keeps_size = {model.name for model in client.models() if simulated or model.dialect == "stepfun"}
     edits = []
-    for picture, job in zip(pictures, seen.values(), strict=True):
+    for picture, job in zip(pictures, jobs.values(), strict=True):
         result = None
         if job.output:
             path = folder / "results" / f"{picture.name}.{_EXTENSIONS.get(job.output.media_type, 'bin')}"
@@ -129,38 +130,38 @@ def _edit_all(
     return edits
 
 
-def _follow(client: Client, seen: dict[str, Job], display: Display) -> str:
-    """Follow the jobs to their ends; where their model is parked, cancel them and say why it is."""
-    end = time.monotonic() + _LONGEST_S
+def _wait_for_jobs(client: Client, jobs: dict[str, Job], display: Display) -> str:
+    """Wait until all jobs have ended. If their model is parked, cancel them and return the reason, else ""."""
+    deadline = time.monotonic() + _MAX_WAIT_S
     parked = ""
-    while not parked and time.monotonic() < end:
-        poll(client, seen, display.show, timeout_s=_LOOK_S)
-        wanted = {job.model for job in seen.values() if not job.final}
-        if not wanted:
+    while not parked and time.monotonic() < deadline:
+        poll(client, jobs, display.show, timeout_s=_POLL_TIMEOUT_S)
+        unfinished = {job.model for job in jobs.values() if not job.final}
+        if not unfinished:
             return ""
-        models = [model for model in client.models() if model.name in wanted and model.parked]
+        models = [model for model in client.models() if model.name in unfinished and model.parked]
         parked = "; ".join(f"model {model.name} is parked: {model.parked_reason}" for model in models)
-    for job in [job for job in seen.values() if not job.final]:
-        # Left alone, they would be edited, and billed, when the stack runs again.
+    for job in [job for job in jobs.values() if not job.final]:
+        # Otherwise they would be edited and billed when the stack runs the next time.
         with suppress(ProblemError):
-            seen[job.id] = client.cancel(job.id)
-            display.show(seen[job.id])
+            jobs[job.id] = client.cancel(job.id)
+            display.show(jobs[job.id])
     return parked
 
 
-def _about(picture: DemoPicture) -> str:
-    return picture.prompt + (f" {picture.directive}" if picture.directive else "")
+def _prompt(picture: DemoPicture) -> str:
+    return f"{picture.prompt} {picture.directive}".strip()
 
 
 def _fault(picture: DemoPicture, job: Job, data: bytes, result: bytes | None, *, same_size: bool) -> str:
-    """What is not as it must be; "" if nothing."""
+    """Describe how the outcome differs from the expected one; "" if it does not."""
     if job.state != picture.state:
-        why = f" ({job.error.code}: {job.error.message})" if job.error else ""
-        return f"is {job.state}{why}, should be {picture.state}"
+        reason = f" ({job.error.code}: {job.error.message})" if job.error else ""
+        return f"is {job.state}{reason}, should be {picture.state}"
     if len(job.attempts) < picture.attempts:
-        return f"had {len(job.attempts)} attempts, should have had {picture.attempts}"
+        return f"had {len(job.attempts)} attempts, expected at least {picture.attempts}"
     if (result is not None) is not (picture.state == "succeeded"):
-        return "has no result" if result is None else "has a result and should have none"
+        return "has no result" if result is None else "has an unexpected result"
     return _result_fault(data, result, same_size=same_size) if result is not None else ""
 
 
@@ -169,7 +170,7 @@ def _result_fault(data: bytes, result: bytes, *, same_size: bool) -> str:
         with Image.open(BytesIO(result)) as edited, Image.open(BytesIO(data)) as original:
             edited.load()
             if same_size and edited.size != original.size:
-                return f"came back as {edited.width}x{edited.height}, was {original.width}x{original.height}"
+                return f"has a result of {edited.width}x{edited.height}, not {original.width}x{original.height}"
     except OSError as error:
         return f"has a result that does not decode: {error}"
     return ""
@@ -179,9 +180,9 @@ def _write_sheet(folder: Path, edits: Sequence[Edit], stack: DemoStack) -> Path:
     rows = [_row(edit) for edit in edits]
     states = [edit.job.state for edit in edits]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    through = "through the simulator" if stack.simulates else "through the real endpoint"
+    endpoint = "simulator" if stack.simulates else "real endpoint"
     title = f"Retouch: {len(edits)} edits"
-    subtitle = f"{counts} · {through} · {datetime.now().astimezone():%d %B %Y, %H:%M}"
+    subtitle = f"{counts} · {endpoint} · {datetime.now().astimezone():%d %B %Y, %H:%M}"
     write_html(folder / "contact-sheet.html", rows, title=title, subtitle=subtitle)
     write_png(folder / "contact-sheet.png", rows, title=title, subtitle=subtitle)
     return folder / "contact-sheet.html"
@@ -196,7 +197,7 @@ def _row(edit: Edit) -> Row:
         note = job.error.message
     else:
         earlier = [attempt.message or attempt.outcome for attempt in job.attempts[:-1]]
-        note = f"before that: {earlier[-1]}" if earlier else ""
+        note = f"previous attempt: {earlier[-1]}" if earlier else ""
     return Row(
         name=edit.picture.name,
         prompt=edit.picture.prompt,
@@ -210,33 +211,33 @@ def _row(edit: Edit) -> Row:
     )
 
 
-def _tell(console: Console, edits: Sequence[Edit], stack: DemoStack, folder: Path, sheet: Path) -> int:
+def _print_summary(console: Console, edits: Sequence[Edit], stack: DemoStack, folder: Path, sheet: Path) -> int:
     faults = [edit for edit in edits if edit.fault]
     cost = sum(edit.job.cost_usd for edit in edits)
-    price = "nothing was billed by the simulator" if stack.simulates else f"about ${cost:.3f}"
-    console.print(f"\n{len(edits) - len(faults)} of {len(edits)} edits ended as they should; {price}.")
+    price = "the simulator bills nothing" if stack.simulates else f"cost: about ${cost:.3f}"
+    console.print(f"\n{len(edits) - len(faults)} of {len(edits)} edits ended as expected; {price}.")
     for edit in faults:
         console.print(f"  [red]{edit.picture.name}[/red] {escape(edit.fault)}")
     console.print()
-    _tell_places(
+    _print_locations(
         console, {"contact sheet": f"{sheet.as_uri()}, and .png beside it", "results": str(folder / "results")}
     )
-    again = f"`retouch up --data-dir {stack.data_dir}`"
+    command = f"`retouch up --data-dir {stack.data_dir}`"
     if stack.data_dir == Path(".retouch").absolute():
-        again = "`make up` (or `retouch up`)"
-    console.print(f"\nThe rest stops now; {again} starts it again with these jobs in it:")
-    known = stack.environment
-    _tell_places(
+        command = "`make up` (or `retouch up`)"
+    console.print(f"\nThe stack stops now. {command} starts it again with these jobs:")
+    environment = stack.environment
+    _print_locations(
         console,
         {
-            "bucket": f"s3://{known['RETOUCH_S3_BUCKET']} at {known['RETOUCH_S3_ENDPOINT_URL']}",
-            "Flower": f"{known['FLOWER_URL']} (user and password: {stack.data_dir / 'local.env'})",
-            "API docs": f"{stack.url}/docs; the next time http://127.0.0.1:8000/docs",
+            "bucket": f"s3://{environment['RETOUCH_S3_BUCKET']} at {environment['RETOUCH_S3_ENDPOINT_URL']}",
+            "Flower": f"{environment['FLOWER_URL']} (user and password: {stack.data_dir / 'local.env'})",
+            "API docs": f"{stack.url}/docs; after the next start http://127.0.0.1:8000/docs",
         },
     )
     return 1 if faults else 0
 
 
-def _tell_places(console: Console, places: Mapping[str, str]) -> None:
-    for name, place in places.items():
-        console.print(f"  {name:15}{place}", markup=False)
+def _print_locations(console: Console, locations: Mapping[str, str]) -> None:
+    for name, location in locations.items():
+        console.print(f"  {name:15}{location}", markup=False)

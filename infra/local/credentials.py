@@ -1,4 +1,4 @@
-"""The secrets of one data directory, made at the first start and kept for the next."""
+"""The secrets of one data directory, generated at the first start and stored for the next."""
 
 import json
 import secrets
@@ -14,12 +14,12 @@ def _token() -> str:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What the embedded stack's doors open to.
+    """Passwords and keys of the local stack.
 
-    Letters and digits alone, so that none needs quoting in a URL, a shell or a configuration file.
+    They contain only letters and digits, so none needs quoting in a URL, a shell or a configuration file.
 
     Attributes:
-        api_key: of the tenant `local`; "" until one was made.
+        api_key: key of the tenant `local`; "" until one is created.
     """
 
     redis_password: str = field(default_factory=_token, repr=False)
@@ -30,25 +30,24 @@ class Credentials:
     api_key: str = field(default="", repr=False)
 
     def with_api_key(self, api_key: str) -> "Credentials":
-        """The same with another API key."""
+        """Return a copy with another API key."""
         return replace(self, api_key=api_key)
 
     def save(self, path: Path) -> None:
-        """Write them to a file of mode 0600."""
+        """Write the credentials to a file with mode 0600."""
         write_private(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def load_credentials(path: Path) -> Credentials:
-    """The credentials kept at `path`; made and written there where there are none.
+    """Load the credentials from `path`, or generate and save them if the file does not exist.
 
     Raises:
-        StackError: the file is not what `save` wrote. The data is locked with these passwords: making others would
-            only hide the fault.
+        StackError: the file is invalid. The stored data needs these passwords, so new ones would not help.
     """
     if not path.exists():
-        made = Credentials()
-        made.save(path)
-        return made
+        credentials = Credentials()
+        credentials.save(path)
+        return credentials
     try:
         return Credentials(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

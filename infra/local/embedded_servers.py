@@ -1,7 +1,7 @@
-"""Valkey and SeaweedFS as embedded servers: how each is configured, run and awaited.
+"""Valkey and SeaweedFS as embedded servers: their configuration, start and readiness check.
 
-Both come from wheels of the extra `local` and listen on 127.0.0.1 alone. `retouch up` gives their programs to its
-supervisor; tests and benchmarks run them themselves:
+Both come from wheels of the extra `local` and listen only on 127.0.0.1. `retouch up` runs their programs under its
+supervisor. Tests and benchmarks run them directly:
 
     with Valkey(directory) as valkey, SeaweedFS(directory) as store:
         redis.Redis.from_url(valkey.url)
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 _POLL_S = 0.05
-# A server started with a user's whole environment would take keys, buckets and settings from it.
-_PLAIN = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
+# The servers would take keys, buckets and settings from other variables of the user.
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
 
 class Server(ABC):
-    """An embedded server: a configuration on disk and at most one process.
+    """An embedded server: its configuration on disk and at most one process.
 
-    The process ends when the thread that called `start` does, so call it from one that stays.
+    The process ends when the thread that called `start` ends.
 
     Attributes:
-        directory: holds its data, configuration and log.
+        directory: directory of its data, configuration and log.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Server(ABC):
     @property
     @abstractmethod
     def program(self) -> Program:
-        """The process to run, once `prepare` has been called."""
+        """The program to run after `prepare`."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -68,33 +68,33 @@ class Server(ABC):
 
         Raises:
             StackError: its wheel is not installed.
-            OSError: the directory cannot be written.
+            OSError: the directory is not writable.
         """
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether it does its work now."""
+        """Return whether the server is ready."""
 
     @property
     def log(self) -> Path:
-        """Where its output goes when it is run by `start`."""
+        """Log file of a server that `start` runs."""
         return self.directory / f"{self.name}.log"
 
     @property
     def pid(self) -> int:
-        """Of the running process.
+        """Id of the running process.
 
         Raises:
-            StackError: it does not run.
+            StackError: the server is not running.
         """
         if self._process is None or self._process.poll() is not None:
             raise StackError(f"{self.name} is not running")
         return self._process.pid
 
     def start(self) -> None:
-        """Run it; `wait_ready` tells when it answers."""
+        """Start the server without waiting; `wait_ready` waits until it answers."""
         if self._process is not None and self._process.poll() is None:
-            raise StackError(f"{self.name} is running already (pid {self._process.pid})")
+            raise StackError(f"{self.name} is already running (pid {self._process.pid})")
         self.prepare()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
@@ -106,10 +106,10 @@ class Server(ABC):
             )
 
     def wait_ready(self, timeout_s: float = 30) -> None:
-        """Return when it is ready.
+        """Wait until the server is ready.
 
         Raises:
-            StackError: it ended, or was not ready in time; with the end of its log.
+            StackError: the server ended, or was not ready in time. The error contains the end of its log.
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_ready():
@@ -120,7 +120,7 @@ class Server(ABC):
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End it by SIGTERM, and by SIGKILL when its grace is over; nothing where it does not run."""
+        """Stop the server by SIGTERM, and by SIGKILL after the grace period. Does nothing if it is not running."""
         if self._process is None:
             return
         self._process.terminate()
@@ -130,13 +130,13 @@ class Server(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """End it by SIGKILL."""
+        """Stop the server by SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def restart(self, timeout_s: float = 30) -> None:
-        """Start it again on the same data and ports, after a stop where it still runs, and wait until it is ready."""
+        """Stop the server if it runs, start it with the same data and ports, and wait until it is ready."""
         self.stop()
         self.start()
         self.wait_ready(timeout_s)
@@ -157,12 +157,12 @@ class Server(ABC):
 
 
 class Valkey(Server):
-    """Valkey that answers a write only when it is on disk.
+    """Valkey, configured to answer a write only after it is on disk.
 
     Args:
-        directory: `valkey/` under it holds the data.
-        port: 0 chooses a free one, kept over restarts of this object.
-        password: "" makes one.
+        directory: parent of the data directory `valkey/`.
+        port: 0 chooses a free port, which stays the same over restarts of this object.
+        password: "" generates one.
     """
 
     name = "valkey"
@@ -175,24 +175,26 @@ class Valkey(Server):
 
     @property
     def url(self) -> str:
-        """Of database 0, password included."""
+        """URL of database 0, with the password."""
         return self.url_of(0)
 
     def url_of(self, database: int) -> str:
-        """Of a database by its number, password included."""
+        """Return the URL of a database by its number, with the password."""
         return f"redis://:{self.password}@127.0.0.1:{self.port}/{database}"
 
     @property
     def program(self) -> Program:
-        """`valkey-server` with our configuration file."""
+        """`valkey-server` with the configuration file that `prepare` writes."""
         command = (str(valkey_server()), str(self.directory / "valkey.conf"))
-        return Program(self.name, command, mimalloc(), inherit=_PLAIN, directory=self.directory, grace_s=self.grace_s)
+        return Program(
+            self.name, command, mimalloc(), inherit=_INHERITED, directory=self.directory, grace_s=self.grace_s
+        )
 
     def prepare(self) -> None:
-        """Write `valkey.conf`, which holds the password, with mode 0600."""
+        """Write `valkey.conf` with mode 0600, because it contains the password."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        # The append-only file alone keeps the data: a snapshot beside it would fork and write for nothing.
-        # The working directory is the program's; a path in this file would need Valkey's quoting.
+        # No snapshots: the append-only file already contains all data.
+        # No path here: it would need Valkey's quoting. `Program.directory` sets the working directory.
         settings = (
             "bind 127.0.0.1",
             f"port {self.port}",
@@ -209,11 +211,11 @@ class Valkey(Server):
 
     @cached_property
     def _client(self) -> redis.Redis:
-        once = Retry(NoBackoff(), 0)
-        return redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2, retry=once)
+        no_retry = Retry(NoBackoff(), 0)
+        return redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2, retry=no_retry)
 
     def is_ready(self) -> bool:
-        """Whether PING is answered; not while it still loads its file."""
+        """Return whether PING succeeds; it fails while Valkey loads its data."""
         try:
             return bool(self._client.ping())
         except redis.RedisError:
@@ -221,14 +223,14 @@ class Valkey(Server):
 
 
 class SeaweedFS(Server):
-    """SeaweedFS's S3 gateway and what it needs, in one process (`weed mini`), with one bucket.
+    """SeaweedFS with its S3 gateway in one process (`weed mini`), with one bucket.
 
     Args:
-        directory: `seaweedfs/` under it holds the data.
-        port: of S3; 0 chooses a free one, kept over restarts of this object.
-        access_key, secret_key: the one identity; "" makes them.
-        bucket: made at the start where it does not exist.
-        ports: chooses the inner ports; fresh ones unless given.
+        directory: parent of the data directory `seaweedfs/`.
+        port: port of S3; 0 chooses a free one, which stays the same over restarts of this object.
+        access_key, secret_key: credentials of the only identity; "" generates them.
+        bucket: created at the start if it does not exist.
+        ports: chooses the internal ports; None chooses any free ports.
     """
 
     name = "seaweedfs"
@@ -245,30 +247,30 @@ class SeaweedFS(Server):
         ports: Ports | None = None,
     ) -> None:
         super().__init__(directory / "seaweedfs")
-        made = Credentials()
-        self.access_key = access_key or made.s3_access_key
-        self.secret_key = secret_key or made.s3_secret_key
+        generated = Credentials()
+        self.access_key = access_key or generated.s3_access_key
+        self.secret_key = secret_key or generated.s3_secret_key
         self.bucket = bucket
-        chosen = ports or Ports()
-        self.port = port or chosen.choose("s3")
-        self._inner = {
-            f"{part}.port{kind}": chosen.choose(f"seaweedfs-{part}{kind}")
+        ports = ports or Ports()
+        self.port = port or ports.choose("s3")
+        self._internal_ports = {
+            f"{part}.port{kind}": ports.choose(f"seaweedfs-{part}{kind}")
             for part in ("master", "volume", "filer")
             for kind in ("", ".grpc")
         }
-        self._inner["s3.port.grpc"] = chosen.choose("seaweedfs-s3.grpc")
-        # Its maintenance worker looks for the admin server's gRPC at the twin whatever -admin.port.grpc says (4.48).
-        self._inner["admin.port"] = chosen.choose("seaweedfs-admin", twin=True)
+        self._internal_ports["s3.port.grpc"] = ports.choose("seaweedfs-s3.grpc")
+        # Its maintenance worker ignores -admin.port.grpc and connects to the twin of the admin port (4.48).
+        self._internal_ports["admin.port"] = ports.choose("seaweedfs-admin", twin=True)
 
     @property
     def endpoint_url(self) -> str:
-        """Of S3, to be addressed by path style."""
+        """S3 endpoint; clients must use path-style addressing."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def program(self) -> Program:
-        """`weed mini` with every port moved and everything but S3 left out."""
-        # TMPDIR is not obeyed for sockets: they would lie in /tmp under a name made from the port.
+        """`weed mini` with our ports and without its optional services."""
+        # SeaweedFS ignores TMPDIR for sockets and would create them in /tmp.
         sockets = socket_directory(self.directory)
         flags = {
             "dir": self.directory / "data",
@@ -277,13 +279,13 @@ class SeaweedFS(Server):
             "bucket": self.bucket,
             "s3.config": self.directory / "s3.json",
             "s3.port": self.port,
-            **self._inner,
+            **self._internal_ports,
             "s3.autoCreateBucket": "false",
             "s3.localSocket": sockets / "s3.sock",
             "filer.localSocket": sockets / "filer.sock",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            "volume.preStopSeconds": 0,  # for other servers to notice, and there is none
+            "volume.preStopSeconds": 0,  # a delay for other servers; there are none
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
@@ -291,19 +293,19 @@ class SeaweedFS(Server):
         return Program(
             self.name,
             (weed(), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in flags.items())),
-            # It reads ~/.seaweedfs/*.toml and security.toml where it runs: neither may be a user's own.
-            # Go's collector left alone took 390 MB at 16 puts of 0.5 MB at once, so 280 MB, in no more CPU time.
+            # HOME and the working directory: it must not read *.toml files of the user.
+            # At 16 concurrent puts of 0.5 MB, these GC settings use 280 MB instead of 390 MB, at the same CPU time.
             environment={"HOME": str(self.directory), "GOGC": "50", "GOMEMLIMIT": "512MiB"},
-            inherit=_PLAIN,
+            inherit=_INHERITED,
             directory=self.directory,
             grace_s=self.grace_s,
         )
 
     def prepare(self) -> None:
-        """Write `s3.json`, which holds the identity, with mode 0600."""
+        """Write `s3.json` with mode 0600, because it contains the credentials."""
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        # `weed mini` keeps the flags of its last start here and would take up again one that we no longer give.
+        # `weed mini` stores the flags of its last start here and would apply flags that we no longer pass.
         (data / "mini.options").unlink(missing_ok=True)
         identity = {
             "name": "retouch",
@@ -313,20 +315,20 @@ class SeaweedFS(Server):
         write_private(self.directory / "s3.json", json.dumps({"identities": [identity]}))
 
     def stop(self) -> None:
-        """End it, and clear up after it."""
+        """Stop the server and remove its sockets."""
         super().stop()
         self.remove_sockets()
 
     def remove_sockets(self) -> None:
-        """Remove what a killed one leaves: its sockets, some in /tmp, from where no flag can move them (4.48)."""
-        ports = {name.split(".")[0]: port for name, port in self._inner.items() if name.endswith("grpc")}
-        for part, port in (ports | {"admin": self._inner["admin.port"] + TWIN}).items():
+        """Remove the sockets that a killed server leaves. No flag can move some of them out of /tmp (4.48)."""
+        ports = {name.split(".")[0]: port for name, port in self._internal_ports.items() if name.endswith("grpc")}
+        for part, port in (ports | {"admin": self._internal_ports["admin.port"] + TWIN}).items():
             Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
         shutil.rmtree(socket_directory(self.directory))
 
     @cached_property
     def client(self) -> "S3Client":
-        """A boto3 client of it that fails fast: for probes and tests, not for work."""
+        """A boto3 client with short timeouts and no retries, for readiness checks and tests."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -344,7 +346,7 @@ class SeaweedFS(Server):
         )
 
     def is_ready(self) -> bool:
-        """Whether the bucket takes an object: it exists before there is a volume to write to."""
+        """Return whether the bucket accepts an object. It exists before there is a volume to write to."""
         try:
             self.client.head_bucket(Bucket=self.bucket)
             self.client.put_object(Bucket=self.bucket, Key=".ready", Body=b"")
@@ -355,17 +357,17 @@ class SeaweedFS(Server):
 
 
 def socket_directory(data: Path) -> Path:
-    """A directory for the unix sockets of a data directory, whose own path may be too long for one (108 bytes).
+    """Create a directory for the unix sockets of a data directory, whose path may exceed the limit of 108 bytes.
 
-    Always the same for the same data directory, so that what a killed process left behind is found again.
+    A data directory always gets the same path, so the next run can remove the sockets of a killed process.
 
     Raises:
-        StackError: it exists and belongs to another user.
+        StackError: the directory exists and belongs to another user.
     """
     digest = hashlib.sha256(os.fsencode(data.absolute())).hexdigest()[:12]
     directory = Path(tempfile.gettempdir()) / f"retouch-{os.getuid()}-{digest}"
     directory.mkdir(mode=0o700, exist_ok=True)
     state = directory.lstat()
     if state.st_uid != os.getuid() or state.st_mode & 0o077:
-        raise StackError(f"{directory} must belong to you alone (mode 0700): remove it")
+        raise StackError(f"{directory} must belong to you and have mode 0700: remove it")
     return directory

@@ -1,6 +1,6 @@
-"""A stand: single processes of Retouch beside embedded servers, for tests and benchmarks that need them one by one.
+"""Starts single Retouch processes and simulators for tests and benchmarks.
 
-`retouch up` runs the whole stack under a supervisor; here nothing is restarted, so that what is killed stays dead.
+`retouch up` runs the whole stack under a supervisor. Processes started here are never restarted.
 """
 
 import os
@@ -20,12 +20,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Process:
-    """A process and its log. It is ended when the stand is.
+    """A process and its log file.
 
     Args:
         command: program and arguments.
-        log: where its output goes.
-        environment: the whole of it.
+        log: file for its output.
+        environment: its complete environment.
     """
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]) -> None:
@@ -37,37 +37,37 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self.popen.pid
 
     def cpu_s(self) -> float:
-        """Processor seconds it has used so far, user and system (proc(5))."""
+        """CPU seconds used so far, user and system (proc(5))."""
         return cpu_s(self.pid)
 
     def rss_mb(self) -> float:
-        """Memory it holds now, in MB."""
+        """Resident memory in MB."""
         fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * _PAGE / 1e6
 
-    def wait_until(self, true: Callable[[], object], timeout_s: float = 120) -> None:
-        """Return once a condition holds.
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 120) -> None:
+        """Wait until a condition is true.
 
         Raises:
-            RuntimeError: the process ended, or the time is over; with the end of its log.
+            RuntimeError: the process ended, or the timeout is over. The message contains the end of its log.
         """
         deadline = time.monotonic() + timeout_s
-        while not true():
+        while not condition():
             if self.popen.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.popen.args!r} is not ready:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL: it has no time for anything."""
+        """Send SIGKILL and wait until the process has ended."""
         self.popen.kill()
         self.popen.wait()
 
     def close(self, grace_s: float = 5) -> None:
-        """End it, politely at first."""
+        """Stop the process by SIGTERM, and by SIGKILL after the grace period."""
         if self.popen.poll() is None:
             self.popen.terminate()
             try:
@@ -78,14 +78,14 @@ class Process:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor seconds a process has used so far, user and system (proc(5))."""
+    """CPU seconds that a process has used so far, user and system (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 @contextmanager
 def simulator_process(**knobs: object) -> Iterator["Simulator"]:
-    """A simulator of one's own, with knobs of `infra.simulator.Knobs` by name."""
+    """Run a simulator; the keyword arguments set fields of `infra.simulator.Knobs`."""
     flags = []
     for name, value in knobs.items():
         flag = f"--{name.replace('_', '-')}"
@@ -103,20 +103,20 @@ def simulator_process(**knobs: object) -> Iterator["Simulator"]:
 
 
 class Simulator(str):
-    """A running simulator: its origin, and its pid."""
+    """The origin of a running simulator, with its pid."""
 
     __slots__ = ("pid",)
     pid: int
 
     def __new__(cls, origin: str, pid: int) -> "Simulator":
-        """Of an origin such as `http://127.0.0.1:8100`."""
-        made = super().__new__(cls, origin)
-        made.pid = pid
-        return made
+        """Create it from an origin such as `http://127.0.0.1:8100`."""
+        simulator = super().__new__(cls, origin)
+        simulator.pid = pid
+        return simulator
 
 
 def catalogue_toml(origin: str, **changes: object) -> str:
-    """A `retouch.toml` whose default model is a simulator's; entries of the model by name."""
+    """Return a `retouch.toml` whose default model uses a simulator; `changes` set entries of the model."""
     values: dict[str, object] = {
         "dialect": "stepfun",
         "base_url": f"{origin}/v1",
@@ -131,7 +131,7 @@ def catalogue_toml(origin: str, **changes: object) -> str:
 
 
 def environment_of(settings: Settings, **more: str) -> dict[str, str]:
-    """The environment that gives a process these settings."""
+    """Return environment variables that give a process these settings."""
     variables = {
         "RETOUCH_REDIS_URL": settings.redis_url.get_secret_value(),
         "RETOUCH_BROKER_URL": settings.broker,
@@ -152,13 +152,13 @@ def environment_of(settings: Settings, **more: str) -> dict[str, str]:
 def worker_process(
     settings: Settings, log: Path, name: str, *, queues: str, concurrency: int, grace_s: float, **environment: str
 ) -> Process:
-    """One `retouch worker`."""
+    """Start a `retouch worker`."""
     command = [sys.executable, "-m", "retouch", "worker", "--queues", queues, "--name", name]
     command += ["--concurrency", str(concurrency), "--grace", str(grace_s)]
     return Process(command, log, environment_of(settings, **environment))
 
 
 def api_process(settings: Settings, log: Path, port: int) -> Process:
-    """One `retouch api` on loopback."""
+    """Start a `retouch api` on loopback."""
     command = [sys.executable, "-m", "retouch", "api", "--host", "127.0.0.1", "--port", str(port)]
     return Process(command, log, environment_of(settings))

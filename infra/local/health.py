@@ -1,7 +1,7 @@
-"""What a container's health check runs: `python -m infra.local.health [URL]`; the URL is `HEALTH_URL`'s unless given.
+"""Health check of a container: `python -m infra.local.health [URL]`. The default URL is in `HEALTH_URL`.
 
-Exit status 0 where the process answers with 2xx, 1 where it does not, 2 for no URL. It imports nothing of Retouch, for
-it starts every few seconds beside the process that it asks.
+Exit status: 0 if the process answers with 2xx, 1 if it does not, 2 if there is no URL. The check runs every few
+seconds, so it imports only the standard library.
 """
 
 import os
@@ -10,35 +10,35 @@ from http.client import HTTPException
 from urllib.request import ProxyHandler, build_opener
 
 TIMEOUT_S = 5
-"""A process that answers later counts as ill; the container's own limit must be longer."""
+"""Timeout of the request. The timeout of the container's health check must be longer."""
 
 
 def fault(url: str, timeout_s: float = TIMEOUT_S) -> str | None:
-    """Why the process is not healthy, in one line; None where it answers `url` with 2xx.
+    """Return why the process is not healthy, in one line; None if it answers `url` with 2xx.
 
     Args:
         url: `http://…`, on loopback.
-        timeout_s: most seconds without a byte.
+        timeout_s: maximum seconds without a byte.
     """
-    # A proxy of the environment has no business on loopback.
+    # Requests to loopback must not use a proxy from the environment.
     opener = build_opener(ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout_s):
             return None
-    except (OSError, HTTPException, ValueError) as error:  # a status other than 2xx is an OSError too
+    except (OSError, HTTPException, ValueError) as error:  # urllib raises an OSError for other statuses, too
         return f"{url}: {error}"
 
 
 def main(arguments: list[str]) -> int:
-    """Ask once; the exit status."""
+    """Check once; returns the exit status."""
     url = arguments[0] if arguments else os.environ.get("HEALTH_URL", "")
     if not url.startswith("http://"):
-        sys.stderr.write("no URL to ask: give one that begins with http://, or set HEALTH_URL\n")
+        sys.stderr.write("no URL to check: pass one that begins with http://, or set HEALTH_URL\n")
         return 2
-    found = fault(url)
-    if found:
-        sys.stderr.write(f"{found}\n")
-    return 1 if found else 0
+    reason = fault(url)
+    if reason:
+        sys.stderr.write(f"{reason}\n")
+    return 1 if reason else 0
 
 
 if __name__ == "__main__":

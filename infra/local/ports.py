@@ -1,4 +1,4 @@
-"""Loopback ports for servers that cannot be given port 0, and the memory of which were chosen."""
+"""Chooses loopback ports for servers that cannot use port 0, and reuses them on the next start."""
 
 import json
 import random
@@ -8,18 +8,18 @@ from pathlib import Path
 from infra.local.program import StackError, write_private
 
 TWIN = 10_000
-"""What SeaweedFS adds to an HTTP port for the gRPC port beside it."""
-# Below every system's default range of ephemeral ports (32768 on Linux, 49152 elsewhere), twins included: no outgoing
-# connection can take one while the stack is down.
+"""SeaweedFS adds this to an HTTP port to get the number of its gRPC port."""
+# Below every system's default range of ephemeral ports (32768 on Linux, 49152 elsewhere), twins included. So no
+# outgoing connection can take one of these ports while the stack is stopped.
 _LOWEST, _HIGHEST = 12_000, 32_767 - TWIN
 _TRIES = 200
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port now, on loopback and on every address."""
+    """True if a server could listen on this port now, on loopback and on all addresses."""
     for host in ("127.0.0.1", "0.0.0.0"):  # noqa: S104 - bound for a moment, never listening
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As servers do: connections that linger in TIME_WAIT are no obstacle.
+            # Servers set it too, so connections in TIME_WAIT do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -29,44 +29,44 @@ def is_free(port: int) -> bool:
 
 
 class Ports:
-    """Chooses a port for each name, and the same again where it is still free.
+    """Chooses a port for each name. It prefers the port of the last run.
 
     Args:
-        path: JSON file that remembers the choice; None remembers nothing.
+        path: JSON file that stores the choice; None stores nothing.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._chosen: dict[str, int] = {}
-        self._remembered: dict[str, int] = {}
+        self._stored: dict[str, int] = {}
         if path is not None and path.exists():
             try:
-                self._remembered = {str(name): int(port) for name, port in json.loads(path.read_text()).items()}
+                self._stored = {str(name): int(port) for name, port in json.loads(path.read_text()).items()}
             except (ValueError, AttributeError):
-                self._remembered = {}  # losing this file costs nothing but the old numbers
+                self._stored = {}  # without this file, new ports are chosen
 
     def choose(self, name: str, requested: int = 0, *, flag: str = "", twin: bool = False) -> int:
-        """A port for `name`: the requested one, else the remembered one if free, else any free one.
+        """Choose a port for `name`: the requested one, else the stored one if it is free, else any free one.
 
         Args:
-            name: whose port it is; several stacks in one file need different names.
+            name: the server that uses the port.
             requested: 0 for any.
-            flag: the option that names the requested port, for the message.
-            twin: the port 10,000 above must be free too.
+            flag: the command-line option for this port, for the error message.
+            twin: if true, the port 10,000 above must be free too.
 
         Raises:
-            StackError: the requested port is taken, or none is free.
+            StackError: the requested port is in use, or no port is free.
         """
         if requested:
             if requested in self._chosen.values() or not is_free(requested):
-                raise StackError(f"port {requested} is taken: choose another with {flag}")
+                raise StackError(f"port {requested} is in use: choose another with {flag}")
             self._chosen[name] = requested
             return requested
-        candidates = [self._remembered[name]] if name in self._remembered else []
+        candidates = [self._stored[name]] if name in self._stored else []
         candidates += [random.randint(_LOWEST, _HIGHEST) for _ in range(_TRIES)]  # noqa: S311 - no secret
         for port in candidates:
-            wanted = {port, port + TWIN} if twin else {port}
-            if not wanted & set(self._chosen.values()) and all(is_free(each) for each in wanted):
+            needed = {port, port + TWIN} if twin else {port}
+            if not needed & set(self._chosen.values()) and all(map(is_free, needed)):
                 self._chosen[name] = port
                 if twin:
                     self._chosen[f"{name}-twin"] = port + TWIN
@@ -74,6 +74,6 @@ class Ports:
         raise StackError(f"no free port on 127.0.0.1 for {name} between {_LOWEST} and {_HIGHEST}")
 
     def save(self) -> None:
-        """Remember the ports chosen."""
+        """Store the chosen ports for the next run."""
         if self._path is not None:
-            write_private(self._path, json.dumps(self._remembered | self._chosen, indent=2) + "\n")
+            write_private(self._path, json.dumps(self._stored | self._chosen, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Starting one process of production: the API, a worker, or Flower."""
+"""Entry points of the production processes: the API, a worker, and Flower."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from jobs.foundation.settings import load_settings
 
 
 class CannotStart(Exception):
-    """What was asked cannot be done, in one line for a person; `status` is the exit status of the command."""
+    """A process cannot start. The message is one line for the user; `status` is the exit status of the command."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -22,10 +22,10 @@ class CannotStart(Exception):
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn what Retouch raises on purpose into one line and a status: 2 for a wrong setting, 3 if a server is missing.
+    """Convert expected errors into one line and an exit status: 2 for an invalid setting, 3 if a server is unreachable.
 
     Raises:
-        CannotStart: with the line and the status.
+        CannotStart: an expected error occurred.
     """
     try:
         yield
@@ -36,12 +36,12 @@ def clear_errors() -> Iterator[None]:
 
 
 def run_api(host: str, port: int) -> int:
-    """Serve the submit API until it is told to stop; returns the exit status 0.
+    """Serve the submit API until SIGTERM; returns the exit status 0.
 
     Raises:
-        jobs.foundation.errors.ConfigurationError: settings or catalogue that cannot be used.
+        jobs.foundation.errors.ConfigurationError: the settings or the catalogue are invalid.
     """
-    from api.server import serve  # noqa: PLC0415 - a worker or Flower needs none of it
+    from api.server import serve  # noqa: PLC0415 - workers and Flower do not need it
 
     serve(host, port)
     return 0
@@ -50,24 +50,24 @@ def run_api(host: str, port: int) -> int:
 def run_worker(
     queues: list[str], concurrency: int, grace_s: float, name: str | None, *, metrics_port: int | None = None
 ) -> int:
-    """Work on these queues until told to stop; returns the exit status.
+    """Process tasks from these queues until SIGTERM; returns the exit status.
 
     Args:
         queues: names of `jobs.queueing.broker.QUEUES`.
-        concurrency: threads.
-        grace_s: seconds that running tasks have when it is told to stop.
-        name: one of a kind; made where None.
-        metrics_port: where it serves its metrics; None leaves that to RETOUCH_METRICS_PORT.
+        concurrency: number of threads.
+        grace_s: seconds that running tasks have to finish after SIGTERM.
+        name: unique name of the worker; None generates one.
+        metrics_port: port for its metrics; None uses RETOUCH_METRICS_PORT.
 
     Raises:
-        jobs.foundation.errors.ConfigurationError: settings or catalogue that cannot be used, or no such queue.
+        jobs.foundation.errors.ConfigurationError: the settings or the catalogue are invalid, or a queue is unknown.
     """
     from jobs.queueing.broker import QUEUES  # noqa: PLC0415
-    from workers.process.app import run_worker as run  # noqa: PLC0415 - the API or Flower needs none of it
+    from workers.process.app import run_worker as run  # noqa: PLC0415 - the API and Flower do not need it
 
     unknown = [queue for queue in queues if queue not in QUEUES]
     if unknown or not queues:
-        raise ConfigurationError(f"no queue {(unknown or [''])[0]!r}: there is {', '.join(QUEUES)}")
+        raise ConfigurationError(f"there is no queue {(unknown or [''])[0]!r}: use {', '.join(QUEUES)}")
     settings = load_settings()
     if metrics_port is not None:
         settings = settings.model_copy(update={"metrics_port": metrics_port})
@@ -75,7 +75,7 @@ def run_worker(
 
 
 def run_flower(options: FlowerOptions) -> int:
-    """Serve Flower until told to stop; returns the exit status.
+    """Serve Flower until SIGTERM; returns the exit status.
 
     Raises:
         jobs.foundation.errors.ConfigurationError: FLOWER_BASIC_AUTH is missing, or the file's folder cannot be written.

@@ -1,4 +1,4 @@
-"""One process of the stack: what to run, with which environment, and what is told when it cannot."""
+"""One process of the stack: its command, its environment, and the error if it fails."""
 
 import json
 import os
@@ -12,11 +12,11 @@ _TAIL_BYTES = 16 * 1024
 
 
 class StackError(Exception):
-    """The stack, or a part of it, cannot be had; the message is one line for a person.
+    """The stack or one of its processes cannot run. The message is one line for the user.
 
     Attributes:
-        status: exit status of a command that ends for it: 2 for a wrong value given by the user, else 1.
-        log: last lines of the log of the process at fault; "" where there is none.
+        status: exit status of the command: 2 for an invalid option, else 1.
+        log: last lines of the log of the failed process; "" if there is none.
     """
 
     def __init__(self, message: str, *, status: int = 1, log: str = "") -> None:
@@ -30,13 +30,12 @@ class Program:
     """A process to run.
 
     Attributes:
-        name: of the process in logs and messages.
+        name: name of the process in logs and messages.
         command: absolute path of the executable, and its arguments.
-        environment: variables set for it, over what it inherits.
-        inherit: names of the variables it takes from its starter; None takes all. A value that a process inherits
-            is never written to disk, one in `environment` is (in a file of mode 0600).
-        without: names it does not inherit in any case.
-        directory: where it runs; None for its starter's.
+        environment: variables to set, in addition to the inherited ones. They are written to a file with mode 0600.
+        inherit: names of the variables to inherit; None inherits all. Inherited values are never written to disk.
+        without: names of variables that are never inherited.
+        directory: working directory; None keeps that of the parent.
         grace_s: seconds from SIGTERM to SIGKILL.
     """
 
@@ -48,12 +47,12 @@ class Program:
     directory: Path | None = None
     grace_s: float = 10
 
-    def tethered(self, directory: Path, *, held: Path | None = None) -> tuple[str, ...]:
-        """The command that runs this program so that it ends (by SIGTERM) when the thread that starts it has ended.
+    def tethered(self, directory: Path, *, lock: Path | None = None) -> tuple[str, ...]:
+        """Return a command that runs this program and ends it (by SIGTERM) when the thread that started it ends.
 
         Args:
-            directory: where the file is written that describes the program.
-            held: a file the program keeps a shared lock on for as long as it lives.
+            directory: directory for the file that describes the program.
+            lock: file on which the program holds a shared lock while it runs.
         """
         spec = directory / f"{self.name}.json"
         text = json.dumps(
@@ -63,7 +62,7 @@ class Program:
                 "inherit": self.inherit,
                 "without": self.without,
                 "directory": str(self.directory) if self.directory else None,
-                "held": str(held) if held else None,
+                "lock": str(lock) if lock else None,
             }
         )
         write_private(spec, text)
@@ -71,7 +70,7 @@ class Program:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step by one that only its owner may read (mode 0600), on disk when this returns."""
+    """Replace a file atomically. Only the owner may read it (mode 0600), and it is on disk when this returns."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -83,11 +82,11 @@ def write_private(path: Path, text: str) -> None:
 
 
 def tail(path: Path, *, since: int = 0, lines: int = 15) -> str:
-    """The last lines of a log, of what was written after byte `since`; "" where nothing was."""
+    """Return the last lines of a log that were written after byte `since`; "" if there are none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            begin = since if since <= size else 0  # the log was rotated in between
+            begin = since if since <= size else 0  # the log was rotated since
             file.seek(max(begin, size - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Runs the stack's programs under supervisord: what it is told, and what is asked of it.
+"""Runs the stack's programs under supervisord: its configuration, and calls to its API.
 
 supervisord restarts programs that die, and keeps and rotates their logs. `infra.local.up` starts each program when its
 dependencies are ready. When the process that called `start` is killed, supervisord stops the programs in order and
@@ -31,11 +31,11 @@ _GONE = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
 
 @dataclass(frozen=True)
 class ProcessState:
-    """What supervisord knows of one program.
+    """The state of one program, as supervisord reports it.
 
     Attributes:
-        state: a name of supervisord's: STARTING, RUNNING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL, UNKNOWN.
-        pid: 0 while it does not run.
+        state: one of STARTING, RUNNING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL, UNKNOWN.
+        pid: process id; 0 while it does not run.
     """
 
     state: str
@@ -43,26 +43,26 @@ class ProcessState:
 
     @property
     def gone(self) -> bool:
-        """Whether it has no process and will get none unless told."""
+        """True if it does not run and supervisord will not restart it."""
         return self.state in _GONE
 
 
 class SupervisorLostError(StackError):
-    """supervisord does not answer any more."""
+    """supervisord no longer answers."""
 
 
 class Supervisor:
     """One supervisord and its programs.
 
     Args:
-        directory: of the data; `processes/` and `logs/` are made in it.
-        sockets: a directory whose path is short enough for a socket's.
-        stages: the programs, in the order of their start; those of one stage start and stop together.
+        directory: data directory; `processes/` and `logs/` are created in it.
+        sockets: directory for the socket; its path must be short (see `embedded.socket_directory`).
+        stages: the programs of each stage, in start order; the programs of one stage start and stop together.
     """
 
     def __init__(self, directory: Path, sockets: Path, stages: Mapping[str, Sequence[Program]]) -> None:
         self._processes = directory / "processes"
-        self._held = _lock_of(directory)
+        self._lock = _lock_file(directory)
         self._logs = directory / "logs"
         self._socket = sockets / "supervisor.sock"
         self._stages = {stage: tuple(programs) for stage, programs in stages.items() if programs}
@@ -71,10 +71,10 @@ class Supervisor:
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Run supervisord, with no program started yet.
+        """Run supervisord. It starts no program yet.
 
         Raises:
-            StackError: it is not installed or does not answer.
+            StackError: supervisord is not installed or does not answer.
         """
         if importlib.util.find_spec("supervisor") is None:
             raise StackError("the package supervisor is missing: pip install 'retouch[local]'")
@@ -87,11 +87,11 @@ class Supervisor:
         output = self._logs / "supervisord.out"
         with output.open("wb") as log:
             self._daemon = subprocess.Popen(  # noqa: S603 - our own command
-                Program("supervisord", command).tethered(self._processes, held=self._held),
+                Program("supervisord", command).tethered(self._processes, lock=self._lock),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                process_group=0,  # Ctrl-C in a terminal is for us, who stop the programs in order
+                process_group=0,  # Ctrl-C must reach only us: we stop the programs in order
             )
         deadline = time.monotonic() + _START_S
         while not self._answers():
@@ -100,14 +100,14 @@ class Supervisor:
             time.sleep(_POLL_S)
 
     def launch(self, name: str) -> None:
-        """Start one program; it is started again whenever it ends, until it is stopped."""
+        """Start one program. supervisord restarts it whenever it ends, until it is stopped."""
         log = self.log(name)
         self._log_sizes[name] = log.stat().st_size if log.exists() else 0
         with self._calls() as calls:
             calls.startProcess(self._full_name(name), False)
 
     def states(self) -> dict[str, ProcessState]:
-        """The state of every program by its name.
+        """Return the state of every program, by name.
 
         Raises:
             SupervisorLostError: supervisord does not answer.
@@ -116,21 +116,21 @@ class Supervisor:
             return {info["name"]: ProcessState(info["statename"], info["pid"]) for info in calls.getAllProcessInfo()}
 
     def stop_stage(self, stage: str) -> None:
-        """Send SIGTERM to the programs of a stage, and SIGKILL to each when its grace is over; does not wait."""
+        """Send SIGTERM to the programs of a stage, and SIGKILL after the grace period of each; do not wait."""
         if stage in self._stages:
             with self._calls() as calls:
                 calls.stopProcessGroup(stage, False)
 
     def kill(self) -> None:
-        """Send SIGKILL to every program that runs or is stopping."""
+        """Send SIGKILL to every program that is running or stopping."""
         with self._calls() as calls:
             calls.signalAllProcesses("KILL")
 
     def shutdown(self, timeout_s: float = 10) -> None:
-        """End supervisord, and what still runs of its programs. Safe to call at any time.
+        """Stop supervisord and all its programs. Safe to call at any time.
 
         Args:
-            timeout_s: until it is killed; its programs are then sent SIGTERM by the kernel.
+            timeout_s: time before supervisord is killed; the kernel then sends SIGTERM to its programs.
         """
         if self._daemon is None:
             return
@@ -142,15 +142,15 @@ class Supervisor:
             self._daemon.wait()
 
     def members(self, stage: str) -> frozenset[str]:
-        """The names of a stage's programs."""
+        """Return the names of the programs of a stage."""
         return frozenset(program.name for program in self._stages.get(stage, ()))
 
     def log(self, name: str) -> Path:
-        """Where a program's output goes; older output is in files that end with .1 and so on."""
+        """Return the log file of a program; rotated files end with .1 and so on."""
         return self._logs / f"{name}.log"
 
     def log_tail(self, name: str) -> str:
-        """The last lines a program has written since it was launched."""
+        """Return the last lines that a program has written since it was launched."""
         return tail(self.log(name), since=self._log_sizes.get(name, 0))
 
     def _full_name(self, name: str) -> str:
@@ -165,8 +165,8 @@ class Supervisor:
 
     @contextmanager
     def _calls(self) -> Iterator[Any]:
-        """The procedures of supervisord: http://supervisord.org/api.html."""
-        from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - of the extra `local`
+        """Connect to the API of supervisord: http://supervisord.org/api.html."""
+        from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - installed with the extra `local`
 
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         try:
@@ -201,7 +201,7 @@ class Supervisor:
                 f"priority = {priority}",
             ]
             for program in programs:
-                command = program.tethered(self._processes, held=self._held)
+                command = program.tethered(self._processes, lock=self._lock)
                 lines += [
                     "",
                     f"[program:{program.name}]",
@@ -209,7 +209,7 @@ class Supervisor:
                     "autostart = false",
                     "autorestart = true",
                     "startsecs = 1",
-                    # Between tries it waits a second longer each time: a fault that lasts is retried for ever.
+                    # supervisord waits one second longer before each restart. It must never give up.
                     "startretries = 1000000",
                     f"stopwaitsecs = {round(program.grace_s)}",
                     "killasgroup = true",
@@ -222,8 +222,8 @@ class Supervisor:
 
 
 def all_ended(directory: Path) -> bool:
-    """Whether no process of this data directory is left, supervisord included, of an earlier run neither."""
-    lock = _lock_of(directory)
+    """True if no process uses this data directory, supervisord and earlier runs included."""
+    lock = _lock_file(directory)
     if not lock.exists():
         return True
     with lock.open("a") as file:
@@ -234,28 +234,28 @@ def all_ended(directory: Path) -> bool:
     return True
 
 
-def _lock_of(directory: Path) -> Path:
+def _lock_file(directory: Path) -> Path:
     return directory / "processes" / "lock"
 
 
 def _escaped(text: object) -> str:
-    """For supervisord's configuration, which expands percent signs."""
+    """Escape text for the configuration of supervisord, which expands percent signs."""
     return str(text).replace("%", "%%")
 
 
 @contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Hold a lock that no other process can hold at the same time; the kernel drops it when we end.
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel releases it when this process ends.
 
     Raises:
-        StackError: another process holds it.
+        StackError: another process holds the lock.
     """
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise StackError(f"another `retouch up` (pid {file.read().strip()}) runs on {path.parent}") from error
+            raise StackError(f"another `retouch up` (pid {file.read().strip()}) uses {path.parent}") from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -184,20 +184,20 @@ def test_a_killed_server_is_started_again_with_its_data(up: Up) -> None:
     eventually(again, "another Valkey")
     assert up.redis.get("kept") == "value"
     eventually(lambda: up.get("/readyz").status_code == 200, "an API that is ready again")
-    eventually(lambda: any("valkey ended and was started again" in line for line in up.said), "word of it")
+    eventually(lambda: any("valkey ended and was restarted" in line for line in up.said), "word of it")
 
 
 def test_a_second_stack_on_the_same_directory_is_refused(up: Up) -> None:
     other = Up(up.data_dir)
     assert other.wait() == 1
-    assert other.said == [f"retouch up: another `retouch up` (pid {up.process.pid}) runs on {up.data_dir}"]
+    assert other.said == [f"retouch up: another `retouch up` (pid {up.process.pid}) uses {up.data_dir}"]
     assert up.get("/livez").status_code == 200
 
 
 def test_a_taken_port_is_one_line_that_names_it_and_the_flag(up: Up, tmp_path: Path) -> None:
     other = Up(tmp_path, port=up.port)
     assert other.wait() == 1
-    assert other.said == [f"retouch up: port {up.port} is taken: choose another with --port"]
+    assert other.said == [f"retouch up: port {up.port} is in use: choose another with --port"]
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -253,5 +253,5 @@ def test_a_chosen_port_is_remembered_while_it_is_free(tmp_path: Path, valkey: Va
 
 
 def test_a_requested_port_that_is_taken_names_port_and_flag(valkey: Valkey) -> None:
-    with pytest.raises(StackError, match=rf"port {valkey.port} is taken.*--redis-port"):
+    with pytest.raises(StackError, match=rf"port {valkey.port} is in use.*--redis-port"):
         Ports().choose("redis", valkey.port, flag="--redis-port")
