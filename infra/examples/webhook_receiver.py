@@ -44,7 +44,7 @@ class Inbox:
     """Accepts each event once and processes the events in a thread."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, None] = {}
+        self._received_ids: dict[str, None] = {}
         self._lock = threading.Lock()
         self._events: queue.Queue[tuple[str, bytes]] = queue.Queue()
         threading.Thread(target=self._work, daemon=True).start()
@@ -52,11 +52,11 @@ class Inbox:
     def receive(self, event_id: str, body: bytes) -> None:
         """Queue an event. A real receiver stores the id in its database, in one transaction with the changes."""
         with self._lock:
-            if event_id in self._seen:
+            if event_id in self._received_ids:
                 return
-            self._seen[event_id] = None
-            if len(self._seen) > 100_000:
-                self._seen.pop(next(iter(self._seen)))
+            self._received_ids[event_id] = None
+            if len(self._received_ids) > 100_000:
+                self._received_ids.pop(next(iter(self._received_ids)))
         self._events.put((event_id, body))
 
     def _work(self) -> None:

@@ -125,7 +125,7 @@ def test_the_command_tells_of_an_address_that_cannot_be_read(settings: Settings,
     command = [sys.executable, "-m", "retouch", "doctor", *arguments]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (told.returncode, told.stderr) == (1, "")
-    assert "RETOUCH_REDIS_URL is no address" in told.stdout
+    assert "RETOUCH_REDIS_URL is not a valid URL" in told.stdout
     if arguments:
         assert json.loads(told.stdout)["faulty"] is True
 
