@@ -1,9 +1,9 @@
-"""Chaos: a stand under load whose parts are killed at random, and an audit of what is left.
+"""The chaos run: kills processes at random under load, and then audits the data.
 
     python -m infra.chaos.__main__ --minutes 10 [--seed N] [--logs DIRECTORY]
 
-The same seed chooses the same load and the same faults in the same order; when they fall is up to the machine. It ends
-by itself, prints its seed and a table, and its status is 1 where something does not hold.
+The same seed gives the same load and the same order of faults; the exact times depend on the machine. The run prints
+its seed and a table. Its exit status is 1 if the audit finds a fault.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import httpx
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from infra.chaos.arena import LEASE_S, Arena
+from infra.chaos.arena import LEASE_S, FaultInjector
 from infra.chaos.audit import (
     Report,
     audit_counts,
@@ -31,7 +31,7 @@ from infra.chaos.audit import (
     audit_jobs,
     audit_outputs,
     audit_purchases,
-    wanted_events,
+    expected_events,
 )
 from infra.chaos.load import SUBSCRIBED, Feeder, Inbox, inline_model_toml, receiving
 from infra.local.embedded_servers import SeaweedFS, Valkey
@@ -41,18 +41,18 @@ from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
 
 SETTLE_S = 240.0
-"""How long everything may take to end once nothing is killed any more, in seconds."""
+"""Maximum time for all jobs to end after the last fault, in seconds."""
 
 
 @dataclass(frozen=True)
-class Dose:
-    """How much of it.
+class ChaosPlan:
+    """The size of a chaos run.
 
     Attributes:
-        faults, seconds, pause_s: what is done, for how long and how often, as `Arena.torment` takes them.
-        singles, rows: jobs of a wave, singly and in each of two batches.
-        waves: most of them; a new one comes when half of the last has ended.
-        workers: processes.
+        faults, seconds, pause_s: arguments of `FaultInjector.inject`.
+        singles, rows: single jobs of a wave, and rows in each of its two batches.
+        waves: maximum number of waves; a new one starts when half of the last one has ended.
+        workers: number of worker processes.
     """
 
     faults: tuple[str, ...]
@@ -64,7 +64,7 @@ class Dose:
     workers: int = 2
 
 
-LONG = (
+LONG_RUN_FAULTS = (
     *(("kill_worker",) * 6),
     *(("kill_api", "drain_worker", "kill_store", "kill_bucket") * 2),
     "freeze_worker",
@@ -74,105 +74,110 @@ LONG = (
 )
 
 
-def run(dose: Dose, seed: int, *, say: Callable[[str], None], logs: Path | None = None) -> Report:
-    """One run, from empty servers to the audit.
+def run(plan: ChaosPlan, seed: int, *, say: Callable[[str], None], logs: Path | None = None) -> Report:
+    """Start servers, apply the load and the faults, and audit the data.
 
     Args:
-        dose: how much.
-        seed: of every choice.
-        say: told how it goes.
-        logs: where the logs of the processes are kept; gone with the stand where it is None.
+        plan: size of the run.
+        seed: seed of all random choices.
+        say: prints a progress message.
+        logs: directory for the logs of the processes; None deletes them at the end.
 
     Raises:
         StackError: a server does not start.
-        RuntimeError: a worker does not.
-        TimeoutError: what was accepted does not come to its end.
+        RuntimeError: a worker does not start.
+        TimeoutError: accepted jobs do not end in time.
     """
-    began = time.monotonic()
-    with ExitStack() as held:
-        arena, domain, simulator, inbox = held.enter_context(_stand(seed, logs))
-        feeder = held.enter_context(closing(Feeder(arena.api, domain, seed)))
-        feeder.keep_pictures()
-        for _ in range(dose.workers):
-            arena.start_worker()
-        arena.wait_ready()
-        say(f"seed {seed}: {dose.workers} workers are ready after {time.monotonic() - began:.0f} s")
-        over = threading.Event()
-        failed: list[BaseException] = []
-        feeding = threading.Thread(target=_feed, args=(feeder, domain, dose, over, failed), daemon=True)
-        feeding.start()
+    started_at = time.monotonic()
+    with ExitStack() as stack:
+        injector, domain, simulator, inbox = stack.enter_context(_system(seed, logs))
+        feeder = stack.enter_context(closing(Feeder(injector.api, domain, seed)))
+        feeder.upload_pictures()
+        for _ in range(plan.workers):
+            injector.start_worker()
+        injector.wait_ready()
+        say(f"seed {seed}: {plan.workers} workers are ready after {time.monotonic() - started_at:.0f} s")
+        stop = threading.Event()
+        errors: list[BaseException] = []
+        feed_thread = threading.Thread(target=_feed, args=(feeder, domain, plan, stop, errors), daemon=True)
+        feed_thread.start()
         try:
-            arena.torment(dose.faults, seconds=dose.seconds, pause_s=dose.pause_s)
+            injector.inject(plan.faults, seconds=plan.seconds, pause_s=plan.pause_s)
         finally:
-            over.set()
-        feeding.join(120)
-        if failed:
-            raise failed[0]
-        say(f"{len(feeder.asked)} jobs were accepted, {len(arena.faults)} faults are over; now they may end")
-        # As an operator would who has put things right: the pause before the next probe may have grown to minutes.
+            stop.set()
+        feed_thread.join(120)
+        if errors:
+            raise errors[0]
+        say(f"accepted {len(feeder.submitted)} jobs, injected {len(injector.faults)} faults; waiting for the end")
+        # As an operator does after a repair: the pause before the next probe can be minutes long.
         for model in domain.catalogue.models:
             domain.planner.resume(model)
-        _wait(lambda: _ended(domain) == len(feeder.asked), lambda: f"{_ended(domain)} of {len(feeder.asked)} ended")
-        jobs = {one.job_id: domain.store.get(one.tenant, one.job_id) for one in feeder.asked}
-        wanted = wanted_events(feeder, jobs)
         _wait(
-            lambda: not inbox.missing(wanted), lambda: f"{len(inbox.missing(wanted))} events did not come", fatal=False
+            lambda: _ended(domain) == len(feeder.submitted),
+            lambda: f"{_ended(domain)} of {len(feeder.submitted)} ended",
+        )
+        jobs = {job.job_id: domain.store.get(job.tenant, job.job_id) for job in feeder.submitted}
+        expected = expected_events(feeder, jobs)
+        _wait(
+            lambda: not inbox.missing(expected),
+            lambda: f"{len(inbox.missing(expected))} events are missing",
+            fatal=False,
         )
         calls = httpx.get(f"{simulator}/_sim/calls", timeout=60).json()["data"]
-        report = Report(dict(sorted(Counter(fault.what for fault in arena.faults).items())))
+        report = Report(dict(sorted(Counter(fault.what for fault in injector.faults).items())))
         audit_jobs(report, feeder, jobs)
         audit_counts(report, domain, feeder, jobs)
         audit_outputs(report, domain, jobs.values())
-        audit_events(report, inbox, wanted)
-        audit_purchases(report, feeder, jobs, calls, arena.faults)
-        report.faults += arena.lost()
-        report.rows["seconds"] = round(time.monotonic() - began)
+        audit_events(report, inbox, expected)
+        audit_purchases(report, feeder, jobs, calls, injector.faults)
+        report.faults += injector.unexpected_exits()
+        report.rows["seconds"] = round(time.monotonic() - started_at)
         return report
 
 
-def _feed(feeder: Feeder, domain: Domain, dose: Dose, over: threading.Event, failed: list[BaseException]) -> None:
-    size = dose.singles + dose.rows * len(SUBSCRIBED)
+def _feed(feeder: Feeder, domain: Domain, plan: ChaosPlan, stop: threading.Event, errors: list[BaseException]) -> None:
+    size = plan.singles + plan.rows * len(SUBSCRIBED)
     try:
-        for wave in range(dose.waves):
-            feeder.wave(dose.singles, dose.rows)
-            while wave + 1 < dose.waves and len(feeder.asked) - _ended(domain) > size / 2 and not over.wait(0.5):
+        for wave in range(plan.waves):
+            feeder.wave(plan.singles, plan.rows)
+            while wave + 1 < plan.waves and len(feeder.submitted) - _ended(domain) > size / 2 and not stop.wait(0.5):
                 pass
-            if over.is_set():
+            if stop.is_set():
                 break
-    except BaseException as error:  # noqa: BLE001 - told by the thread that waits for this one
-        failed.append(error)
+    except BaseException as error:  # noqa: BLE001 - the main thread raises it
+        errors.append(error)
 
 
 def _ended(domain: Domain) -> int:
-    """Jobs that are final, by the indexes; 0 while the store is away."""
+    """Return the number of final jobs in the indexes; 0 while Redis is unavailable."""
     try:
         return sum(int(str(domain.redis.zcard(domain.keys.index(t, s)))) for t in SUBSCRIBED for s in FINAL)
     except RedisError:
         return 0
 
 
-def _wait(holds: Callable[[], object], words: Callable[[], str], *, fatal: bool = True) -> None:
+def _wait(condition: Callable[[], object], describe: Callable[[], str], *, fatal: bool = True) -> None:
     deadline = time.monotonic() + SETTLE_S
-    while not holds():
+    while not condition():
         if time.monotonic() > deadline:
             if fatal:
-                raise TimeoutError(f"not within {SETTLE_S:g} s: {words()}")
+                raise TimeoutError(f"after {SETTLE_S:g} s: {describe()}")
             return
         time.sleep(0.2)
 
 
 @contextmanager
-def _stand(seed: int, logs: Path | None) -> Iterator[tuple[Arena, Domain, Simulator, Inbox]]:
-    with ExitStack() as held:
-        directory = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="retouch-chaos-")))
+def _system(seed: int, logs: Path | None) -> Iterator[tuple[FaultInjector, Domain, Simulator, Inbox]]:
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retouch-chaos-")))
         if logs:
             logs.mkdir(parents=True, exist_ok=True)
-        valkey = held.enter_context(Valkey(directory))
-        seaweedfs = held.enter_context(SeaweedFS(directory))
-        simulator = held.enter_context(simulator_process(latency_ms=150, latency_jitter_ms=100, fast=True))
-        inbox = held.enter_context(receiving())
+        valkey = stack.enter_context(Valkey(directory))
+        seaweedfs = stack.enter_context(SeaweedFS(directory))
+        simulator = stack.enter_context(simulator_process(latency_ms=150, latency_jitter_ms=100, fast=True))
+        inbox = stack.enter_context(receiving())
         keys = {"AWS_ACCESS_KEY_ID": seaweedfs.access_key, "AWS_SECRET_ACCESS_KEY": seaweedfs.secret_key}
-        held.enter_context(_environment(keys))
+        stack.enter_context(_environment(keys))
         config = directory / "retouch.toml"
         default = catalogue_toml(simulator, concurrency=32, rpm=60_000, timeout_s=15)
         config.write_text(default + inline_model_toml(simulator))
@@ -186,14 +191,14 @@ def _stand(seed: int, logs: Path | None) -> Iterator[tuple[Arena, Domain, Simula
             lease_s=LEASE_S,
         )
         domain = Domain.open(settings)
-        held.callback(domain.close)
+        stack.callback(domain.close)
         domain.planner.register_models()
         inbox.subscribe(domain)
-        arena = Arena(
+        injector = FaultInjector(
             domain, valkey=valkey, seaweedfs=seaweedfs, simulator=simulator, logs=logs or directory, seed=seed
         )
-        held.callback(arena.close)
-        yield arena, domain, simulator, inbox
+        stack.callback(injector.close)
+        yield injector, domain, simulator, inbox
 
 
 @contextmanager
@@ -211,21 +216,23 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run for some minutes; the exit status says whether all holds."""
-    parser = argparse.ArgumentParser(prog="python -m infra.chaos.__main__", description="Kill at random, then count.")
+    """Run for some minutes; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.chaos.__main__", description="Kill processes at random, then audit the data."
+    )
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=None, help="of an earlier run; chosen where it is not given")
-    parser.add_argument("--logs", type=Path, default=None, help="a directory for the logs of the API and the workers")
-    given = parser.parse_args(argv)
-    seed = secrets.randbelow(1 << 31) if given.seed is None else given.seed
+    parser.add_argument("--seed", type=int, default=None, help="seed of an earlier run; default: random")
+    parser.add_argument("--logs", type=Path, default=None, help="directory for the logs of the API and the workers")
+    options = parser.parse_args(argv)
+    seed = secrets.randbelow(1 << 31) if options.seed is None else options.seed
 
-    def say(words: str) -> None:
-        print(words, flush=True)  # noqa: T201 - this is its output
+    def say(message: str) -> None:
+        print(message, flush=True)  # noqa: T201 - this is its output
 
-    dose = Dose(LONG, given.minutes * 60, (2, 8), singles=200, rows=100, waves=10_000)
-    report = run(dose, seed, say=say, logs=given.logs)
+    plan = ChaosPlan(LONG_RUN_FAULTS, options.minutes * 60, (2, 8), singles=200, rows=100, waves=10_000)
+    report = run(plan, seed, say=say, logs=options.logs)
     say(report.table())
-    say(f"seed {seed}: {'all holds' if not report.faults else f'{len(report.faults)} faults'}")
+    say(f"seed {seed}: {'no faults' if not report.faults else f'{len(report.faults)} faults'}")
     return 1 if report.faults else 0
 
 

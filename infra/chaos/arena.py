@@ -1,4 +1,4 @@
-"""What a chaos run hurts: the API, workers, Valkey, SeaweedFS and the endpoint, and how."""
+"""Injects faults into the API, the workers, Valkey, SeaweedFS and the simulated endpoint."""
 
 import os
 import random
@@ -11,7 +11,7 @@ import httpx
 from redis import Redis
 
 from infra.chaos.audit import Fault
-from infra.chaos.load import insist
+from infra.chaos.load import retry_while_unavailable
 from infra.local.embedded_servers import SeaweedFS, Server, Valkey
 from infra.local.harness import KEY, Process, Simulator, api_process, worker_process
 from infra.local.ports import Ports
@@ -23,18 +23,18 @@ THREADS = 8
 WEBHOOK_TIMEOUT_S = 4.0
 
 
-class Arena:
-    """Servers, the API and workers, and the hand that hurts them. Servers are started by the thread that made it.
+class FaultInjector:
+    """Runs the API and the workers, and injects faults. Call it from the thread that created it.
 
     Args:
-        domain: what its processes work with.
-        valkey, seaweedfs, simulator: its servers.
-        logs: a directory for those of the API and the workers.
-        seed: of every choice.
+        domain: domain whose settings the processes use.
+        valkey, seaweedfs, simulator: the running servers.
+        logs: directory for the logs of the API and the workers.
+        seed: seed of all random choices.
 
     Attributes:
         api: origin of the API.
-        faults: what was done so far.
+        faults: the faults injected so far.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Arena:
         self._rng = random.Random(f"faults {seed}")  # noqa: S311 - no secret
         self._started = 0
         self._workers: dict[str, Process] = {}
-        self._leaving: list[Process] = []
+        self._draining: list[Process] = []
         self._port = Ports().choose("api")
         self.api = f"http://127.0.0.1:{self._port}"
         self._api = self._start_api()
@@ -65,7 +65,7 @@ class Arena:
         return api_process(self._domain.settings, self._logs / "api.log", self._port)
 
     def start_worker(self) -> None:
-        """One more worker, of all queues."""
+        """Start one more worker for all queues."""
         self._started += 1
         name = f"chaos{self._started}@chaos"
         self._workers[name] = worker_process(
@@ -79,110 +79,110 @@ class Arena:
         )
 
     def wait_ready(self) -> None:
-        """Return once the pulse of each worker is felt; the API is waited for by who needs it."""
+        """Wait until each worker has sent a heartbeat. Does not wait for the API."""
         for name, process in self._workers.items():
             process.wait_until(lambda name=name: name in self._alive(), 90)  # type: ignore[misc]
 
     def _alive(self) -> set[str]:
-        return {worker.name for worker in insist(self._domain.status.workers)}
+        return {worker.name for worker in retry_while_unavailable(self._domain.status.workers)}
 
-    def torment(self, faults: Sequence[str], *, seconds: float, pause_s: tuple[float, float]) -> None:
-        """Do one fault after the other.
+    def inject(self, faults: Sequence[str], *, seconds: float, pause_s: tuple[float, float]) -> None:
+        """Inject faults one after the other.
 
         Args:
-            faults: methods of this class, a deck: dealt in random order, and again while there is time.
-            seconds: for how long, and until the deck has been dealt once.
-            pause_s: least and most between two of them.
+            faults: names of methods of this class. They run in random order, again and again until the time is over.
+            seconds: minimum duration; each fault runs at least once.
+            pause_s: minimum and maximum pause before each fault, in seconds.
         """
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while True:
-            deck = list(faults)
-            self._rng.shuffle(deck)
-            for what in deck:
+            shuffled = list(faults)
+            self._rng.shuffle(shuffled)
+            for method in shuffled:
                 time.sleep(self._rng.uniform(*pause_s))
-                self._raise_the_dead()
-                getattr(self, what)()
-            if time.monotonic() >= until:
+                self._restart_stopped()
+                getattr(self, method)()
+            if time.monotonic() >= deadline:
                 break
 
     def kill_worker(self) -> None:
-        """SIGKILL, and another one in its place."""
-        name = self._one()
-        began = time.time()
+        """Kill a worker by SIGKILL and start another one."""
+        name = self._any_worker()
+        started_at = time.time()
         self._workers.pop(name).kill()
-        self._note("worker killed", began, name)
+        self._record("worker killed", started_at, name)
         self.start_worker()
 
     def kill_api(self) -> None:
-        """SIGKILL, and it is started again: what it answered was true, and what it did not is asked again."""
-        began = time.time()
+        """Kill the API by SIGKILL and start it again. The users repeat requests without an answer."""
+        started_at = time.time()
         self._api.kill()
         self._api.close()
         self._api = self._start_api()
-        self._note("api killed", began)
+        self._record("api killed", started_at)
 
     def drain_worker(self) -> None:
-        """SIGTERM, and another one in its place."""
-        name = self._one()
+        """Stop a worker by SIGTERM and start another one."""
+        name = self._any_worker()
         process = self._workers.pop(name)
-        began = time.time()
+        started_at = time.time()
         process.popen.terminate()
-        self._leaving.append(process)
-        # What its grace did not suffice for is handed back at its end.
-        self.faults.append(Fault("worker drained", "handed_back", began, began + GRACE_S + 1))
+        self._draining.append(process)
+        # It hands back the jobs that did not finish within the grace period.
+        self.faults.append(Fault("worker drained", "handed_back", started_at, started_at + GRACE_S + 1))
         self.start_worker()
 
     def freeze_worker(self) -> None:
-        """SIGSTOP for longer than a lease: what it writes afterwards comes too late."""
-        name = self._one()
+        """Stop a worker by SIGSTOP for longer than a lease, so that its later writes must be rejected."""
+        name = self._any_worker()
         process = self._workers[name]
-        began = time.time()
+        started_at = time.time()
         process.popen.send_signal(signal.SIGSTOP)
         try:
             time.sleep(LEASE_S * self._rng.uniform(1.1, 1.6))
         finally:
             process.popen.send_signal(signal.SIGCONT)
-        self._note("worker frozen", began, name)
+        self._record("worker frozen", started_at, name)
 
     def kill_store(self) -> None:
-        """SIGKILL of Valkey, records and broker alike."""
+        """Kill Valkey by SIGKILL: the records and the broker."""
         self._kill(self._valkey, "store killed")
 
     def kill_bucket(self) -> None:
-        """SIGKILL of SeaweedFS."""
+        """Kill SeaweedFS by SIGKILL."""
         self._kill(self._seaweedfs, "bucket killed")
 
     def _kill(self, server: Server, what: str) -> None:
-        began = time.time()
+        started_at = time.time()
         server.kill()
         time.sleep(self._rng.uniform(0, 2.5))
         server.restart(60)
-        self._note(what, began)
+        self._record(what, started_at)
 
     def flush_broker(self) -> None:
-        """Every message is gone."""
-        began = time.time()
+        """Delete all messages of the broker."""
+        started_at = time.time()
         with Redis.from_url(self._domain.settings.broker) as broker:
             broker.flushdb()
-        self._note("broker flushed", began)
+        self._record("broker flushed", started_at)
 
     def refuse_key(self) -> None:
-        """The endpoint answers 401 for some seconds: the model is parked, and no job fails."""
-        self._for_a_while("key refused", {"keys": ["another-key"]}, {"keys": [KEY]})
+        """Let the endpoint answer 401 for some seconds: the model is parked, and no job fails."""
+        self._set_knobs_for_a_while("key refused", {"keys": ["another-key"]}, {"keys": [KEY]})
 
     def take_endpoint_down(self) -> None:
-        """The endpoint answers 503 for some seconds: the model is parked where that lasts, and no job fails."""
-        self._for_a_while("endpoint down", {"error_rate": 1, "error_statuses": [503]}, {"error_rate": 0})
+        """Let the endpoint answer 503 for some seconds: the model may be parked, and no job fails."""
+        self._set_knobs_for_a_while("endpoint down", {"error_rate": 1, "error_statuses": [503]}, {"error_rate": 0})
 
-    def _for_a_while(self, what: str, knobs: dict[str, object], after: dict[str, object]) -> None:
-        began = time.time()
+    def _set_knobs_for_a_while(self, what: str, knobs: dict[str, object], after: dict[str, object]) -> None:
+        started_at = time.time()
         httpx.patch(f"{self._simulator}/_sim/knobs", json=knobs).raise_for_status()
         time.sleep(self._rng.uniform(2, 6))
         httpx.patch(f"{self._simulator}/_sim/knobs", json=after).raise_for_status()
-        self._note(what, began)
+        self._record(what, started_at)
 
-    def lost(self) -> list[str]:
-        """Processes that ended without having been told to, and why."""
+    def unexpected_exits(self) -> list[str]:
+        """Describe the processes that ended without a fault."""
         return [
             f"{name} ended by itself with status {process.popen.returncode}:\n{process.log.read_text()[-1500:]}"
             for name, process in {**self._workers, "the API": self._api}.items()
@@ -190,22 +190,22 @@ class Arena:
         ]
 
     def close(self) -> None:
-        """End what runs."""
-        running = [*self._workers.values(), *self._leaving, self._api]
+        """Stop all processes."""
+        running = [*self._workers.values(), *self._draining, self._api]
         for process in running:
             process.popen.terminate()
         for process in running:
             process.close(GRACE_S + 3)
 
-    def _one(self) -> str:
+    def _any_worker(self) -> str:
         return self._rng.choice(sorted(self._workers))
 
-    def _raise_the_dead(self) -> None:
-        """As a supervisor would: a worker that wants to be started again is."""
+    def _restart_stopped(self) -> None:
+        """Start a new worker for each one that exited with the status that asks for a restart."""
         for name in [name for name, process in self._workers.items() if process.popen.poll() == os.EX_TEMPFAIL]:
             self._workers.pop(name).close()
-            self._note("worker left by itself", time.time(), name)
+            self._record("worker left by itself", time.time(), name)
             self.start_worker()
 
-    def _note(self, what: str, began: float, name: str = "") -> None:
-        self.faults.append(Fault(what, name, began, time.time()))
+    def _record(self, what: str, started_at: float, name: str = "") -> None:
+        self.faults.append(Fault(what, name, started_at, time.time()))

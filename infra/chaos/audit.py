@@ -1,4 +1,4 @@
-"""What a chaos run left behind, held to what must be so whatever was killed."""
+"""Audits the data after a chaos run: jobs, counters, outputs, events and purchases."""
 
 import hashlib
 from collections import Counter
@@ -16,127 +16,130 @@ from jobs.foundation.job_states import FINAL, State
 from jobs.records.job_models import Job
 from jobs.wiring import Domain
 
-SETTLING_S = 3.0
-"""From an answer to its record, on a machine with much to do: a worker lost in between has lost the answer, too."""
-LOSING = frozenset({"worker killed", "worker frozen", "worker drained", "store killed", "bucket killed"})
-"""What may lose an answer that was paid for."""
-LOST_FOR_GOOD = 3
-"""So many lost workers end a job."""
+CHECKPOINT_S = 3.0
+"""Maximum time from an answer to its checkpoint on a busy machine. A worker killed in between loses the answer."""
+ANSWER_LOSING = frozenset({"worker killed", "worker frozen", "worker drained", "store killed", "bucket killed"})
+"""Faults that can lose a paid answer."""
+MAX_LOST_WORKERS = 3
+"""A job fails when it has lost this many workers."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that was done to the stand.
+    """An injected fault.
 
     Attributes:
-        what: `worker killed`, `worker frozen`, `worker drained`, `store killed`, `bucket killed`, and what explains no
-            second purchase: `broker flushed`, `key refused`, `endpoint down`.
-        name: of the worker.
-        began, ended: seconds since 1970.
+        what: kind of the fault. Only the kinds in `ANSWER_LOSING` can cause a second purchase.
+        name: name of the worker, or "".
+        started_at, ended_at: seconds since 1970.
     """
 
     what: str
     name: str
-    began: float
-    ended: float
+    started_at: float
+    ended_at: float
 
-    def hit(self, begin: float, end: float, log: str) -> bool:
-        """Whether it fell into a call; a worker's must have been that worker's, by the attempts' log."""
-        if self.what not in LOSING or self.began > end + SETTLING_S or self.ended < begin:
+    def overlaps(self, begin: float, end: float, log: str) -> bool:
+        """Return whether it can have lost the answer of a call: `log`, of the attempts, must name the worker."""
+        if self.what not in ANSWER_LOSING or self.started_at > end + CHECKPOINT_S or self.ended_at < begin:
             return False
         return not self.name or self.name in log
 
-    def beside(self, moment: float) -> str:
-        """What was done, and when, from a moment on."""
-        return f"{self.what} {self.name} {self.began - moment:+.1f} to {self.ended - moment:+.1f} s"
+    def relative_to(self, moment: float) -> str:
+        """Describe the fault, with times relative to a moment."""
+        return f"{self.what} {self.name} {self.started_at - moment:+.1f} to {self.ended_at - moment:+.1f} s"
 
 
 @dataclass
 class Report:
-    """Counts for people, and what must not be.
+    """The result of an audit.
 
     Attributes:
-        rows: name and number, in the order of a table.
-        faults: sentences; none where all holds.
+        rows: names and counts, in the order of the table.
+        faults: descriptions of the faults; empty if there are none.
     """
 
     rows: dict[str, object] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
-    def expect(self, holds: object, words: str) -> None:
-        """Note what does not hold."""
-        if not holds:
-            self.faults.append(words)
+    def expect(self, condition: object, fault: str) -> None:
+        """Add a fault if the condition is false."""
+        if not condition:
+            self.faults.append(fault)
 
     def table(self) -> str:
-        """One line a row."""
+        """Return the rows and the faults as lines of text."""
         width = max(map(len, self.rows))
         lines = [f"  {name:<{width}}  {value}" for name, value in self.rows.items()]
-        return "\n".join([*lines, *(f"  FAULT: {words}" for words in self.faults)])
+        return "\n".join([*lines, *(f"  FAULT: {fault}" for fault in self.faults)])
 
 
-def wanted_events(feeder: Feeder, jobs: Mapping[str, Job]) -> set[Any]:
-    """Every event that somebody subscribed to: tenant, type, subject."""
-    wanted = {
-        (one.tenant, f"job.{jobs[one.job_id].state}", one.job_id)
-        for one in feeder.asked
-        if one.single and f"job.{jobs[one.job_id].state}" in SUBSCRIBED[one.tenant]
+def expected_events(feeder: Feeder, jobs: Mapping[str, Job]) -> set[Any]:
+    """Return the events that the endpoints must get, as (tenant, type, subject)."""
+    events = {
+        (submitted.tenant, f"job.{jobs[submitted.job_id].state}", submitted.job_id)
+        for submitted in feeder.submitted
+        if submitted.single and f"job.{jobs[submitted.job_id].state}" in SUBSCRIBED[submitted.tenant]
     }
-    return wanted | {(tenant, "batch.completed", batch_id) for tenant, batch_id in feeder.batches}
+    return events | {(tenant, "batch.completed", batch_id) for tenant, batch_id in feeder.batches}
 
 
 def audit_jobs(report: Report, feeder: Feeder, jobs: Mapping[str, Job]) -> None:
-    """Every job has ended, and as it was to."""
-    states = Counter(str(jobs[one.job_id].state) for one in feeder.asked)
-    given_up = 0
-    for one in feeder.asked:
-        job = jobs[one.job_id]
+    """Check that every job has ended in the expected state."""
+    states = Counter(str(jobs[submitted.job_id].state) for submitted in feeder.submitted)
+    worker_lost = 0
+    for submitted in feeder.submitted:
+        job = jobs[submitted.job_id]
         lost = sum(attempt.outcome == "lease_lost" for attempt in job.attempts)
-        if job.error is not None and job.error.code == "worker_lost" and lost >= LOST_FOR_GOOD:
-            given_up += 1
+        if job.error is not None and job.error.code == "worker_lost" and lost >= MAX_LOST_WORKERS:
+            worker_lost += 1
             continue
-        words = f"{one.job_id} ({one.prompt!r}) is {job.state}, {job.error and job.error.message}"
-        stopped = job.state is State.CANCELED and one.job_id in feeder.canceled - feeder.retried
-        report.expect(job.state is one.kind.ends or stopped, words)
-    report.rows["jobs"] = len(feeder.asked)
+        fault = f"{submitted.job_id} ({submitted.prompt!r}) is {job.state}, {job.error and job.error.message}"
+        canceled = job.state is State.CANCELED and submitted.job_id in feeder.canceled - feeder.retried
+        report.expect(job.state is submitted.kind.final_state or canceled, fault)
+    report.rows["jobs"] = len(feeder.submitted)
     report.rows.update({f"  {name}": number for name, number in sorted(states.items())})
-    report.rows["  of these given up after three lost workers"] = given_up
-    report.rows["  canceled and tried again by their users"] = len(feeder.retried)
+    report.rows["  failed after three lost workers"] = worker_lost
+    report.rows["  canceled and retried by their users"] = len(feeder.retried)
 
 
 def audit_counts(report: Report, domain: Domain, feeder: Feeder, jobs: Mapping[str, Job]) -> None:
-    """Indexes, counters of the models and of batches, leases: all say the same as the records."""
-    redis, keys, asked = domain.redis, domain.keys, feeder.asked
+    """Check that indexes, counters of models and batches, and leases agree with the records."""
+    redis, keys = domain.redis, domain.keys
     for tenant in SUBSCRIBED:
-        counted = Counter(jobs[one.job_id].state for one in asked if one.tenant == tenant)
+        counted = Counter(jobs[submitted.job_id].state for submitted in feeder.submitted if submitted.tenant == tenant)
         for state in State:
-            found = redis.zcard(keys.index(tenant, state))
-            report.expect(found == counted[state], f"{tenant}'s index of {state} has {found}, not {counted[state]}")
+            indexed = redis.zcard(keys.index(tenant, state))
+            report.expect(indexed == counted[state], f"{tenant}'s index of {state} has {indexed}, not {counted[state]}")
     for name in domain.catalogue.models:
-        of_model = [jobs[one.job_id].state for one in asked if one.kind.model == name]
+        of_model = [jobs[submitted.job_id].state for submitted in feeder.submitted if submitted.kind.model == name]
         model: dict[Any, Any] = redis.hgetall(keys.model(name))
         totals: dict[Any, Any] = redis.hgetall(keys.totals(name))
         for count in ("in_flight", "n:queued", "n:waiting"):
             report.expect(int(model.get(count, 0)) == 0, f"{count} of {name} is {model.get(count)}, not 0")
-        submitted = int(totals.get("submitted", 0))
-        report.expect(submitted == len(of_model), f"{name} says {submitted} submitted, not {len(of_model)}")
+        total = int(totals.get("submitted", 0))
+        report.expect(total == len(of_model), f"{name} counts {total} submitted, not {len(of_model)}")
         for state in FINAL:
             ended = int(totals.get(f"ended:{state}", 0)) - int(totals.get(f"again:{state}", 0))
-            right = of_model.count(state)
-            report.expect(ended == right, f"{name} says {ended} {state}, not {right}")
+            expected = of_model.count(state)
+            report.expect(ended == expected, f"{name} counts {ended} {state}, not {expected}")
     leases = redis.zcard(keys.leases)
     report.expect(leases == 0, f"{leases} leases are left")
     for tenant, batch_id in feeder.batches:
-        told = domain.batches.get(tenant, batch_id).counts.model_dump()
-        held = Counter(str(jobs[one.job_id].state) for one in asked if one.job_id.startswith(f"job_{batch_id[4:]}-"))
-        report.expect(told["total"] == held.total(), f"{batch_id} counts {told['total']}, not {held.total()}")
+        counts = domain.batches.get(tenant, batch_id).counts.model_dump()
+        actual = Counter(
+            str(jobs[submitted.job_id].state)
+            for submitted in feeder.submitted
+            if submitted.job_id.startswith(f"job_{batch_id[4:]}-")
+        )
+        report.expect(counts["total"] == actual.total(), f"{batch_id} counts {counts['total']}, not {actual.total()}")
         for name in map(str, State):
-            report.expect(told[name] == held[name], f"{batch_id} counts {told[name]} {name}, not {held[name]}")
+            report.expect(counts[name] == actual[name], f"{batch_id} counts {counts[name]} {name}, not {actual[name]}")
     report.rows["batches"] = len(feeder.batches)
 
 
 def audit_outputs(report: Report, domain: Domain, jobs: Iterable[Job]) -> None:
-    """Every success has a whole picture in the bucket, with the hash that its record names."""
+    """Check that every succeeded job has a valid picture in the bucket, with the hash in its record."""
     count = 0
     for job in jobs:
         if job.state is not State.SUCCEEDED:
@@ -150,18 +153,18 @@ def audit_outputs(report: Report, domain: Domain, jobs: Iterable[Job]) -> None:
         except (RetouchError, OSError) as error:
             report.faults.append(f"the output of {job.id}: {error}")
             continue
-        report.expect(hashlib.sha256(data).hexdigest() == job.output.sha256, f"the output of {job.id} is another one")
+        report.expect(hashlib.sha256(data).hexdigest() == job.output.sha256, f"the output of {job.id} has another hash")
         count += 1
     report.rows["outputs that decode"] = count
 
 
-def audit_events(report: Report, inbox: Inbox, wanted: set[Any]) -> None:
-    """Every event that was subscribed to came, and nothing that was not signed."""
-    for tenant, kind, subject in sorted(inbox.missing(wanted)):
-        report.faults.append(f"{tenant} was never told {kind} of {subject}")
-    report.expect(inbox.forged == 0, f"{inbox.forged} requests to the receiver were not signed")
-    report.rows["events wanted"] = len(wanted)
-    report.rows["  told again"] = sum(inbox.told[one] - 1 for one in wanted if one in inbox.told)
+def audit_events(report: Report, inbox: Inbox, expected: set[Any]) -> None:
+    """Check that every expected event was delivered, and that every request had a valid signature."""
+    for tenant, kind, subject in sorted(inbox.missing(expected)):
+        report.faults.append(f"{tenant} did not get {kind} of {subject}")
+    report.expect(inbox.invalid == 0, f"{inbox.invalid} requests to the receiver had an invalid signature")
+    report.rows["events expected"] = len(expected)
+    report.rows["  delivered again"] = sum(inbox.counts[key] - 1 for key in expected if key in inbox.counts)
 
 
 def audit_purchases(
@@ -171,32 +174,34 @@ def audit_purchases(
     calls: Sequence[Mapping[str, Any]],
     faults: Sequence[Fault],
 ) -> None:
-    """Each second purchase follows from an answer of no use, a user's wish, or a fault that fell into the call."""
+    """Check that each second purchase has a cause: an unusable answer, a retry by the user, or a fault."""
     paid: dict[str, list[Mapping[str, Any]]] = {}
     for call in calls:
         if call["billed"]:
             paid.setdefault(call["prompt"], []).append(call)
-    why: Counter[str] = Counter()
-    for one in feeder.asked:
-        log = " ".join(f"{attempt.outcome}: {attempt.message}" for attempt in jobs[one.job_id].attempts)
-        bought = sorted(paid.get(one.prompt, []), key=lambda call: call["at"])
+    causes: Counter[str] = Counter()
+    for submitted in feeder.submitted:
+        log = " ".join(f"{attempt.outcome}: {attempt.message}" for attempt in jobs[submitted.job_id].attempts)
+        bought = sorted(paid.get(submitted.prompt, []), key=lambda call: call["at"])
         for number, (before, _) in enumerate(pairwise(bought)):
             begin = before["at"]
             end = begin + (before["duration_ms"] or 0) / 1000
-            if one.kind.spoils and number == 0:
-                why["the answer was of no use"] += 1
-            elif one.job_id in feeder.retried:
-                why["its user wanted it again"] += 1
-            elif hits := [fault for fault in faults if fault.hit(begin, end, log)]:
-                why[hits[0].what] += 1
+            if submitted.kind.unusable_answer and number == 0:
+                causes["unusable answer"] += 1
+            elif submitted.job_id in feeder.retried:
+                causes["retried by the user"] += 1
+            elif overlapping := [fault for fault in faults if fault.overlaps(begin, end, log)]:
+                causes[overlapping[0].what] += 1
             else:
-                why["unexplained"] += 1
-                near = ", ".join(fault.beside(begin) for fault in faults if fault.began - 30 < begin < fault.ended + 30)
+                causes["unexplained"] += 1
+                near = ", ".join(
+                    fault.relative_to(begin) for fault in faults if fault.started_at - 30 < begin < fault.ended_at + 30
+                )
                 report.faults.append(
-                    f"{one.job_id} ({one.prompt!r}) was bought again without a cause: {log}; "
-                    f"from the first call, which took {end - begin:.1f} s, it was to {near}"
+                    f"{submitted.job_id} ({submitted.prompt!r}) was bought twice without a cause: {log}; "
+                    f"the first call took {end - begin:.1f} s; faults relative to its start: {near}"
                 )
     report.rows["calls"] = len(calls)
     report.rows["  paid"] = sum(map(len, paid.values()))
-    report.rows["  paid again"] = why.total()
-    report.rows.update({f"    {name}": number for name, number in sorted(why.items())})
+    report.rows["  paid again"] = causes.total()
+    report.rows.update({f"    {name}": number for name, number in sorted(causes.items())})

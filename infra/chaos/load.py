@@ -1,4 +1,4 @@
-"""The load of a chaos run: jobs whose prompts say what shall happen to them, and a receiver of what is told of them."""
+"""The load of a chaos run: simulated users, and a receiver for their webhooks."""
 
 import io
 import json
@@ -33,19 +33,19 @@ SUBSCRIBED = {
     "acme": ("job.succeeded", "job.filtered", "job.failed", "job.canceled", "batch.completed"),
     "globex": ("job.succeeded", "batch.completed"),
 }
-"""The tenants, and what each wants to be told."""
+"""The event types of each tenant's endpoint."""
 CANCELED_SHARE = 0.1
-"""Of single jobs."""
+"""Share of single jobs that the user cancels."""
 INLINE_MODEL = "qwen-image-edit"
-"""Whose answers are the picture itself, not an address of it."""
-_AWAY = (RedisError, Unavailable, StorageFailed, Unreachable)
-_ONCE = Patience(tries=1)
+"""A model whose answers contain the picture instead of a URL."""
+_UNAVAILABLE = (RedisError, Unavailable, StorageFailed, Unreachable)
+_NO_RETRY = Patience(tries=1)
 
 T = TypeVar("T")
 
 
 def inline_model_toml(origin: str) -> str:
-    """The second model of the catalogue, of the same simulator."""
+    """Return a catalogue entry for the second model, which uses the same simulator."""
     return f"""
 [models.{INLINE_MODEL}]
 dialect = "openai"
@@ -61,20 +61,20 @@ parameters.seed = {{ type = "integer" }}
 
 @dataclass(frozen=True)
 class Kind:
-    """What shall happen to a job.
+    """A kind of job, with its expected outcome.
 
     Attributes:
-        directive: of the simulator, at the head of the prompt.
-        weight: how often it is asked for.
-        ends: the job's state at the end.
-        spoils: its first answer is paid for and of no use, so that another call is right.
-        model: that edits it.
+        directive: directive for the simulator, at the start of the prompt.
+        weight: relative frequency.
+        final_state: expected final state of the job.
+        unusable_answer: the first answer is paid but unusable, so a second purchase is correct.
+        model: model of the job.
     """
 
     directive: str
     weight: int
-    ends: State = State.SUCCEEDED
-    spoils: bool = False
+    final_state: State = State.SUCCEEDED
+    unusable_answer: bool = False
     model: str = MODEL
 
 
@@ -86,20 +86,20 @@ KINDS = (
     Kind("[sim:429conc*1] ", 1),
     Kind("[sim:download_fail*2] ", 5),
     Kind("[sim:download_truncate*1] ", 4),
-    Kind("[sim:truncate*1] ", 3, spoils=True),
-    Kind("[sim:badimage*1] ", 3, spoils=True),
+    Kind("[sim:truncate*1] ", 3, unusable_answer=True),
+    Kind("[sim:badimage*1] ", 3, unusable_answer=True),
     Kind("[sim:censored] ", 4, State.FILTERED),
     Kind("[sim:fail=400] ", 4, State.FAILED),
     Kind("", 12, model=INLINE_MODEL),
     Kind("[sim:fail=503*1] ", 2, model=INLINE_MODEL),
-    Kind("[sim:badimage*1] ", 1, spoils=True, model=INLINE_MODEL),
+    Kind("[sim:badimage*1] ", 1, unusable_answer=True, model=INLINE_MODEL),
     Kind("[sim:fail=400] ", 1, State.FAILED, model=INLINE_MODEL),
 )
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A job that was accepted; `prompt` is its alone."""
+class SubmittedJob:
+    """An accepted job; its `prompt` is unique."""
 
     job_id: str
     tenant: str
@@ -109,62 +109,62 @@ class Asked:
 
 
 class Feeder:
-    """Users: they submit through the API and insist while it is away, so what is listed here was accepted.
+    """Simulated users. They repeat each request until the API accepts it.
 
     Args:
-        api: its origin.
-        domain: gives them keys, and a place for their pictures.
-        seed: of every choice.
+        api: origin of the API.
+        domain: creates the API keys and uploads the pictures.
+        seed: seed of all random choices.
 
     Attributes:
-        asked: every job.
+        submitted: all accepted jobs.
         batches: tenant and id of every batch.
-        canceled: ids of jobs that somebody wanted to cancel.
-        retried: ids of jobs that somebody canceled and wanted tried again.
+        canceled: ids of jobs that a user tried to cancel.
+        retried: ids of jobs that a user canceled and then tried to retry.
     """
 
     def __init__(self, api: str, domain: Domain, seed: int) -> None:
         self._domain = domain
         self._rng = random.Random(f"load {seed}")  # noqa: S311 - no secret
         keys = {tenant: domain.tenants.create_key(tenant) for tenant in SUBSCRIBED}
-        self._clients = {tenant: Client(api, key, patience=_ONCE) for tenant, key in keys.items()}
+        self._clients = {tenant: Client(api, key, patience=_NO_RETRY) for tenant, key in keys.items()}
         self._images: list[str] = []
         self._number = 0
-        self.asked: list[Asked] = []
+        self.submitted: list[SubmittedJob] = []
         self.batches: list[tuple[str, str]] = []
         self.canceled: set[str] = set()
         self.retried: set[str] = set()
 
     def close(self) -> None:
-        """Close their connections."""
+        """Close the connections."""
         for client in self._clients.values():
             client.close()
 
-    def keep_pictures(self) -> None:
-        """Put the inputs into the bucket."""
+    def upload_pictures(self) -> None:
+        """Upload the input pictures to the bucket."""
         bucket = self._domain.settings.s3_bucket
         for number in range(3):
-            held = io.BytesIO()
-            Image.new("RGB", (40 + 8 * number, 32), (60 * number, 120, 90)).save(held, "PNG")
+            encoded = io.BytesIO()
+            Image.new("RGB", (40 + 8 * number, 32), (60 * number, 120, 90)).save(encoded, "PNG")
             key = f"chaos/{number}.png"
-            self._domain.bucket.put(bucket, key, held.getvalue(), media_type="image/png")
+            self._domain.bucket.put(bucket, key, encoded.getvalue(), media_type="image/png")
             self._images.append(f"s3://{bucket}/{key}")
 
     def wave(self, singles: int, rows: int) -> None:
-        """Single jobs, and one batch a tenant, which is paused for as long as they are submitted; some are canceled."""
+        """Submit a batch per tenant, paused at first, and single jobs; cancel some of these."""
         paused = [self._batch(tenant, rows) for tenant in SUBSCRIBED] if rows else []
         for tenant, batch_id in paused:
             self._try(partial(self._clients[tenant].batches.pause, batch_id))
         for _ in range(singles):
-            one = self._single(self._rng.choice(list(SUBSCRIBED)))
+            job = self._single(self._rng.choice(list(SUBSCRIBED)))
             if self._rng.random() < CANCELED_SHARE:
-                self._cancel(one)
+                self._cancel(job)
         for tenant, batch_id in paused:
             self._try(partial(self._clients[tenant].batches.resume, batch_id))
 
     def _choose(self) -> tuple[Kind, dict[str, Any]]:
-        """What shall happen to a job, and its fields."""
-        kind = self._rng.choices(KINDS, [one.weight for one in KINDS])[0]
+        """Choose the kind of a job and its fields."""
+        kind = self._rng.choices(KINDS, [kind.weight for kind in KINDS])[0]
         self._number += 1
         fields: dict[str, Any] = {
             "custom_id": f"chaos-{self._number}",
@@ -175,112 +175,112 @@ class Feeder:
         }
         return kind, fields
 
-    def _single(self, tenant: str) -> Asked:
+    def _single(self, tenant: str) -> SubmittedJob:
         kind, fields = self._choose()
-        once = f"single {self._number}"
-        job = insist(lambda: self._clients[tenant].submit(**fields, idempotency_key=once))
-        self.asked.append(Asked(job.id, tenant, fields["prompt"], kind, single=True))
-        return self.asked[-1]
+        idempotency_key = f"single {self._number}"
+        job = retry_while_unavailable(lambda: self._clients[tenant].submit(**fields, idempotency_key=idempotency_key))
+        self.submitted.append(SubmittedJob(job.id, tenant, fields["prompt"], kind, single=True))
+        return self.submitted[-1]
 
     def _batch(self, tenant: str, rows: int) -> tuple[str, str]:
         chosen = [self._choose() for _ in range(rows)]
-        items, once = [fields for _, fields in chosen], f"batch {self._number}"
-        batch = insist(lambda: self._clients[tenant].batches.submit(items=items, idempotency_key=once))
+        items, key = [fields for _, fields in chosen], f"batch {self._number}"
+        batch = retry_while_unavailable(lambda: self._clients[tenant].batches.submit(items=items, idempotency_key=key))
         self.batches.append((tenant, batch.id))
-        self.asked += [
-            Asked(batch_job_id(batch.id, row), tenant, fields["prompt"], kind, single=False)
+        self.submitted += [
+            SubmittedJob(batch_job_id(batch.id, row), tenant, fields["prompt"], kind, single=False)
             for row, (kind, fields) in enumerate(chosen, 1)
         ]
         return self.batches[-1]
 
-    def _cancel(self, one: Asked) -> None:
-        """Cancel a job at a moment of its own, and have every second one tried again."""
-        client, again = self._clients[one.tenant], self._rng.random() < 0.5
+    def _cancel(self, job: SubmittedJob) -> None:
+        """Cancel a job after a random delay, and retry half of the canceled ones."""
+        client, retry = self._clients[job.tenant], self._rng.random() < 0.5
         time.sleep(self._rng.uniform(0, 0.2))
-        self.canceled.add(one.job_id)
-        if self._try(lambda: client.cancel(one.job_id)) and again:
-            self.retried.add(one.job_id)
-            self._try(lambda: client.retry(one.job_id))
+        self.canceled.add(job.job_id)
+        if self._try(lambda: client.cancel(job.job_id)) and retry:
+            self.retried.add(job.job_id)
+            self._try(lambda: client.retry(job.job_id))
 
     def _try(self, step: Callable[[], object]) -> bool:
-        """Whether it was done. It may have been where it was not: the answer was lost, and it cannot be done twice."""
+        """Return False on a conflict. The step may have succeeded even then, if the first answer was lost."""
         try:
-            insist(step)
-        except ProblemError as refused:
-            if refused.status != HTTPStatus.CONFLICT:
+            retry_while_unavailable(step)
+        except ProblemError as error:
+            if error.status != HTTPStatus.CONFLICT:
                 raise
             return False
         return True
 
 
-def insist(step: Callable[[], T], within_s: float = 120) -> T:
-    """Do a step; while a store or the API is away, do it again.
+def retry_while_unavailable(step: Callable[[], T], timeout_s: float = 120) -> T:
+    """Run a step, and repeat it while a server or the API is unavailable.
 
     Raises:
-        Exception: it was away for too long, or said no.
+        Exception: the step failed for another reason, or the timeout is over.
     """
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             return step()
-        except (*_AWAY, ProblemError) as error:
-            said_no = isinstance(error, ProblemError) and error.status != HTTPStatus.SERVICE_UNAVAILABLE
-            if said_no or time.monotonic() > deadline:
+        except (*_UNAVAILABLE, ProblemError) as error:
+            rejected = isinstance(error, ProblemError) and error.status != HTTPStatus.SERVICE_UNAVAILABLE
+            if rejected or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
 
 
 class Inbox:
-    """What the receiver was told: how often each event came, by tenant, type and the id of its subject."""
+    """Counts the deliveries of each event, by tenant, type and the id of its subject."""
 
     def __init__(self) -> None:
         self.url = ""
         self.secrets: dict[str, str] = {}
-        self.told: Counter[tuple[str, str, str]] = Counter()
-        self.forged = 0
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.invalid = 0
         self._lock = threading.Lock()
 
     def subscribe(self, domain: Domain) -> None:
-        """Make an endpoint a tenant.
+        """Create one endpoint per tenant.
 
         Raises:
-            RetouchError: it is refused.
+            RetouchError: the endpoint is invalid.
         """
         for tenant, types in SUBSCRIBED.items():
             domain.tenants.ensure(tenant)
-            made = domain.endpoints.create(tenant, EndpointFields(url=f"{self.url}/{tenant}", events=list(types)))
-            self.secrets[tenant] = made.secret
+            endpoint = domain.endpoints.create(tenant, EndpointFields(url=f"{self.url}/{tenant}", events=list(types)))
+            self.secrets[tenant] = endpoint.secret
 
-    def take(self, tenant: str, headers: dict[str, str], body: bytes) -> None:
-        """Note one request whose signature holds."""
+    def receive(self, tenant: str, headers: dict[str, str], body: bytes) -> None:
+        """Count a request by its event, or as invalid."""
         try:
             Webhook(self.secrets[tenant]).verify(body, headers)
-        except Exception:  # noqa: BLE001 - whatever is wrong with it, it does not count
+        except Exception:  # noqa: BLE001 - the library raises several types
             with self._lock:
-                self.forged += 1
+                self.invalid += 1
             return
         event = json.loads(body)
         with self._lock:
-            self.told[tenant, event["type"], str(event["data"]["id"])] += 1
+            self.counts[tenant, event["type"], str(event["data"]["id"])] += 1
 
-    def missing(self, wanted: set[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
-        """What has not come."""
+    def missing(self, expected: set[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
+        """Return the expected events that were not delivered."""
         with self._lock:
-            return wanted - set(self.told)
+            return expected - set(self.counts)
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A sender that was killed resets its connection; anything else is told."""
+        """Ignore connections that a killed sender resets; print other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 @contextmanager
 def receiving() -> Iterator[Inbox]:
-    """A receiver on a free port of loopback, at `/TENANT`."""
+    """Run a receiver on a free loopback port; each tenant's URL is `/TENANT`."""
     inbox = Inbox()
 
     class Handler(BaseHTTPRequestHandler):
@@ -289,7 +289,7 @@ def receiving() -> Iterator[Inbox]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            inbox.take(self.path.strip("/"), headers, body)
+            inbox.receive(self.path.strip("/"), headers, body)
             self.send_response(204)
             self.send_header("content-length", "0")
             self.end_headers()
