@@ -1,4 +1,4 @@
-"""The files that Retouch is deployed with, read for the tests that hold them to the code."""
+"""Readers of the deployment files, for the tests that compare these files with the code."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ SECRETS = {
     "VALKEY_PASSWORD",
 }
 OPTIONAL_SECRETS = {"OPENAI_API_KEY", "STEP_API_KEY"}
-"""A deployment needs the keys of its own models alone."""
+"""A deployment needs only the keys of its own models."""
 
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?P<rest>:[-?](?:[^{}]|\$\{[^{}]*\})*)?\}")
 
@@ -38,24 +38,24 @@ def yaml_files() -> list[Path]:
 
 
 def compose() -> dict[str, Any]:
-    """`compose.yaml`, variables as written."""
+    """`compose.yaml`, without interpolation."""
     return dict(yaml.safe_load((INFRA / "compose.yaml").read_text()))
 
 
 def variables(text: str) -> Iterator[tuple[str, str | None]]:
-    """Every variable that `text` takes from the environment, and its default; None where it must be set."""
-    for found in _VARIABLE.finditer(text):
-        name, rest = found["name"], found["rest"]
+    """Every environment variable in `text`, and its default; None if it is required."""
+    for match in _VARIABLE.finditer(text):
+        name, rest = match["name"], match["rest"]
         if name:
             yield name, rest[2:] if rest and rest.startswith(":-") else None
             yield from variables(rest or "")
 
 
 def interpolated(text: str, environment: Mapping[str, str]) -> str:
-    """What compose makes of `text`; KeyError for a variable that must be set and is not."""
+    """Interpolate `text` like compose; KeyError if a required variable is missing."""
 
-    def value(found: re.Match[str]) -> str:
-        name, rest = found["name"], found["rest"]
+    def value(match: re.Match[str]) -> str:
+        name, rest = match["name"], match["rest"]
         if not name:
             return "$"
         if environment.get(name):
@@ -68,7 +68,7 @@ def interpolated(text: str, environment: Mapping[str, str]) -> str:
 
 
 def env_file(path: Path) -> dict[str, str]:
-    """`NAME=value` lines; what begins with `#` is a remark."""
+    """The variables of a file with `NAME=value` lines and `#` comments."""
     lines = (line.strip() for line in path.read_text().splitlines())
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
@@ -82,7 +82,7 @@ def manifests() -> list[dict[str, Any]]:
 
 def of_kind(kind: str) -> dict[str, dict[str, Any]]:
     """The manifests of a kind, by name."""
-    return {each["metadata"]["name"]: each for each in manifests() if each["kind"] == kind}
+    return {manifest["metadata"]["name"]: manifest for manifest in manifests() if manifest["kind"] == kind}
 
 
 def option(arguments: list[str], name: str) -> str:
@@ -91,6 +91,6 @@ def option(arguments: list[str], name: str) -> str:
 
 
 def seconds(duration: str) -> float:
-    """A duration of compose that is written in seconds."""
+    """Parse a duration of compose in seconds, such as `40s`."""
     assert duration.endswith("s"), duration
     return float(duration[:-1])

@@ -1,4 +1,4 @@
-"""Valkey and SeaweedFS alone, as the embedded stack runs them: real servers, on ports of their own."""
+"""Valkey and SeaweedFS with the configuration of the local stack: real servers on free ports."""
 
 import os
 import signal
@@ -31,10 +31,10 @@ IMAGE = b"\x89PNG" + os.urandom(500_000)
 WRITERS = 6
 
 
-def eventually(holds: Callable[[], bool], what: str, within_s: float = 120) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
         time.sleep(0.05)
 
 
@@ -47,15 +47,15 @@ def runs(pid: int) -> bool:
 
 
 def listening_addresses(pid: int) -> set[str]:
-    """Local addresses of a process's listening TCP sockets, as the kernel writes them (hexadecimal)."""
-    sockets = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()}
-    found = set()
+    """Local addresses of a process's listening TCP sockets, in the hexadecimal form of the kernel."""
+    sockets = {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+    addresses = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text(encoding="utf-8").splitlines()[1:]:
             columns = line.split()
             if columns[3] == "0A" and f"socket:[{columns[9]}]" in sockets:
-                found.add(columns[1].split(":")[0])
-    return found
+                addresses.add(columns[1].split(":")[0])
+    return addresses
 
 
 def client_of(valkey: Valkey) -> redis.Redis:
@@ -63,7 +63,7 @@ def client_of(valkey: Valkey) -> redis.Redis:
 
 
 def client_with(store: SeaweedFS, secret_key: str) -> "S3Client":
-    """A client that waits: writers that meet at one key wait for each other in steps of a second."""
+    """A client with a long timeout: concurrent writers of one key wait for each other in steps of a second."""
     return boto3.client(
         "s3",
         endpoint_url=store.endpoint_url,
@@ -87,7 +87,7 @@ def put_status(store: SeaweedFS, key: str, body: bytes, client: "S3Client | None
     return int(answer["ResponseMetadata"]["HTTPStatusCode"])
 
 
-def read(store: SeaweedFS, key: str) -> bytes:
+def get(store: SeaweedFS, key: str) -> bytes:
     return store.client.get_object(Bucket=store.bucket, Key=key)["Body"].read()
 
 
@@ -104,40 +104,42 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 
 @pytest.mark.parametrize("stop", [Server.kill, Server.stop])
-def test_what_valkey_answered_survives_its_end(valkey: Valkey, stop: Callable[[Server], None]) -> None:
+def test_an_acknowledged_write_survives_a_stop_or_kill_of_valkey(
+    valkey: Valkey, stop: Callable[[Server], None]
+) -> None:
     client = client_of(valkey)
     for number in range(500):
         client.rpush("list", number)
-    before = valkey.pid
+    old_pid = valkey.pid
     stop(valkey)
     valkey.restart()
-    assert valkey.pid != before
+    assert valkey.pid != old_pid
     assert client.lrange("list", 0, -1) == [str(number) for number in range(500)]
 
 
-def test_valkey_writes_through_and_never_evicts(valkey: Valkey) -> None:
-    wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
-    assert client_of(valkey).config_get(*wanted) == wanted
+def test_valkey_writes_to_disk_always_and_never_evicts(valkey: Valkey) -> None:
+    expected = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+    assert client_of(valkey).config_get(*expected) == expected
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it brings no allocator of its own elsewhere")
-def test_valkey_allocates_by_mimalloc(valkey: Valkey) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="mimalloc is used only on Linux")
+def test_valkey_uses_mimalloc(valkey: Valkey) -> None:
     mapped = Path(f"/proc/{valkey.pid}/maps").read_text(encoding="utf-8")
     assert "libmimalloc.so" in mapped
     assert "cannot be preloaded" not in valkey.log.read_text(encoding="utf-8")
 
 
-def test_valkey_is_closed_to_those_without_the_password(valkey: Valkey) -> None:
+def test_valkey_requires_the_password(valkey: Valkey) -> None:
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(port=valkey.port, retry=Retry(NoBackoff(), 0)).ping()
 
 
-def test_secrets_are_readable_by_their_owner_alone(valkey: Valkey, store: SeaweedFS) -> None:
+def test_only_the_owner_can_read_the_secrets(valkey: Valkey, store: SeaweedFS) -> None:
     for path in (valkey.directory / "valkey.conf", store.directory / "s3.json"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_server_whose_port_is_taken_ends_with_its_log(valkey: Valkey, tmp_path: Path) -> None:
+def test_a_start_on_a_used_port_fails_with_the_log_of_the_server(valkey: Valkey, tmp_path: Path) -> None:
     with (
         pytest.raises(StackError, match="valkey ended while starting") as caught,
         Valkey(tmp_path / "other", port=valkey.port, password="another"),
@@ -146,12 +148,12 @@ def test_a_server_whose_port_is_taken_ends_with_its_log(valkey: Valkey, tmp_path
     assert "Address already in use" in caught.value.log
 
 
-def test_a_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
-    starter = (
+def test_a_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    parent = (
         "import sys; from pathlib import Path; from infra.local.embedded_servers import Valkey\n"
         "with Valkey(Path(sys.argv[1])) as server: print(server.pid, flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", starter, str(tmp_path)]
+    command = [sys.executable, "-c", parent, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
@@ -160,7 +162,7 @@ def test_a_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     eventually(lambda: not runs(pid), "the end of an orphaned server")
 
 
-def test_every_port_listens_on_loopback_alone(valkey: Valkey, store: SeaweedFS) -> None:
+def test_every_port_listens_only_on_loopback(valkey: Valkey, store: SeaweedFS) -> None:
     loopback = {"0100007F"}
     assert listening_addresses(valkey.pid) == loopback
     assert listening_addresses(store.pid) == loopback
@@ -171,11 +173,11 @@ def test_an_object_keeps_its_bytes_type_and_metadata(store: SeaweedFS) -> None:
     store.client.put_object(
         Bucket=store.bucket, Key="out/a b+ü.png", Body=IMAGE, ContentType="image/png", Metadata=metadata
     )
-    found = store.client.get_object(Bucket=store.bucket, Key="out/a b+ü.png")
-    assert (found["Body"].read(), found["ContentType"], found["Metadata"]) == (IMAGE, "image/png", metadata)
+    stored = store.client.get_object(Bucket=store.bucket, Key="out/a b+ü.png")
+    assert (stored["Body"].read(), stored["ContentType"], stored["Metadata"]) == (IMAGE, "image/png", metadata)
 
 
-def test_a_presigned_url_opens_one_object_and_nothing_is_open_without(store: SeaweedFS) -> None:
+def test_a_presigned_url_gives_access_to_one_object_only(store: SeaweedFS) -> None:
     store.client.put_object(Bucket=store.bucket, Key="signed", Body=IMAGE, ContentType="image/png")
     url = store.client.generate_presigned_url(
         "get_object", Params={"Bucket": store.bucket, "Key": "signed"}, ExpiresIn=60
@@ -186,20 +188,20 @@ def test_a_presigned_url_opens_one_object_and_nothing_is_open_without(store: Sea
     assert httpx.get(url.replace("signed?", "other?"), trust_env=False, timeout=60).status_code == 403
 
 
-def test_another_secret_is_refused(store: SeaweedFS) -> None:
+def test_a_wrong_secret_key_is_rejected(store: SeaweedFS) -> None:
     stranger = client_with(store, "wrong")
     with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
         stranger.list_objects_v2(Bucket=store.bucket)
 
 
-def test_of_many_first_writers_one_wins(store: SeaweedFS) -> None:
+def test_only_one_of_many_concurrent_first_writers_succeeds(store: SeaweedFS) -> None:
     statuses = compete(store, "first", {"IfNoneMatch": "*"})
     assert sorted(statuses.values()) == [200] + [412] * (WRITERS - 1)
     winner = next(body for body, status in statuses.items() if status == 200)
-    assert read(store, "first") == winner
+    assert get(store, "first") == winner
 
 
-def test_of_many_writers_over_one_version_one_wins(store: SeaweedFS) -> None:
+def test_only_one_of_many_concurrent_overwrites_of_a_version_succeeds(store: SeaweedFS) -> None:
     etag = store.client.put_object(Bucket=store.bucket, Key="next", Body=b"old")["ETag"]
     statuses = compete(store, "next", {"IfMatch": etag})
     assert sorted(statuses.values()) == [200] + [412] * (WRITERS - 1)
@@ -208,7 +210,7 @@ def test_of_many_writers_over_one_version_one_wins(store: SeaweedFS) -> None:
 
 
 def compete(store: SeaweedFS, key: str, condition: dict[str, str]) -> dict[bytes, int]:
-    """Conditional puts of one key at once: the status of each by its body."""
+    """Run concurrent conditional puts of one key; returns the status of each by its body."""
     client = client_with(store, store.secret_key)
     barrier = threading.Barrier(WRITERS)
     statuses: dict[bytes, int] = {}
@@ -230,20 +232,20 @@ def test_objects_survive_a_killed_store(store: SeaweedFS) -> None:
         assert put_status(store, f"kept/{number}", IMAGE[number:]) == 200
     store.kill()
     store.restart()
-    assert all(read(store, f"kept/{number}") == IMAGE[number:] for number in range(20))
+    assert all(get(store, f"kept/{number}") == IMAGE[number:] for number in range(20))
 
 
-def test_objects_survive_other_ports_and_another_secret(tmp_path: Path) -> None:
+def test_objects_survive_a_change_of_ports_and_secret(tmp_path: Path) -> None:
     with SeaweedFS(tmp_path) as first:
         assert put_status(first, "kept", IMAGE) == 200
     with SeaweedFS(tmp_path) as second:
         assert second.port != first.port
         assert second.secret_key != first.secret_key
         assert put_status(second, "new", IMAGE[1:]) == 200
-        assert (read(second, "kept"), read(second, "new")) == (IMAGE, IMAGE[1:])
+        assert (get(second, "kept"), get(second, "new")) == (IMAGE, IMAGE[1:])
 
 
-def test_a_chosen_port_is_remembered_while_it_is_free(tmp_path: Path, valkey: Valkey) -> None:
+def test_a_chosen_port_is_reused_if_it_is_free(tmp_path: Path, valkey: Valkey) -> None:
     first = Ports(tmp_path / "ports.json")
     port = first.choose("redis")
     first.save()
@@ -252,6 +254,6 @@ def test_a_chosen_port_is_remembered_while_it_is_free(tmp_path: Path, valkey: Va
     assert Ports(tmp_path / "ports.json").choose("redis") != valkey.port
 
 
-def test_a_requested_port_that_is_taken_names_port_and_flag(valkey: Valkey) -> None:
+def test_the_error_for_a_used_port_names_the_port_and_the_flag(valkey: Valkey) -> None:
     with pytest.raises(StackError, match=rf"port {valkey.port} is in use.*--redis-port"):
         Ports().choose("redis", valkey.port, flag="--redis-port")

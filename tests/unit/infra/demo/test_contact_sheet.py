@@ -1,4 +1,4 @@
-"""The contact sheet: every edit is on it, and it opens from disk alone."""
+"""The contact sheet shows every edit and needs no other files."""
 
 import base64
 import re
@@ -52,7 +52,7 @@ def test_the_page_has_every_row_with_its_state(page: str) -> None:
     assert "3 attempts" in cards[2]
 
 
-def test_the_page_needs_nothing_beside_it(page: str) -> None:
+def test_the_page_needs_no_other_files(page: str) -> None:
     assert not re.findall(r"(?:src|href)=\"(?!data:)|url\(|@import", page)
     encoded = re.findall(r'src="data:image/webp;base64,([^"]+)"', page)
     assert len(encoded) == 5
@@ -62,12 +62,12 @@ def test_the_page_needs_nothing_beside_it(page: str) -> None:
             assert max(small.size) <= 480
 
 
-def test_text_from_elsewhere_stays_text(page: str) -> None:
+def test_the_page_escapes_text_of_the_user(page: str) -> None:
     assert "on &lt;marble&gt; &amp; stone" in page
     assert "Three &lt;edits&gt;" in page
 
 
-def test_the_png_grows_with_its_rows(tmp_path: Path) -> None:
+def test_the_png_is_taller_with_more_rows(tmp_path: Path) -> None:
     sizes = []
     for count in (2, 3):
         path = tmp_path / f"{count}.png"

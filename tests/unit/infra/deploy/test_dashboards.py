@@ -1,4 +1,4 @@
-"""The dashboard, the rules and the scaling query metrics that the code exports, by labels that they have."""
+"""The queries of the dashboard, the rules and the scaling use only exported metrics and their labels."""
 
 import json
 import re
@@ -13,13 +13,13 @@ from tests.support.deployment import INFRA, OPERATIONS, of_kind
 
 PROMETHEUS = INFRA / "prometheus"
 DASHBOARD = INFRA / "grafana" / "dashboards" / "retouch.json"
-ANYWHERE = {"le", "instance", "job"}
+COMMON_LABELS = {"le", "instance", "job"}
 """Labels that Prometheus itself adds."""
 LABELS = {series: set(metric.labels) for metric in METRICS for series in metric.series}
 FOREIGN = {"up": set[str](), "ALERTS": {"alertname", "alertstate"}}
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
-_WORDS = {
+_KEYWORDS = {
     *("and", "or", "unless", "on", "by", "without", "ignoring", "group_left", "group_right", "bool", "offset"),
     *("sum", "max", "min", "avg", "count", "rate", "increase", "histogram_quantile", "scalar", "vector", "absent"),
 }
@@ -50,7 +50,7 @@ def dashboard_expressions() -> Iterator[tuple[str, str]]:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Everything that is asked of Prometheus: where, and what."""
+    """All queries to Prometheus, each with its location."""
     yield from dashboard_expressions()
     yield from RECORDED.items()
     yield from ((name, rule["expr"]) for name, rule in ALERTS.items())
@@ -60,32 +60,32 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """Each metric of an expression and the labels it is selected by."""
+    """Each metric of an expression, with the labels in its selector."""
     plain = re.sub(r"\b(?:by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)", " ", expression)
     plain = re.sub(r"\[[^\]]*\]", " ", plain)
-    for found in re.finditer(rf"(?<![\w:.$])({_NAME})\s*(\{{[^}}]*\}}|\()?", plain):
-        name, what = found[1], found[2] or ""
-        if what != "(" and name not in _WORDS:
-            yield name, set(re.findall(rf"({_NAME})\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', what)))
+    for match in re.finditer(rf"(?<![\w:.$])({_NAME})\s*(\{{[^}}]*\}}|\()?", plain):
+        name, selector = match[1], match[2] or ""
+        if selector != "(" and name not in _KEYWORDS:
+            yield name, set(re.findall(rf"({_NAME})\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', selector)))
 
 
 def faults(expression: str) -> list[str]:
-    """What an expression asks for that is not exported."""
-    found, known = [], set(ANYWHERE)
+    """Describe the unknown metrics and labels of an expression."""
+    problems, known = [], set(COMMON_LABELS)
     for name, labels in selectors(expression):
         if name in RECORDED:
             known |= labels_of(RECORDED[name])
             continue
         if name not in LABELS | FOREIGN:
-            found.append(f"no metric {name}")
+            problems.append(f"no metric {name}")
             continue
-        has = (LABELS | FOREIGN)[name] | ANYWHERE
-        known |= has
-        found += [f"{name} has no label {label}" for label in sorted(labels - has)]
+        own = (LABELS | FOREIGN)[name] | COMMON_LABELS
+        known |= own
+        problems += [f"{name} has no label {label}" for label in sorted(labels - own)]
     for grouped in re.findall(r"\b(?:by|on|ignoring)\s*\(([^)]*)\)", expression):
         names = {name.strip() for name in grouped.split(",") if name.strip()}
-        found += [f"nothing has the label {label}" for label in sorted(names - known)]
-    return found
+        problems += [f"nothing has the label {label}" for label in sorted(names - known)]
+    return problems
 
 
 def labels_of(expression: str) -> set[str]:
@@ -95,7 +95,7 @@ def labels_of(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("where", "expression"), list(expressions()), ids=[where for where, _ in expressions()])
-def test_what_is_asked_of_prometheus_is_exported(where: str, expression: str):
+def test_queries_use_only_exported_metrics_and_labels(where: str, expression: str):
     assert faults(expression) == []
     assert list(selectors(expression)) or "vector(" in expression
 
@@ -110,11 +110,11 @@ def test_what_is_asked_of_prometheus_is_exported(where: str, expression: str):
         ("retouch:nothing:recorded > 0", "no metric retouch:nothing:recorded"),
     ],
 )
-def test_a_metric_that_is_renamed_is_noticed(expression: str, fault: str):
+def test_an_unknown_metric_or_label_is_reported(expression: str, fault: str):
     assert faults(expression) == [fault]
 
 
-def test_what_the_fleet_counts_is_not_added_up_over_api_processes():
+def test_fleet_metrics_are_not_summed_over_api_processes():
     shared = {metric.name for metric in METRICS if metric.place == "fleet"}
     for where, expression in expressions():
         for name in shared & {name for name, _ in selectors(expression)}:
@@ -126,47 +126,47 @@ def test_what_the_fleet_counts_is_not_added_up_over_api_processes():
     assert summed == ["retouch_jobs"]
 
 
-def test_the_dashboard_shows_every_metric_but_the_tenants():
+def test_the_dashboard_shows_every_metric_except_those_of_tenants():
     shown = {name for _, expression in dashboard_expressions() for name, _ in selectors(expression)}
     shown |= {name for record in shown & RECORDED.keys() for name, _ in selectors(RECORDED[record])}
     missing = [metric.name for metric in METRICS if not shown & set(metric.series)]
     assert missing == ["retouch_tenant_jobs"]
 
 
-def test_panels_have_their_own_places_and_numbers():
+def test_panels_have_unique_ids_and_do_not_overlap():
     panels = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in panels:
-        place = panel["gridPos"]
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken, panel["title"]
+        position = panel["gridPos"]
+        cells = {(position["x"] + x, position["y"] + y) for x in range(position["w"]) for y in range(position["h"])}
+        assert not cells & occupied, panel["title"]
         assert max(x for x, _ in cells) < 24
-        taken |= cells
+        occupied |= cells
 
 
-def test_every_alert_is_explained_and_no_other():
+def test_the_operations_guide_explains_exactly_the_existing_alerts():
     explained = re.findall(r"^### (Retouch\w+)$", OPERATIONS.read_text(), flags=re.MULTILINE)
     assert sorted(explained) == sorted(ALERTS)
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_says_how_bad_it_is_and_what_happened(name: str):
+def test_an_alert_has_a_severity_and_a_description(name: str):
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in {"critical", "warning", "info"}
     assert alert["annotations"].keys() == {"summary", "description"}
     used = set(re.findall(r"\$labels\.(\w+)", json.dumps(alert["annotations"])))
-    assert used <= labels_of(alert["expr"]) | ANYWHERE
+    assert used <= labels_of(alert["expr"]) | COMMON_LABELS
 
 
-def test_every_alert_has_a_case_in_which_it_fires():
+def test_every_alert_has_a_test_in_which_it_fires():
     cases = yaml.safe_load((PROMETHEUS / "rules_test.yml").read_text())["tests"]
     fired = {check["alertname"] for case in cases for check in case.get("alert_rule_test", []) if check["exp_alerts"]}
     assert fired == ALERTS.keys()
 
 
-def test_each_kind_of_trouble_has_a_rule():
-    asked = " ".join(rule["expr"] for rule in ALERTS.values())
+def test_alerts_cover_each_kind_of_problem():
+    queries = " ".join(rule["expr"] for rule in ALERTS.values())
     for metric in (
         "retouch_oldest_queued_seconds",
         "retouch:failures:share15m",
@@ -176,4 +176,4 @@ def test_each_kind_of_trouble_has_a_rule():
         "retouch_redis_memory_used_bytes",
         "retouch:spend:usd_per_hour",
     ):
-        assert metric in asked
+        assert metric in queries

