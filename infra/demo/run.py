@@ -220,7 +220,7 @@ def _print_summary(console: Console, edits: Sequence[Edit], stack: DemoStack, fo
         console.print(f"  [red]{edit.picture.name}[/red] {escape(edit.fault)}")
     console.print()
     _print_locations(
-        console, {"contact sheet": f"{sheet.as_uri()}, and .png beside it", "results": str(folder / "results")}
+        console, {"contact sheet": f"{sheet.as_uri()}, with a PNG beside it", "results": str(folder / "results")}
     )
     command = f"`retouch up --data-dir {stack.data_dir}`"
     if stack.data_dir == Path(".retouch").absolute():
