@@ -26,7 +26,7 @@ class Hand:
         outcomes = []
         while self._teller.read_now():
             pass
-        while started := self._domain.deliveries.plan().started:
+        while started := self._domain.deliveries.plan().dispatches:
             for one in started:
                 try:
                     outcomes.append(self._deliverer.deliver(*one))

@@ -140,8 +140,8 @@ def _ingest(domain: Domain, http: Http, batch_id: str, held: Held) -> None:
 def _sweep(domain: Domain, batch_id: str, held: Held) -> None:
     while domain.batches.sweep(batch_id, held.number) == 0:
         held.check()
-        domain.broker.dispatch()
-    domain.broker.dispatch()
+        domain.edit_loop.dispatch()
+    domain.edit_loop.dispatch()
 
 
 def _keep(domain: Domain, batch_id: str, held: Held) -> None:

@@ -9,7 +9,7 @@ from celery.exceptions import Ignore, Retry
 
 from jobs.foundation.errors import EditFailure
 from jobs.foundation.job_states import State
-from jobs.queueing.broker import EDIT
+from jobs.queueing.celery_app import EDIT
 from jobs.wiring import Domain
 from workers.edits.active_attempts import Held
 from workers.edits.attempt import Attempt, Ended, insist

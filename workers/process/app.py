@@ -19,7 +19,7 @@ from jobs.foundation.errors import Interrupted
 from jobs.foundation.logs import configure_logging
 from jobs.foundation.settings import Settings
 from jobs.plan.settlement import Settlement
-from jobs.queueing.broker import CHORES, WEBHOOKS
+from jobs.queueing.celery_app import CHORES, WEBHOOKS
 from jobs.wiring import Domain
 from workers.background.index_cleanup import start_tidying
 from workers.background.schedule_poller import start_firing
@@ -62,7 +62,7 @@ def run_worker(
     name = name or f"{'-'.join(queues)}-{token_hex(3)}@{socket.gethostname()}"
     held = Held()
     threads = Threads.of(queues, concurrency)
-    app = domain.broker.app
+    app = domain.celery
     consuming = Consuming(app, queues, threads.pool)
     pulse = Pulse(domain, held, consuming, name=name, slots=threads.edits, queues=queues)
     metrics = WorkerMetrics(lambda: len(held.claims())) if settings.metrics_port is not None else None

@@ -141,7 +141,7 @@ class Pulse:
             wait_s = PLAN_S
             if not self._draining.is_set():
                 try:
-                    soon = self._domain.broker.dispatch()
+                    soon = self._domain.edit_loop.dispatch()
                 except RedisError as error:
                     log.warning("pulse.plan_failed", error=str(error))
                 except Exception:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from jobs.queueing.broker import CHORES, EDITS, WEBHOOKS
+from jobs.queueing.celery_app import CHORES, EDITS, WEBHOOKS
 
 CHORES_BESIDE = 2
 """Threads for chores in a process that edits."""

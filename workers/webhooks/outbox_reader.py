@@ -89,7 +89,7 @@ class Teller:
 
     def _plan(self) -> None:
         self._changed.clear()
-        soon = self._domain.deliveries.dispatch(self._domain.broker)
+        soon = self._domain.delivery_loop.dispatch()
         self._changed.wait(PAUSE_S if soon is None else min(PAUSE_S, max(SHORTEST_S, soon)))
 
     def _read(self, block_ms: int) -> int:

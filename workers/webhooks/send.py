@@ -16,8 +16,8 @@ from jobs.foundation.errors import ConfigurationError
 from jobs.foundation.tracing import trace_id_of
 from jobs.foundation.webhook_secrets import secrets_of, signature
 from jobs.foundation.webhook_url_policy import check_webhook_url
-from jobs.queueing.broker import DELIVER
-from jobs.webhooks.deliveries import LEASE_S, Telling
+from jobs.queueing.celery_app import DELIVER
+from jobs.webhooks.deliveries import LEASE_S, DeliveryAttempt
 from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.endpoint_models import open_headers
 from jobs.webhooks.retry_policy import MOST_KEPT, Exchange, Verdict, judge
@@ -88,7 +88,7 @@ class Deliverer:
         ):
             return self._tell(telling)
 
-    def _tell(self, telling: Telling) -> str:
+    def _tell(self, telling: DeliveryAttempt) -> str:
         try:
             headers = self._headers(telling)
         except ConfigurationError:
@@ -104,7 +104,7 @@ class Deliverer:
         self._changed()
         return _told_to_celery(telling, exchange, verdict, state)
 
-    def _send(self, telling: Telling, headers: dict[str, str]) -> Exchange:
+    def _send(self, telling: DeliveryAttempt, headers: dict[str, str]) -> Exchange:
         begun = time.monotonic()
 
         def took_ms() -> int:
@@ -136,7 +136,7 @@ class Deliverer:
             retry_after_s=retry_after_s(reply.headers),
         )
 
-    def _headers(self, telling: Telling) -> dict[str, str]:
+    def _headers(self, telling: DeliveryAttempt) -> dict[str, str]:
         """An endpoint's own headers, and those of Standard Webhooks over them."""
         now, line, seal = self._now(), telling.line, self._domain.seal
         if "secret" in line:
@@ -163,7 +163,7 @@ def register_deliver(app: Celery, deliverer: Deliverer) -> None:
         return deliverer.deliver(delivery_id, number)
 
 
-def _told_to_celery(telling: Telling, exchange: Exchange, verdict: Verdict, state: DeliveryState | None) -> str:
+def _told_to_celery(telling: DeliveryAttempt, exchange: Exchange, verdict: Verdict, state: DeliveryState | None) -> str:
     said = exchange.error or f"the receiver answered {exchange.status}"
     log.info(
         "deliver.tried",
