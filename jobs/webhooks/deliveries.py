@@ -18,7 +18,6 @@ from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.tracing import traceparent_of
 from jobs.plan import lua_loader
-from jobs.queueing.celery_app import Broker
 from jobs.records.job_codec import moment, pairs, to_ms
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.retry_policy import Exchange, Verdict

@@ -7,7 +7,7 @@ import pytest
 from jobs.foundation.settings import Settings
 from tests.support.fleet import Fleet, eventually
 from tests.support.photographs import photograph
-from workers.process.app import EX_TEMPFAIL
+from workers.process.drain import EX_TEMPFAIL
 
 
 @pytest.fixture
