@@ -29,7 +29,7 @@ def test_a_worker_that_stopped_consuming_takes_up_its_queues_again(fleet: Fleet)
         job = fleet.ended(job_id)
         assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
     assert worker.process.poll() is None
-    assert "pulse.stalled" in worker.log.read_text()
+    assert "heartbeat.stalled" in worker.log.read_text()
 
 
 def test_a_worker_that_cannot_be_brought_to_consume_ends_with_a_status_that_has_it_started_again(fleet: Fleet) -> None:
@@ -62,4 +62,4 @@ def test_a_worker_that_is_merely_busy_is_left_alone(fleet: Fleet) -> None:
     for job_id in busy:
         fleet.ended(job_id)
     assert worker.process.poll() is None
-    assert "pulse.stalled" not in worker.log.read_text()
+    assert "heartbeat.stalled" not in worker.log.read_text()
