@@ -14,8 +14,9 @@ import structlog
 
 from jobs.catalogue.catalogue import ModelSpec
 from jobs.foundation.errors import BadResult, Interrupted, ResultGone, StorageFailed, Transient
+from jobs.foundation.media_types import EXTENSIONS
 from jobs.foundation.tracing import Spans
-from jobs.images.probe import EXTENSIONS, Picture
+from jobs.images.probe import Picture
 from jobs.plan.planner import Planner
 from jobs.plan.records import Claim
 from jobs.records.job_codec import MICRO

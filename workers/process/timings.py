@@ -33,8 +33,8 @@ class AttemptReport:
         written: whether the fence accepted the settlement.
         queued_s: from queued to claimed, in seconds.
         took_s: from claim to settlement, in seconds.
-        steps: seconds of each step that was taken, by the names of `jobs.foundation.metric_catalogue.STEPS`.
-        answer: the class of the endpoint's answer, of `jobs.foundation.metric_catalogue.ANSWER_CLASSES`; None where it was not called.
+        steps: seconds of each step, by the names of `metric_catalogue.STEPS`.
+        answer: the class of the answer, one of `metric_catalogue.ANSWER_CLASSES`; None without a call.
         fetched_bytes: size of the input; 0 where it was not fetched.
         kept_bytes: size of the stored output; 0 where nothing was stored.
     """
@@ -92,7 +92,7 @@ def names_of(claim: Claim) -> dict[str, str | int]:
 def answer_class(  # noqa: PLR0911 - a table
     failure: EditFailure | None, *, called: bool, answered: bool
 ) -> str | None:
-    """The class of an endpoint's answer, of `jobs.foundation.metric_catalogue.ANSWER_CLASSES`; None where there is none to count.
+    """The class of an answer, one of `metric_catalogue.ANSWER_CLASSES`; None without an answer that counts.
 
     Args:
         failure: why the attempt failed, if it did.
