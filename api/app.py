@@ -6,26 +6,23 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from api import (
-    dropin,
-    metrics,
-    operations,
-    problems,
-    routes_batches,
-    routes_jobs,
-    routes_models,
-    routes_results,
-    routes_rollback,
-    routes_schedules,
-    routes_stats,
-    routes_tenants,
-    routes_uploads,
-    routes_webhooks,
-    schema,
-)
+from api import metrics
+from api.http import problems, schema
 from api.middleware import HeadAsGet, RequestLog
+from api.routes import batches as routes_batches
+from api.routes import health as operations
+from api.routes import jobs as routes_jobs
+from api.routes import models as routes_models
+from api.routes import openai_compatible as dropin
+from api.routes import results as routes_results
+from api.routes import rollback as routes_rollback
+from api.routes import schedules as routes_schedules
+from api.routes import stats as routes_stats
+from api.routes import tenants as routes_tenants
+from api.routes import uploads as routes_uploads
+from api.routes import webhooks as routes_webhooks
 from api.waiting import Waiting
-from jobs.domain import Domain
+from jobs.wiring import Domain
 
 DESCRIPTION = """
 Image edits in bulk: submit a picture and a prompt, read the job, fetch the result from the bucket.

@@ -6,8 +6,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.context import DomainOf
-from jobs.errors import Forbidden, Unauthorized
-from jobs.tenants import Caller
+from jobs.foundation.errors import Forbidden, Unauthorized
+from jobs.tenants.tenants import Caller
 
 bearer = HTTPBearer(auto_error=False, description="An API key, as `retouch keys create TENANT` prints it.")
 

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from api.waiting import Waiting
-from jobs.domain import Domain
+from jobs.wiring import Domain
 
 
 def _domain(request: Request) -> Domain:

@@ -17,12 +17,12 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobs import metrics
-from jobs.broker import QUEUES
-from jobs.domain import Domain
-from jobs.metrics import Metric
-from jobs.states import State
-from jobs.stats import FleetStats, ModelStats, TenantStats
+from jobs.foundation import metric_catalogue as metrics
+from jobs.foundation.job_states import State
+from jobs.foundation.metric_catalogue import Metric
+from jobs.operations.stats import FleetStats, ModelStats, TenantStats
+from jobs.queueing.celery_app import QUEUES
+from jobs.wiring import Domain
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NO_ROUTE = "(none)"

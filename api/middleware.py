@@ -9,9 +9,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import problems
-from jobs.ids import new_id
-from jobs.tracing import trace_id_of
+from api.http import problems
+from jobs.foundation.ids import new_id
+from jobs.foundation.tracing import trace_id_of
 
 HEADER = "X-Request-Id"
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})

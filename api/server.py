@@ -11,9 +11,9 @@ from redis.exceptions import RedisError
 
 from api.app import create_app
 from api.waiting import Waiting
-from jobs.domain import Domain
-from jobs.logs import configure_logging
-from jobs.settings import load_settings
+from jobs.foundation.logs import configure_logging
+from jobs.foundation.settings import load_settings
+from jobs.wiring import Domain
 
 STORE_PAUSE_S = 1.0
 GRACE_S = 20

@@ -14,10 +14,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from jobs.domain import Domain
-from jobs.errors import Unavailable
-from jobs.models import Job
-from jobs.states import FINAL
+from jobs.foundation.errors import Unavailable
+from jobs.foundation.job_states import FINAL
+from jobs.records.job_models import Job
+from jobs.wiring import Domain
 
 REREAD_S = 5.0
 """A waiter reads its job this often even without a notice: a notice is a hint, the record is the truth."""

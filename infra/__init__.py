@@ -1,1 +1,1 @@
-"""How Retouch is run: the embedded stack, the simulator, measurements."""
+"""Tools that run Retouch: the local stack, the deployment files, the simulator and the benchmarks."""

@@ -1,4 +1,4 @@
-"""Batches through the client: submit, follow, act, and fetch what came of them."""
+"""The client's calls for batches: submit, follow, act, and download results."""
 
 import json
 import time
@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-from pydantic import ValidationError
-
-from retouch.errors import BadAnswer, ProblemError, Unreachable
+from retouch.errors import ProblemError, Unreachable
 from retouch.records import Batch
-from retouch.transport import Transport, read_json
+from retouch.transport import Transport, read_record
 
-_PAGE = 100
 _POLL_S = 1.0
-_BLOCK = 1 << 16
-OPTIONS = frozenset(
+_BLOCK_BYTES = 1 << 16
+BATCH_FIELDS = frozenset(
     {
         "name",
         "trial",
@@ -32,13 +29,13 @@ OPTIONS = frozenset(
         "defaults",
     }
 )
-"""Fields of the batch itself; every other one is a default of its jobs."""
+"""Fields of the batch itself. Every other field is a default for its jobs."""
 
 
 class Batches:
-    """The batches of one service, as `Client.batches`.
+    """The batches of one service; use it as `Client.batches`.
 
-    Every method may raise `ProblemError` (refused), `Unreachable` (no answer) and `BadAnswer` (not Retouch's answer).
+    Every method can raise `ProblemError` (refused), `Unreachable` (no answer) and `BadAnswer` (not from Retouch).
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -52,24 +49,24 @@ class Batches:
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> Batch:
-        """Submit a batch. When this returns it is durable; its rows are read afterwards.
+        """Submit a batch. When this returns, the batch is durable. The service reads the rows afterwards.
 
         Args:
             manifest: a local CSV, JSONL or XLSX file, or `https://…`, `s3://bucket/key`, `s3://bucket/prefix/`.
-            items: rows instead of a manifest, up to 10,000: `{"custom_id": …, "image": …}` and further fields of a job.
-            idempotency_key: the same key and request within 24 hours give the same batch; made up where absent.
-            fields: of the batch (`name`, `trial`, `trial_sample`, `budget_usd`, `webhook_url`, `metadata`, `sheet`, …);
-                any other one is a default of its jobs (`prompt`, `model`, `steps`, `priority`, …).
+            items: up to 10,000 rows instead of a manifest: `{"custom_id": …, "image": …}` and other fields of a job.
+            idempotency_key: the same key and request within 24 hours return the same batch. Default: a random key.
+            fields: fields of the batch (`name`, `trial`, `trial_sample`, `budget_usd`, `webhook_url`, `metadata`, …);
+                any other field is a default for its jobs (`prompt`, `model`, `steps`, `priority`, …).
 
         Raises:
             OSError: the manifest cannot be read.
-            ValueError: both or neither of `manifest` and `items` are given.
+            ValueError: not exactly one of `manifest` and `items` was passed.
         """
         if (manifest is None) == (items is None):
-            raise ValueError("either a manifest or items")
-        given = {name: value for name, value in fields.items() if value is not None}
-        body: dict[str, Any] = {name: value for name, value in given.items() if name in OPTIONS}
-        defaults = {name: value for name, value in given.items() if name not in OPTIONS}
+            raise ValueError("pass either a manifest or items")
+        fields = {name: value for name, value in fields.items() if value is not None}
+        body: dict[str, Any] = {name: value for name, value in fields.items() if name in BATCH_FIELDS}
+        defaults = {name: value for name, value in fields.items() if name not in BATCH_FIELDS}
         if defaults or "defaults" in body:
             body["defaults"] = {**body.get("defaults", {}), **defaults}
         content: dict[str, Any]
@@ -82,72 +79,59 @@ class Batches:
             form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in body.items()}
             content = {"data": form, "files": {"manifest": (path.name, path.read_bytes(), "application/octet-stream")}}
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return _batch(
-            read_json(self._transport.call("POST", "/v1/batches", repeatable=True, headers=headers, **content))
-        )
+        body = self._transport.call_json("POST", "/v1/batches", repeatable=True, headers=headers, **content)
+        return read_record(Batch, body)
 
     def get(self, batch_id: str) -> Batch:
-        """The batch as it is now."""
-        return _batch(read_json(self._transport.call("GET", _path(batch_id), repeatable=True)))
+        """The current state of a batch."""
+        return read_record(Batch, self._transport.call_json("GET", _path(batch_id), repeatable=True))
 
     def list(self, *, limit: int | None = None) -> Iterator[Batch]:
-        """Batches, newest first, fetched a page at a time; at most `limit` of them."""
-        params: dict[str, str | int] = {}
-        left = limit
-        while left is None or left > 0:
-            params["limit"] = _PAGE if left is None else min(_PAGE, left)
-            page = read_json(self._transport.call("GET", "/v1/batches", repeatable=True, params=params))
-            if not isinstance(page, dict) or not isinstance(page.get("data"), type([])):
-                raise BadAnswer("the service answered with a list that has no `data`")
-            yield from map(_batch, page["data"])
-            if not page.get("next_cursor"):
-                return
-            params["cursor"] = page["next_cursor"]
-            left = None if left is None else left - len(page["data"])
+        """Batches, newest first, at most `limit` of them. Each page is requested when it is needed."""
+        return (read_record(Batch, entry) for entry in self._transport.list_pages("/v1/batches", limit=limit))
 
     def approve(self, batch_id: str, **changes: Any) -> Batch:
-        """Let the rest be edited after the trial; changes (`prompt`, `steps`, …) go over what its rows say."""
+        """Edit the rest of a batch after its trial; `changes` (`prompt`, `steps`, …) override the rows' values."""
         return self._act(batch_id, "approve", {name: value for name, value in changes.items() if value is not None})
 
     def pause(self, batch_id: str) -> Batch:
-        """Start nothing more of it."""
+        """Start no more jobs of the batch. Running jobs finish."""
         return self._act(batch_id, "pause")
 
     def resume(self, batch_id: str, *, budget_usd: float | None = None) -> Batch:
-        """Go on, with a new budget where one is given."""
+        """Continue a paused batch, optionally with a new budget."""
         return self._act(batch_id, "resume", {"budget_usd": budget_usd} if budget_usd is not None else None)
 
     def cancel(self, batch_id: str) -> Batch:
-        """Stop it for good."""
+        """Cancel the batch and its unfinished jobs."""
         return self._act(batch_id, "cancel")
 
     def rollback(self, batch_id: str) -> Batch:
-        """Point its output keys back to the versions before; `rollback` of the batch says how far that is."""
+        """Restore the previous versions of the batch's outputs; the batch's field `rollback` shows the progress."""
         return self._act(batch_id, "rollback")
 
     def retry(self, batch_id: str, states: Sequence[str] = ("failed",)) -> Batch:
-        """Try its jobs of these states again: `failed`, `filtered`, `canceled`."""
+        """Queue the batch's jobs in these states again: `failed`, `filtered`, `canceled`."""
         return self._act(batch_id, "retry", {"states": [*states]})
 
     def _act(self, batch_id: str, action: str, body: Mapping[str, Any] | None = None) -> Batch:
         content: dict[str, Any] = {"json": body} if body else {}
-        return _batch(
-            read_json(self._transport.call("POST", f"{_path(batch_id)}/{action}", repeatable=False, **content))
-        )
+        path = f"{_path(batch_id)}/{action}"
+        return read_record(Batch, self._transport.call_json("POST", path, repeatable=False, **content))
 
     def follow(self, batch_id: str) -> Iterator[Batch]:
-        """The batch each time it changed, at most once a second, until it has ended or waits for a word."""
+        """Yield the batch after each change, at most once a second, until it has ended or needs a decision."""
         while True:
             try:
                 for batch in self._events(batch_id):
                     yield batch
-                    if batch.ended or (batch.needs_a_word and not batch.retrying):
+                    if batch.ended or (batch.needs_decision and not batch.retrying):
                         return
             except Unreachable:
-                pass  # the stream broke off: what follows asks anew, and gives up where nobody answers
+                pass  # the stream broke; `get` retries, and raises if the service is still unreachable
             batch = self.get(batch_id)
             yield batch
-            if batch.ended or batch.needs_a_word:
+            if batch.ended or batch.needs_decision:
                 return
             time.sleep(_POLL_S)
 
@@ -155,10 +139,10 @@ class Batches:
         with self._transport.stream(f"{_path(batch_id)}/events") as answer:
             for line in answer.iter_lines():
                 if line.startswith("data:"):
-                    yield _batch(json.loads(line.removeprefix("data:")))
+                    yield read_record(Batch, json.loads(line.removeprefix("data:")))
 
     def results(self, batch_id: str, *, state: str | None = None) -> Iterator[dict[str, Any]]:
-        """Each item in manifest order: its job, and refused rows as `rejected`."""
+        """Each item's job in manifest order; rejected rows have the state `rejected`."""
         params = {"format": "jsonl", **({"state": state} if state else {})}
         with self._transport.stream(f"{_path(batch_id)}/results", params=params) as answer:
             for line in answer.iter_lines():
@@ -174,22 +158,22 @@ class Batches:
         form: str | None = None,
         state: str | None = None,
     ) -> None:
-        """Write `results`, `rejects` or `archive.zip` to an open file as it comes.
+        """Stream `results`, `rejects` or `archive.zip` into an open file.
 
         Args:
-            batch_id: whose.
-            what: which of the three.
-            file: to write to.
-            form: `jsonl` or `csv`, where there is a choice.
-            state: of results: only those in this state.
+            batch_id: the batch.
+            what: one of these three names.
+            file: the file to write to.
+            form: `jsonl` or `csv`, for results and rejects.
+            state: for results: only items in this state.
         """
         params = {name: value for name, value in (("format", form), ("state", state)) if value}
         with self._transport.stream(f"{_path(batch_id)}/{what}", params=params) as answer:
-            for block in answer.iter_bytes(_BLOCK):
+            for block in answer.iter_bytes(_BLOCK_BYTES):
                 file.write(block)
 
     def sheet_page(self, batch_id: str, page: int) -> bytes | None:
-        """A page of its contact sheet, HTML; None where there is no such page."""
+        """One HTML page of the contact sheet; None if there is no such page."""
         try:
             answer = self._transport.call("GET", f"{_path(batch_id)}/sheet/{page}", repeatable=True)
         except ProblemError as problem:
@@ -205,12 +189,3 @@ class Batches:
 
 def _path(batch_id: str) -> str:
     return f"/v1/batches/{quote(batch_id, safe='')}"
-
-
-def _batch(body: object) -> Batch:
-    try:
-        return Batch.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadAnswer(f"the service's batch cannot be read: {where}: {first['msg']}") from error

@@ -8,40 +8,38 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
-from pydantic import ValidationError
 
+from retouch.atomic_file import write_atomically
 from retouch.batches import Batches
 from retouch.configuration import find_access
-from retouch.errors import BadAnswer, Damaged, NoOutput, Unreachable, WaitTimeout
-from retouch.records import Job, Model, Record, State, Upload
+from retouch.errors import Damaged, NoOutput, Unreachable, WaitTimeout
+from retouch.records import Job, Model, State, Upload
 from retouch.schedules import Schedules
-from retouch.transport import Patience, Transport, in_words, read_json
+from retouch.transport import Patience, Transport, describe_fault, entries_of, read_record
 from retouch.webhooks import Webhooks
 
-R = TypeVar("R", bound=Record)
-
-_PAGE = 100
-_LONGEST_HOLD_S = 30.0
-"""A longer wait is asked for in parts: proxies cut what is silent for a minute."""
+_BLOCK_BYTES = 1 << 16
+_MAX_HOLD_S = 30.0
+"""Maximum wait in one request: proxies close a connection that is silent for a minute."""
 
 
 class Client:
-    """One service of Retouch, used with one API key. Threads may share it; close it, or use it in a `with`.
+    """A client of one Retouch service. Threads may share it. Close it, or use it in a `with` statement.
 
     Args:
-        url: of the service; else `RETOUCH_URL`, else the one in the nearest `.retouch/local.env`.
-        api_key: else `RETOUCH_API_KEY`, else the one beside that URL.
-        timeout: most seconds without a byte from the service.
-        patience: how often a request is repeated.
+        url: the service's URL. Default: `RETOUCH_URL`, else the URL in the nearest `.retouch/local.env`.
+        api_key: the API key. Default: `RETOUCH_API_KEY`, else the key in that `local.env` if its URL is used.
+        timeout: maximum seconds without a byte from the service.
+        patience: how often and how long a request is retried.
 
     Raises:
-        NotConfigured: no service or no key is named anywhere.
+        NotConfigured: the URL or the key is missing or invalid.
 
-    Every method may raise `ProblemError` (refused), `Unreachable` (no answer) and `BadAnswer` (not Retouch's answer).
+    Every method can raise `ProblemError` (refused), `Unreachable` (no answer) and `BadAnswer` (not from Retouch).
     """
 
     def __init__(
@@ -83,12 +81,12 @@ class Client:
         """Submit one edit. When this returns, the job is durable.
 
         Args:
-            image: a path or bytes of a picture, or an address (`https://…`, `s3://bucket/key`, `data:…`).
-            prompt: what the edit shall be.
-            idempotency_key: the same key and request within 24 hours give the same job. Made up where absent, so that
-                what this method sends again cannot become a second job.
-            wait: seconds to wait for the job's end; it is returned, final or not, when they are over.
-            fields: any further field of a job: `model`, `seed`, `custom_id`, `metadata`, `priority`, …
+            image: the path or the bytes of an image, or its URL (`https://…`, `s3://bucket/key`, `data:…`).
+            prompt: the description of the edit.
+            idempotency_key: the same key and request within 24 hours return the same job. Default: a random key, so
+                that a retry inside this method cannot create a second job.
+            wait: maximum seconds to wait for the job's end. After that, the job is returned in its current state.
+            fields: any other field of a job: `model`, `seed`, `custom_id`, `metadata`, `priority`, …
 
         Raises:
             OSError: the file cannot be read.
@@ -96,23 +94,23 @@ class Client:
         fields = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
         content, headers = _request_body(image, fields)
         headers["Idempotency-Key"] = idempotency_key or uuid.uuid4().hex
-        hold = min(wait, _LONGEST_HOLD_S)
+        hold = min(wait, _MAX_HOLD_S)
         if hold > 0:
             headers["Prefer"] = f"wait={max(1, round(hold))}"
         deadline = time.monotonic() + wait
-        answer = self._transport.call("POST", "/v1/jobs", repeatable=True, headers=headers, hold_s=hold, **content)
-        job = _record(Job, read_json(answer))
+        body = self._transport.call_json("POST", "/v1/jobs", repeatable=True, headers=headers, hold_s=hold, **content)
+        job = read_record(Job, body)
         left = deadline - time.monotonic()
         if job.final or left <= 0:
             return job
         try:
             return self.wait(job.id, timeout=left)
-        except WaitTimeout as over:
-            return over.job
+        except WaitTimeout as timeout:
+            return timeout.job
 
     def job(self, job_id: str) -> Job:
-        """The job as it is now."""
-        return _record(Job, self._get(f"/v1/jobs/{quote(job_id, safe='')}"))
+        """The current state of a job."""
+        return read_record(Job, self._get(f"/v1/jobs/{quote(job_id, safe='')}"))
 
     def jobs(
         self,
@@ -122,26 +120,17 @@ class Client:
         custom_id: str | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """Jobs, newest first, fetched a page at a time; at most `limit` of them."""
-        chosen = {"state": state, "batch_id": batch_id, "custom_id": custom_id}
-        params: dict[str, str | int] = {name: value for name, value in chosen.items() if value is not None}
-        left = limit
-        while left is None or left > 0:
-            params["limit"] = _PAGE if left is None else min(_PAGE, left)
-            page = self._get("/v1/jobs", params)
-            data = _members(page)
-            yield from (_record(Job, entry) for entry in data)
-            cursor = page.get("next_cursor")
-            if not cursor:
-                return
-            params["cursor"] = cursor
-            left = None if left is None else left - len(data)
+        """Jobs, newest first, at most `limit` of them. Each page is requested when it is needed."""
+        filters = {"state": state, "batch_id": batch_id, "custom_id": custom_id}
+        params = {name: value for name, value in filters.items() if value is not None}
+        pages = self._transport.list_pages("/v1/jobs", limit=limit, params=params)
+        return (read_record(Job, entry) for entry in pages)
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """Wait until the job is final.
+        """Wait until the job has ended.
 
         Raises:
-            WaitTimeout: it was not within `timeout` seconds.
+            WaitTimeout: the job did not end within `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.1
@@ -156,48 +145,42 @@ class Client:
             pause = min(2.0, pause * 1.5)
 
     def cancel(self, job_id: str) -> Job:
-        """Stop a job that has not ended; a `ProblemError` of status 409 if it has."""
+        """Cancel a job. A job that has ended raises a `ProblemError` with status 409."""
         return self._act(job_id, "cancel")
 
     def retry(self, job_id: str) -> Job:
-        """Queue a job again that failed, was filtered or was canceled; a `ProblemError` of status 409 otherwise."""
+        """Queue a failed, filtered or canceled job again. Any other state raises a `ProblemError` with status 409."""
         return self._act(job_id, "retry")
 
     def output(self, job_id: str) -> bytes:
-        """The result's bytes, checked against its SHA-256.
+        """The result's bytes, checked against their SHA-256.
 
         Raises:
-            NoOutput: the job has none.
-            Damaged: the bytes are not those that were kept.
+            NoOutput: the job has no output.
+            Damaged: the bytes do not match their SHA-256.
         """
         return b"".join(self._output(self.job(job_id)))
 
     def download(self, job_id: str, path: str | Path) -> Path:
-        """Write the result to a file: whole and checked against its SHA-256, or not at all.
+        """Download the result to a file and check its SHA-256. After an error the file is unchanged.
 
         Raises:
-            NoOutput: the job has none.
-            Damaged: the bytes are not those that were kept.
+            NoOutput: the job has no output.
+            Damaged: the bytes do not match their SHA-256.
             OSError: the file cannot be written.
         """
         return self.download_output(self.job(job_id), path)
 
     def download_output(self, job: Job, path: str | Path) -> Path:
-        """`download` of a job that was just read: one request fewer."""
+        """`download` for a job record; saves the request that reads the job."""
         path = Path(path)
-        part = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.part")
-        try:
-            with part.open("xb") as file:
-                for chunk in self._output(job):
-                    file.write(chunk)
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with write_atomically(path) as file:
+            for chunk in self._output(job):
+                file.write(chunk)
         return path
 
     def upload(self, path: str | Path) -> str:
-        """Put a local picture into the service's bucket; returns the `s3://` address to submit.
+        """Upload a local file into the service's bucket; returns the `s3://` URL to submit.
 
         Raises:
             OSError: the file cannot be read.
@@ -205,107 +188,89 @@ class Client:
         path = Path(path)
         body = path.read_bytes()
         media_type = mimetypes.guess_type(path.name)[0] or ""
-        wanted = {"filename": path.name, **({"media_type": media_type} if media_type.startswith("image/") else {})}
-        target = _record(Upload, read_json(self._transport.call("POST", "/v1/uploads", repeatable=True, json=wanted)))
+        fields = {"filename": path.name, **({"media_type": media_type} if media_type.startswith("image/") else {})}
+        target = read_record(Upload, self._transport.call_json("POST", "/v1/uploads", repeatable=True, json=fields))
         self._transport.stored("PUT", target.url, headers=target.headers, body=body).close()
         return target.image
 
     def stored(self, route: str) -> Iterator[bytes]:
-        """The bytes of what a route of the service redirects to, read as they come; its key is not sent there."""
+        """Stream the stored object that a route redirects to. The API key is not sent to the store."""
         answer = self._transport.call("GET", route, repeatable=True)
         stored = self._transport.stored("GET", answer.headers["Location"])
         try:
-            yield from stored.iter_bytes(1 << 16)
+            yield from stored.iter_bytes(_BLOCK_BYTES)
         except httpx.TransportError as fault:
-            raise Unreachable(f"{route} broke off: {in_words(fault)}") from fault
+            raise Unreachable(f"the connection broke during {route}: {describe_fault(fault)}") from fault
         finally:
             stored.close()
 
     def models(self) -> list[Model]:
-        """Every model that may be named, and how it fares."""
-        return [_record(Model, entry) for entry in _members(self._get("/v1/models"))]
+        """Every model of the service with its current state."""
+        return [read_record(Model, entry) for entry in entries_of(self._get("/v1/models"))]
 
     def park(self, model: str, reason: str = "parked by an operator") -> Model:
-        """Set a model aside; needs an admin key."""
+        """Park a model: none of its jobs start. Needs an admin key."""
         path = f"/v1/models/{quote(model, safe='')}/park"
-        return _record(Model, read_json(self._transport.call("POST", path, repeatable=True, json={"reason": reason})))
+        body = self._transport.call_json("POST", path, repeatable=True, json={"reason": reason})
+        return read_record(Model, body)
 
     def resume_model(self, model: str) -> Model:
-        """Take a model up again; needs an admin key."""
+        """Resume a parked model; needs an admin key."""
         path = f"/v1/models/{quote(model, safe='')}/resume"
-        return _record(Model, read_json(self._transport.call("POST", path, repeatable=True)))
+        return read_record(Model, self._transport.call_json("POST", path, repeatable=True))
 
     def tenants(self) -> list[dict[str, Any]]:
         """Every tenant with its quotas; needs an admin key."""
-        return _members(self._get("/v1/tenants"))
+        return entries_of(self._get("/v1/tenants"))
 
     def set_quotas(self, tenant: str, quotas: Mapping[str, int | None]) -> dict[str, Any]:
-        """Replace what a tenant may have (`max_queued`, `max_daily`, `max_in_flight`); needs an admin key."""
+        """Replace a tenant's quotas (`max_queued`, `max_daily`, `max_in_flight`); needs an admin key."""
         path = f"/v1/tenants/{quote(tenant, safe='')}"
-        return dict(read_json(self._transport.call("PUT", path, repeatable=True, json=dict(quotas))))
+        return self._transport.call_json("PUT", path, repeatable=True, json=dict(quotas))
 
     def stats(self) -> dict[str, Any]:
-        """Counts and rates as the service shows them: `tenant`, and `fleet` where the key is an admin's."""
+        """Counts and rates of the service: `tenant`, and with an admin key also `fleet`."""
         return self._get("/v1/stats")
 
-    def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> dict[str, Any]:
-        body = read_json(self._transport.call("GET", path, repeatable=True, params=params))
-        if not isinstance(body, dict):
-            raise BadAnswer(f"{self.url}{path} answered with something that is not Retouch's")
-        return body
+    def _get(self, path: str) -> dict[str, Any]:
+        return self._transport.call_json("GET", path, repeatable=True)
 
     def _act(self, job_id: str, action: str) -> Job:
         path = f"/v1/jobs/{quote(job_id, safe='')}/{action}"
-        return _record(Job, read_json(self._transport.call("POST", path, repeatable=False)))
+        return read_record(Job, self._transport.call_json("POST", path, repeatable=False))
 
     def _output(self, job: Job) -> Iterator[bytes]:
         if job.output is None or job.output.url is None:
             raise NoOutput(f"{job.id} is {job.state} and has no output")
-        seen = hashlib.sha256()
+        digest = hashlib.sha256()
         answer = self._transport.stored("GET", job.output.url)
         try:
-            for chunk in answer.iter_bytes(1 << 16):
-                seen.update(chunk)
+            for chunk in answer.iter_bytes(_BLOCK_BYTES):
+                digest.update(chunk)
                 yield chunk
         except httpx.TransportError as fault:
-            raise Unreachable(f"the output of {job.id} broke off: {in_words(fault)}") from fault
+            raise Unreachable(f"the connection broke during the output of {job.id}: {describe_fault(fault)}") from fault
         finally:
             answer.close()
-        if seen.hexdigest() != job.output.sha256:
-            raise Damaged(f"the output of {job.id} is not what was kept: its SHA-256 differs")
+        if digest.hexdigest() != job.output.sha256:
+            raise Damaged(f"the output of {job.id} is damaged: its SHA-256 does not match")
 
 
 def _request_body(image: str | Path | bytes, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What httpx shall send, and the headers that go with it."""
-    if isinstance(image, str) and is_address(image):
+    """The content arguments for httpx, and the headers for them."""
+    if isinstance(image, str) and is_url(image):
         return {"json": {**fields, "image": image}}, {}
-    name, picture = ("image", image) if isinstance(image, bytes) else (Path(image).name, Path(image).read_bytes())
+    name, content = ("image", image) if isinstance(image, bytes) else (Path(image).name, Path(image).read_bytes())
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    # The boundary follows from the content: a request that is sent again under the same key is the same, byte for byte.
-    boundary = f"retouch-{hashlib.sha256(picture).hexdigest()[:40]}"
+    # The service compares a repeated request byte for byte, so the boundary must depend on the content alone.
+    boundary = f"retouch-{hashlib.sha256(content).hexdigest()[:40]}"
     form = {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
     return (
-        {"data": form, "files": {"image": (name, picture, media_type)}},
+        {"data": form, "files": {"image": (name, content, media_type)}},
         {"Content-Type": f"multipart/form-data; boundary={boundary}"},
     )
 
 
-def is_address(image: str) -> bool:
-    """Whether it names a picture elsewhere, not a local file."""
+def is_url(image: str) -> bool:
+    """Whether `image` is a URL and not a local path."""
     return image.startswith("data:") or "://" in image
-
-
-def _members(page: Mapping[str, Any]) -> list[Any]:
-    data = page.get("data")
-    if not isinstance(data, list):
-        raise BadAnswer("the service answered with a list that has no `data`")
-    return data
-
-
-def _record(kind: type[R], body: object) -> R:
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadAnswer(f"the service's {kind.__name__.lower()} cannot be read: {where}: {first['msg']}") from error

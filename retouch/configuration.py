@@ -1,4 +1,4 @@
-"""Where the service is and with which key: from the caller, the environment, or a stack that runs beside us."""
+"""Find the service's URL and API key: from the caller, the environment, or the local stack's `local.env`."""
 
 import os
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 from retouch.errors import NotConfigured
 
 LOCAL_ENV = Path(".retouch", "local.env")
-"""What `retouch up` writes once all its parts answer."""
+"""`retouch up` writes this file once all its servers answer."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """A service and the key to it.
+    """A service and an API key for it.
 
     Attributes:
-        url: absolute, without a slash at its end.
-        source: where the URL came from, for people.
+        url: absolute, without a trailing slash.
+        source: where the URL came from, for error messages.
     """
 
     url: str
@@ -27,12 +27,12 @@ class Access:
 
 
 def find_local_env(start: Path | None = None) -> Path | None:
-    """The nearest `.retouch/local.env` of `start` (the current directory) and its parents.
+    """The nearest `.retouch/local.env` in `start` (default: the current directory) or its parents.
 
-    One that belongs to another user is passed over: whoever may write above us must not choose where our key goes.
+    A file of another user is ignored: a user who can write to a parent directory must not redirect our API key.
     """
-    here = (start or Path.cwd()).absolute()
-    for folder in (here, *here.parents):
+    directory = (start or Path.cwd()).absolute()
+    for folder in (directory, *directory.parents):
         path = folder / LOCAL_ENV
         try:
             owner = path.stat().st_uid
@@ -44,7 +44,7 @@ def find_local_env(start: Path | None = None) -> Path | None:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Read lines of `NAME=value`; `export`, comments, blank lines and quotes around a value are allowed."""
+    """Parse lines of `NAME=value`; `export`, comments, blank lines and quoted values are allowed."""
     values = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         name, equals, value = line.strip().removeprefix("export ").partition("=")
@@ -57,7 +57,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def local_environment(start: Path | None = None) -> dict[str, str]:
-    """The settings of the stack that runs beside us; empty where there is none."""
+    """The settings of the local stack; empty if there is no `local.env`."""
     path = find_local_env(start)
     return read_env_file(path) if path else {}
 
@@ -65,32 +65,34 @@ def local_environment(start: Path | None = None) -> dict[str, str]:
 def find_access(
     url: str | None = None, api_key: str | None = None, environment: Mapping[str, str] | None = None
 ) -> Access:
-    """Decide which service to use. What the caller gives wins over the environment, that over `local.env`.
+    """Choose the service. The caller's values win over the environment, and the environment over `local.env`.
 
-    The key in `local.env` is used for the service named there alone, never for another one.
+    The key in `local.env` is sent only to the URL in `local.env`.
 
     Raises:
-        NotConfigured: saying what is missing and how to set it.
+        NotConfigured: the URL or the key is missing or invalid; the message explains how to set it.
     """
     environment = os.environ if environment is None else environment
-    chosen = url or environment.get("RETOUCH_URL") or ""
+    service_url = url or environment.get("RETOUCH_URL") or ""
     key = api_key or environment.get("RETOUCH_API_KEY") or ""
     source = "the caller" if url else "RETOUCH_URL"
-    if not chosen or not key:
+    if not service_url or not key:
         path = find_local_env()
         local = read_env_file(path) if path else {}
-        if not chosen:
-            chosen, source = local.get("RETOUCH_URL", ""), str(path)
-        if not key and chosen.rstrip("/") == local.get("RETOUCH_URL", "").rstrip("/"):
+        if not service_url:
+            service_url, source = local.get("RETOUCH_URL", ""), str(path)
+        if not key and service_url.rstrip("/") == local.get("RETOUCH_URL", "").rstrip("/"):
             key = local.get("RETOUCH_API_KEY", "")
-    if not chosen:
+    if not service_url:
         raise NotConfigured(
-            "no service is named: set RETOUCH_URL and RETOUCH_API_KEY, "
-            f"or run beside a {LOCAL_ENV} (`retouch up` writes one)"
+            "no service is configured: set RETOUCH_URL and RETOUCH_API_KEY, "
+            f"or run this in the directory of a local stack (`retouch up` writes {LOCAL_ENV})"
         )
-    parts = urlsplit(chosen)
+    parts = urlsplit(service_url)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise NotConfigured(f"{source}: {chosen!r} is no http:// or https:// address")
+        raise NotConfigured(f"{source}: {service_url!r} is not an http:// or https:// URL")
     if not key:
-        raise NotConfigured(f"no API key for {chosen}: set RETOUCH_API_KEY (`retouch keys create TENANT` makes one)")
-    return Access(chosen.rstrip("/"), key, source)
+        raise NotConfigured(
+            f"no API key for {service_url}: set RETOUCH_API_KEY (`retouch keys create TENANT` creates one)"
+        )
+    return Access(service_url.rstrip("/"), key, source)

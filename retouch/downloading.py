@@ -1,9 +1,8 @@
-"""Fetching a batch's pictures into a directory: in parallel, checked, and only what is not there yet."""
+"""Download a batch's images into a directory, in parallel. Complete files are not downloaded again."""
 
 import hashlib
 import re
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,11 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from retouch.atomic_file import write_atomically
 from retouch.client import Client
-from retouch.errors import Damaged, ProblemError, RetouchError
+from retouch.errors import Damaged, RetouchError
 
-AT_ONCE = 8
-_AHEAD = 64
+CONCURRENCY = 8
+_CHUNK = 64
+"""Results that are read before their images are downloaded."""
 _EXTENSIONS: Mapping[str, str] = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _UNSAFE = re.compile(r"[^\w.@+=,()!~-]+")
@@ -25,102 +26,103 @@ _UNSAFE = re.compile(r"[^\w.@+=,()!~-]+")
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of one picture: where it lies; whether it was there already; the error where it could not be had."""
+    """One image of a batch.
+
+    Attributes:
+        entry: the job in the results.
+        path: the local file.
+        existed: whether the complete file existed before.
+        error: why the image could not be downloaded.
+    """
 
     entry: dict[str, Any]
     path: Path
-    was_there: bool = False
+    existed: bool = False
     error: RetouchError | OSError | None = None
 
 
 def download(client: Client, batch_id: str, directory: Path, done: Callable[[Fetched], None]) -> list[Fetched]:
-    """Fetch every picture of a batch, named by its `custom_id`. What is there and whole is not fetched again.
+    """Download every image of a batch, named by its `custom_id`. Complete files are not downloaded again.
 
     Args:
-        client: of the service.
-        batch_id: whose pictures.
-        directory: made where it is missing.
-        done: called for each as it ends, one call at a time.
+        client: the client of the service.
+        batch_id: the batch.
+        directory: created if it is missing.
+        done: called after each image, one call at a time.
 
     Returns:
-        Each picture, in manifest order.
+        Each image, in manifest order.
 
     Raises:
-        OSError: the directory cannot be made.
+        OSError: the directory cannot be created.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    calling = threading.Lock()
+    callback_lock = threading.Lock()
 
-    def one(task: tuple[dict[str, Any], Path]) -> Fetched:
-        entry, path = task
+    def fetch(target: tuple[dict[str, Any], Path]) -> Fetched:
+        entry, path = target
         try:
-            fetched = Fetched(entry, path, was_there=_is_whole(path, entry["output"]))
-            if not fetched.was_there:
-                _fetch(client, f"/v1/jobs/{quote(entry['id'])}/output", path, entry["output"]["sha256"])
+            fetched = Fetched(entry, path, existed=_is_complete(path, entry["output"]))
+            if not fetched.existed:
+                _download(client, f"/v1/jobs/{quote(entry['id'])}/output", path, entry["output"]["sha256"])
         except (RetouchError, OSError) as error:
             fetched = Fetched(entry, path, error=error)
-        with calling:
+        with callback_lock:
             done(fetched)
         return fetched
 
-    found: list[Fetched] = []
-    tasks = _named(client.batches.results(batch_id, state="succeeded"), directory)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        # A stretch at a time: a hundred thousand results are not held before the first is fetched.
-        while stretch := list(islice(tasks, _AHEAD)):
-            found += pool.map(one, stretch)
-    return found
+    fetched_images: list[Fetched] = []
+    targets = _with_paths(client.batches.results(batch_id, state="succeeded"), directory)
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        # In chunks: a hundred thousand results must not be in memory before the first download starts.
+        while chunk := list(islice(targets, _CHUNK)):
+            fetched_images += pool.map(fetch, chunk)
+    return fetched_images
 
 
-def _named(entries: Iterator[dict[str, Any]], directory: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    taken: set[str] = set()
+def _with_paths(entries: Iterator[dict[str, Any]], directory: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    used: set[str] = set()
     for entry in entries:
         extension = _EXTENSIONS.get(entry["output"]["media_type"], "bin")
         name = str(entry.get("custom_id") or entry["id"])
         pure = PurePosixPath(name)
         stem = safe_name(name[: -len(pure.suffix)] if pure.suffix.lower() in _PICTURES else name)
         file = f"{stem}.{extension}"
-        if file.lower() in taken:
+        if file.lower() in used:
             file = f"{safe_name(name)}~{entry['row']}.{extension}"
-        taken.add(file.lower())
+        used.add(file.lower())
         yield entry, directory / file
 
 
 def safe_name(text: str) -> str:
-    """`text` as a file name that no file system and no shell stumbles over; different texts stay different."""
+    """`text` as a file name that is safe in every file system and shell. Different texts get different names."""
     safe = _UNSAFE.sub("-", text)[:120].strip(".") or "-"
     return safe if safe == text else f"{safe}~{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-def _is_whole(path: Path, output: Mapping[str, Any]) -> bool:
+def _is_complete(path: Path, output: Mapping[str, Any]) -> bool:
     if not path.is_file() or path.stat().st_size != output["bytes"]:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == str(output["sha256"])
 
 
-def _fetch(client: Client, route: str, path: Path, sha256: str | None) -> None:
-    """Write what a route redirects to into a file: whole and checked, or not at all."""
-    part = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.part")
-    seen = hashlib.sha256()
-    try:
-        with part.open("xb") as file:
-            for block in client.stored(route):
-                seen.update(block)
-                file.write(block)
-        if sha256 is not None and seen.hexdigest() != sha256:
-            raise Damaged(f"{path.name} is not what was kept: its SHA-256 differs")
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+def _download(client: Client, route: str, path: Path, sha256: str | None) -> None:
+    """Download the object that a route redirects to, and check its SHA-256."""
+    digest = hashlib.sha256()
+    with write_atomically(path) as file:
+        for block in client.stored(route):
+            digest.update(block)
+            file.write(block)
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise Damaged(f"{path.name} is damaged: its SHA-256 does not match")
 
 
 def write_sheet(client: Client, batch_id: str, directory: Path, fetched: list[Fetched]) -> Path:
-    """Write the contact sheet: the one that the workers made, or a page over the pictures that were fetched.
+    """Write the contact sheet: download the workers' pages, or create a page from the downloaded images.
 
     Returns:
-        The page to open.
+        The path of the first page.
     """
     path = directory / "sheet.html"
     first = client.batches.sheet_page(batch_id, 1)
@@ -134,27 +136,28 @@ def write_sheet(client: Client, batch_id: str, directory: Path, fetched: list[Fe
     inputs = directory / "inputs"
     inputs.mkdir(exist_ok=True)
 
-    def before(one: Fetched) -> str | None:
-        target = inputs / one.path.name
+    def download_input(image: Fetched) -> str | None:
+        target = inputs / image.path.name
         try:
             if not target.exists():
-                _fetch(client, f"/v1/jobs/{quote(one.entry['id'])}/input", target, None)
-        except (RetouchError, ProblemError, OSError):
+                _download(client, f"/v1/jobs/{quote(image.entry['id'])}/input", target, None)
+        except (RetouchError, OSError):
             return None
         return f"inputs/{quote(target.name)}"
 
-    usable = [one for one in fetched if one.error is None]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        cards = [_card(one, found) for one, found in zip(usable, pool.map(before, usable), strict=True)]
+    complete = [image for image in fetched if image.error is None]
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        before = pool.map(download_input, complete)
+        cards = [_card(image, source) for image, source in zip(complete, before, strict=True)]
     path.write_text(_PAGE.format(title=escape(batch_id), cards="\n".join(cards)), encoding="utf-8")
     return path
 
 
-def _card(one: Fetched, before: str | None) -> str:
-    name = escape(str(one.entry.get("custom_id") or one.entry["id"]))
-    left = f'<img loading="lazy" src="{before}" alt="{name} before">' if before else "<div>not to be had</div>"
-    right = f'<img loading="lazy" src="{quote(one.path.name)}" alt="{name} after">'
-    return f"<article>{left}{right}<h2>{name}</h2><p>{escape(str(one.entry.get('prompt') or ''))}</p></article>"
+def _card(image: Fetched, before: str | None) -> str:
+    name = escape(str(image.entry.get("custom_id") or image.entry["id"]))
+    left = f'<img loading="lazy" src="{before}" alt="{name} before">' if before else "<div>not available</div>"
+    right = f'<img loading="lazy" src="{quote(image.path.name)}" alt="{name} after">'
+    return f"<article>{left}{right}<h2>{name}</h2><p>{escape(str(image.entry.get('prompt') or ''))}</p></article>"
 
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>

@@ -1,13 +1,13 @@
-"""Every error the client raises on purpose.
+"""Every error that the client raises on purpose.
 
 RetouchError
-├── NotConfigured    no service is named, or no API key
-├── Unreachable      the service did not answer, however often it was asked
-├── ProblemError     the service refused: status, title, detail and the fields it names
-├── BadAnswer        an answer that is not Retouch's
-├── NoOutput         the job has no output to fetch
-├── Damaged          what was fetched is not what the service says it kept
-└── WaitTimeout      the job was not final in time; `job` is how it was last seen
+├── NotConfigured    the URL or the API key is missing
+├── Unreachable      the service or its store did not answer in any try
+├── ProblemError     the service refused: status, title, detail and invalid fields
+├── BadAnswer        the answer does not come from Retouch
+├── NoOutput         the job has no output
+├── Damaged          downloaded bytes do not match their SHA-256
+└── WaitTimeout      the job did not end in time; `job` is its last known state
 """
 
 from collections.abc import Mapping
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class RetouchError(Exception):
-    """The root: catching it catches everything the client raises on purpose."""
+    """The base class of all errors that the client raises on purpose."""
 
 
 class NotConfigured(RetouchError):
-    """No service is named, or no API key."""
+    """The service's URL or the API key is missing or invalid."""
 
 
 class Unreachable(RetouchError):
-    """The service, or the store that holds a picture, did not answer."""
+    """The service, or the store that holds the images, did not answer."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class FieldProblem:
     """One broken rule.
 
     Attributes:
-        field: the name as it was submitted, dotted where nested; "" for the whole request.
-        message: what is wrong and what to do.
-        code: a stable word for programs; "" where the service gave none.
+        field: the submitted name, dotted if nested; "" for the whole request.
+        message: the fault and how to correct it.
+        code: a stable identifier for programs; "" if the service sent none.
     """
 
     field: str
@@ -46,14 +46,14 @@ class FieldProblem:
 
 
 class ProblemError(RetouchError):
-    """The service refused, in the words of its `application/problem+json` (RFC 9457).
+    """The service refused the request with an `application/problem+json` answer (RFC 9457).
 
     Attributes:
         status: HTTP status.
         title: the kind of problem.
-        detail: this problem; "" where the service gave none.
-        errors: the fields it names.
-        retry_after_s: how long to wait before asking again, where the service says so.
+        detail: this problem; "" if the service sent none.
+        errors: the invalid fields.
+        retry_after_s: seconds to wait before the next try; None if the service sent none.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class ProblemError(RetouchError):
         self.errors = errors
         self.retry_after_s = retry_after_s
         fields = [f"{e.field}: {e.message}" if e.field else e.message for e in errors]
-        said = detail or ("" if fields else title)
-        super().__init__("; ".join(filter(None, [said, *(f for f in fields if f not in said)])))
+        summary = detail or ("" if fields else title)
+        super().__init__("; ".join(filter(None, [summary, *(f for f in fields if f not in summary)])))
 
     @classmethod
     def from_body(cls, status: int, body: Mapping[str, Any], retry_after_s: float | None) -> "ProblemError":
-        """Read a problem; members that are missing or of a wrong type are passed over."""
+        """Parse a problem document. Members that are missing or have a wrong type are ignored."""
         errors = body.get("errors")
         return cls(
             status,
@@ -91,19 +91,19 @@ class ProblemError(RetouchError):
 
 
 class BadAnswer(RetouchError):
-    """An answer that is not Retouch's: a proxy's page, another program on that port."""
+    """The answer does not come from Retouch but, for example, from a proxy or another program on that port."""
 
 
 class NoOutput(RetouchError):
-    """The job has no output to fetch."""
+    """The job has no output to download."""
 
 
 class Damaged(RetouchError):
-    """What was fetched is not what the service says it kept."""
+    """Downloaded bytes do not match the SHA-256 that the service reported."""
 
 
 class WaitTimeout(RetouchError):
-    """The job was not final in time; `job` is how it was last seen."""
+    """The job did not end in time; `job` is its last known state."""
 
     def __init__(self, job: "Job", seconds: float) -> None:
         self.job = job

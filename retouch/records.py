@@ -1,4 +1,4 @@
-"""What the service shows, as frozen records. Fields of a newer service are kept and passed on."""
+"""The objects of the HTTP API as frozen records. Unknown fields of a newer service are kept."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -12,13 +12,13 @@ Priority = Literal["high", "normal", "low"]
 
 
 class Record(BaseModel):
-    """The base of every record: frozen, and open to fields that this version does not know."""
+    """The base class of every record."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Input(Record):
-    """The picture to edit; `width` and `height` in pixels."""
+    """The image to edit; `width` and `height` in pixels."""
 
     image: str
     sha256: str | None = None
@@ -29,7 +29,7 @@ class Input(Record):
 
 
 class Output(Record):
-    """The kept result; `url` is presigned and lives as long as the service's operator chose."""
+    """The stored result; `url` is presigned and expires after a time that the operator sets."""
 
     url: str | None = None
     bucket: str
@@ -44,7 +44,7 @@ class Output(Record):
 
 
 class JobError(Record):
-    """Why a job ended without a result, and whether trying again can help."""
+    """Why a job ended without a result, and whether a retry can help."""
 
     code: str
     message: str
@@ -65,7 +65,7 @@ class Attempt(Record):
 
 
 class Job(Record):
-    """One edit of one image. Moments carry their offset; `cost_usd` is in US dollars."""
+    """One edit of one image. Timestamps have a UTC offset; `cost_usd` is in US dollars."""
 
     id: str
     state: State
@@ -91,16 +91,16 @@ class Job(Record):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     warnings: list[str] = Field(default_factory=list)
-    """Of a submit: what was accepted and has no effect."""
+    """After a submit: parameters that were accepted and have no effect."""
 
     @property
     def final(self) -> bool:
-        """Whether it has ended: nothing but a retry by the user changes it."""
+        """Whether the job has ended: only a retry by the user changes its state."""
         return self.state in FINAL
 
     @property
     def took_s(self) -> float | None:
-        """Seconds from submit to end; None while it has not ended."""
+        """Seconds from submit to end; None before the end."""
         return (self.finished_at - self.created_at).total_seconds() if self.finished_at else None
 
 
@@ -123,23 +123,23 @@ class Counts(Record):
 
     @property
     def ended(self) -> int:
-        """Items of which nothing more will come."""
+        """Items that have ended, including rejected rows."""
         return self.total - self.queued - self.waiting - self.running
 
     @property
     def without_result(self) -> int:
-        """Items that ended without a picture, refused rows too."""
+        """Items that ended without an image, including rejected rows."""
         return self.filtered + self.failed + self.canceled + self.rejected
 
 
 class Batch(Record):
-    """Jobs that were submitted together. `eta_s` is in seconds, what ends in `_usd` in US dollars.
+    """Jobs that were submitted together. `eta_s` is in seconds, amounts named `…_usd` in US dollars.
 
     Attributes:
         state: `ingesting`, `running`, `awaiting_approval`, `paused`, `completed`, `canceled` or `failed`.
-        reason: why it is paused or failed.
-        progress: the part of its items that has ended, 0 to 1.
-        results: `s3://` addresses of its record in the bucket, once it was written.
+        reason: why the batch is paused or failed.
+        progress: the fraction of items that have ended, 0 to 1.
+        results: `s3://` URLs of the results files in the bucket; None before they are written.
     """
 
     id: str
@@ -167,17 +167,17 @@ class Batch(Record):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it runs any more, unless the user tries jobs again."""
+        """Whether the batch has ended: only a retry by the user starts jobs again."""
         return self.state in BATCH_ENDED
 
     @property
-    def needs_a_word(self) -> bool:
-        """Whether it goes on only when the user says so."""
+    def needs_decision(self) -> bool:
+        """Whether the batch continues only after the user approves or resumes it."""
         return self.state in {"awaiting_approval", "paused"}
 
 
 class Upload(Record):
-    """A place in the bucket: PUT the bytes to `url` with `headers`, then submit `image`."""
+    """A reserved object in the bucket: PUT the bytes to `url` with `headers`, then submit `image`."""
 
     url: str
     headers: dict[str, str] = Field(default_factory=dict)
@@ -185,21 +185,21 @@ class Upload(Record):
 
 
 class ModelLimits(Record):
-    """What a model's catalogue entry allows; `rpm` is starts a minute, 0 = no limit."""
+    """A model's limits in the catalogue; `rpm` is starts per minute, 0 = no limit."""
 
     concurrency: int
     rpm: float
 
 
 class Model(Record):
-    """A named edit model, its limits, and how it fares now.
+    """A named edit model, its limits and its current state.
 
     Attributes:
-        window: most in flight at this moment.
-        pace_rpm: starts a minute that are allowed at this moment; 0 = no limit.
-        in_flight, queued, waiting: jobs of it.
-        parked: whether it is set aside because its account or endpoint is at fault; `parked_reason` says why.
-        price_usd: of one image.
+        window: current limit of jobs in flight.
+        pace_rpm: current limit of starts per minute; 0 = no limit.
+        in_flight, queued, waiting: numbers of the model's jobs.
+        parked: whether the model is paused because its account or endpoint has a fault; see `parked_reason`.
+        price_usd: price of one image.
     """
 
     name: str

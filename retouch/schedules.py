@@ -1,19 +1,17 @@
-"""Schedules through the client: batches by the clock, and what became of each run."""
+"""The client's calls for schedules and their runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from retouch.errors import BadAnswer
 from retouch.records import Counts, Record
-from retouch.transport import Transport, read_json
+from retouch.transport import Transport, read_record
 
-_PAGE = 100
 OPEN_RUNS = frozenset({"due", "queued", "running"})
-"""States of a run that goes on."""
+"""States of a run that has not ended."""
 
 
 class Schedule(Record):
@@ -21,8 +19,8 @@ class Schedule(Record):
 
     Attributes:
         state: `active`, `paused` or `ended`.
-        next_run_at: when it is due next; None where it is not active.
-        runs: how its runs ended, since ever.
+        next_run_at: the time of the next run; None if the schedule is not active.
+        runs: numbers of all runs by their state.
     """
 
     id: str
@@ -65,17 +63,14 @@ class Run(Record):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it goes on any more."""
+        """Whether the run has ended."""
         return self.state not in OPEN_RUNS
 
 
-R = TypeVar("R", bound=Record)
-
-
 class Schedules:
-    """The schedules of one service, as `Client.schedules`.
+    """The schedules of one service; use it as `Client.schedules`.
 
-    Every method may raise `ProblemError` (refused), `Unreachable` (no answer) and `BadAnswer` (not Retouch's answer).
+    Every method can raise `ProblemError` (refused), `Unreachable` (no answer) and `BadAnswer` (not from Retouch).
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -90,91 +85,69 @@ class Schedules:
         items: Sequence[Mapping[str, Any]] | None = None,
         **fields: Any,
     ) -> Schedule:
-        """Make a schedule.
+        """Create a schedule.
 
         Args:
-            name: for people.
-            cron: five fields, or `@daily` and the like.
-            manifest: `s3://bucket/key`, `https://…`, or `s3://bucket/prefix/` for every picture under it.
+            name: a display name.
+            cron: a cron expression with five fields, or a shortcut such as `@daily`.
+            manifest: `s3://bucket/key`, `https://…`, or `s3://bucket/prefix/` for every image under the prefix.
             items: rows instead of a manifest.
             fields: `timezone`, `defaults`, `overlap`, `catch_up_s`, `only_changed`, `ends_at`, `supersede`, `trial`,
-                `budget_usd`, `webhook_url`, `paused`, …; those that are None are left out.
+                `budget_usd`, `webhook_url`, `paused`, …; None means the service's default.
         """
-        told = {"manifest": manifest, "items": list(items) if items is not None else None, **fields}
-        body = {"name": name, "cron": cron, **{key: value for key, value in told.items() if value is not None}}
-        return _read(Schedule, self._call("POST", "/v1/schedules", json=_plain(body)))
+        optional = {"manifest": manifest, "items": list(items) if items is not None else None, **fields}
+        body = {"name": name, "cron": cron, **{key: value for key, value in optional.items() if value is not None}}
+        return read_record(Schedule, self._call("POST", "/v1/schedules", json=_without_datetimes(body)))
 
     def get(self, schedule_id: str) -> Schedule:
-        """The schedule as it is now."""
-        return _read(Schedule, self._call("GET", _path(schedule_id), repeatable=True))
+        """The current state of a schedule."""
+        return read_record(Schedule, self._call("GET", _path(schedule_id), repeatable=True))
 
     def list(self, *, limit: int | None = None) -> Iterator[Schedule]:
-        """Schedules, newest first, fetched a page at a time; at most `limit` of them."""
-        return (_read(Schedule, entry) for entry in self._pages("/v1/schedules", limit))
+        """Schedules, newest first, at most `limit` of them. Each page is requested when it is needed."""
+        return (read_record(Schedule, entry) for entry in self._transport.list_pages("/v1/schedules", limit=limit))
 
     def update(self, schedule_id: str, **fields: Any) -> Schedule:
-        """Change what is given; what is None goes."""
-        return _read(Schedule, self._call("PATCH", _path(schedule_id), repeatable=True, json=_plain(fields)))
+        """Change the passed fields; None removes a field's value."""
+        return read_record(
+            Schedule, self._call("PATCH", _path(schedule_id), repeatable=True, json=_without_datetimes(fields))
+        )
 
     def delete(self, schedule_id: str) -> None:
-        """Delete a schedule and its runs; batches that it made go on."""
+        """Delete a schedule and its runs. Batches that the runs created continue."""
         self._transport.call("DELETE", _path(schedule_id), repeatable=False)
 
     def pause(self, schedule_id: str) -> Schedule:
-        """Let nothing more be due."""
-        return _read(Schedule, self._call("POST", _path(schedule_id, "pause")))
+        """Start no more runs. Runs that have started continue."""
+        return read_record(Schedule, self._call("POST", _path(schedule_id, "pause")))
 
     def resume(self, schedule_id: str) -> Schedule:
-        """Go on with the next tick."""
-        return _read(Schedule, self._call("POST", _path(schedule_id, "resume")))
+        """Continue with the next scheduled time."""
+        return read_record(Schedule, self._call("POST", _path(schedule_id, "resume")))
 
     def run(self, schedule_id: str) -> Run:
-        """Run it now, beside its ticks."""
-        return _read(Run, self._call("POST", _path(schedule_id, "run")))
+        """Start a run now, in addition to the scheduled times."""
+        return read_record(Run, self._call("POST", _path(schedule_id, "run")))
 
     def runs(self, schedule_id: str, *, limit: int | None = None) -> Iterator[Run]:
-        """Its runs, the latest first, fetched a page at a time; at most `limit` of them."""
-        return (_read(Run, entry) for entry in self._pages(_path(schedule_id, "runs"), limit))
+        """The runs of a schedule, latest first, at most `limit` of them. Each page is requested when it is needed."""
+        return (
+            read_record(Run, entry) for entry in self._transport.list_pages(_path(schedule_id, "runs"), limit=limit)
+        )
 
     def run_of(self, schedule_id: str, run_id: str) -> Run:
-        """A run as it is now."""
-        return _read(Run, self._call("GET", _path(schedule_id, f"runs/{quote(run_id, safe='')}"), repeatable=True))
-
-    def _pages(self, path: str, limit: int | None) -> Iterator[Any]:
-        params: dict[str, str | int] = {}
-        left = limit
-        while left is None or left > 0:
-            params["limit"] = _PAGE if left is None else min(_PAGE, left)
-            page = self._call("GET", path, repeatable=True, params=params)
-            data = page.get("data")
-            if not isinstance(data, list):
-                raise BadAnswer("the service answered with a list that has no `data`")
-            yield from data
-            cursor = page.get("next_cursor")
-            if not cursor:
-                return
-            params["cursor"] = cursor
-            left = None if left is None else left - len(data)
+        """The current state of a run."""
+        return read_record(
+            Run, self._call("GET", _path(schedule_id, f"runs/{quote(run_id, safe='')}"), repeatable=True)
+        )
 
     def _call(self, method: str, path: str, *, repeatable: bool = False, **content: Any) -> dict[str, Any]:
-        body = read_json(self._transport.call(method, path, repeatable=repeatable, **content))
-        if not isinstance(body, dict):
-            raise BadAnswer(f"{path} was answered with something that is not Retouch's")
-        return body
+        return self._transport.call_json(method, path, repeatable=repeatable, **content)
 
 
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _without_datetimes(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()}
 
 
 def _path(schedule_id: str, action: str = "") -> str:
     return f"/v1/schedules/{quote(schedule_id, safe='')}{'/' if action else ''}{action}"
-
-
-def _read(kind: type[R], body: object) -> R:
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadAnswer(f"the service's {kind.__name__.lower()} cannot be read: {where}: {first['msg']}") from error

@@ -1,4 +1,4 @@
-"""One exchange with the service: what is asked again and when, and what an answer means."""
+"""HTTP requests to the service: when they are retried, and which error an answer becomes."""
 
 import random
 import time
@@ -6,25 +6,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import ValidationError
 
 from retouch.configuration import Access
 from retouch.errors import BadAnswer, ProblemError, RetouchError, Unreachable
+from retouch.records import Record
 
+R = TypeVar("R", bound=Record)
+
+_PAGE = 100
+"""Entries of one page of a list."""
 _BUSY = frozenset({502, 503, 504})
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and how long a request is repeated.
+    """How often and how long a request is retried.
 
     Attributes:
-        tries: most times it is sent.
-        first_s: most seconds before the second try; doubles for each further one. Full jitter is applied.
-        longest_s: most seconds before any try. A `Retry-After` over it is not waited for.
+        tries: maximum number of tries.
+        first_s: maximum pause before the second try, in seconds; doubles with each further try. Full jitter applies.
+        longest_s: maximum pause before any try, in seconds. A longer `Retry-After` raises the error at once.
     """
 
     tries: int = 5
@@ -32,12 +38,12 @@ class Patience:
     longest_s: float = 30.0
 
     def pause_s(self, failures: int) -> float:
-        """A random time to wait after so many failures, in seconds."""
+        """A random pause after this number of failures, in seconds."""
         return random.uniform(0, min(self.longest_s, self.first_s * 2 ** (failures - 1)))  # noqa: S311 - jitter, no secret
 
 
 class Transport:
-    """A connection pool to one service. May be shared by threads."""
+    """A connection pool to one service. Threads may share it."""
 
     def __init__(self, access: Access, *, timeout_s: float, patience: Patience) -> None:
         self.access = access
@@ -60,21 +66,21 @@ class Transport:
         hold_s: float = 0,
         **content: Any,
     ) -> httpx.Response:
-        """Ask the service, again where that is safe and may help.
+        """Send a request to the service, and retry it if that is safe and can help.
 
         Args:
-            method: of HTTP.
-            path: below the service's URL, with its slash.
-            repeatable: whether a second sending is harmless even if the first arrived. One that is not is sent again
-                only where it surely was not taken.
-            headers: besides the key's.
-            hold_s: how long the service may hold its answer on purpose, in seconds.
+            method: the HTTP method.
+            path: below the service's URL, with a leading slash.
+            repeatable: whether the request is idempotent. Any other request is retried only if the service
+                certainly did not process it.
+            headers: in addition to the API key's.
+            hold_s: how long the service may delay its answer on purpose, in seconds.
             content: `json`, `params`, `data`, `files` of httpx.
 
         Raises:
-            ProblemError: it refused.
-            Unreachable: no answer in all tries.
-            BadAnswer: something else answered.
+            ProblemError: the service refused.
+            Unreachable: no answer in any try.
+            BadAnswer: the answer does not come from Retouch.
         """
         request = self._client.build_request(
             method,
@@ -90,14 +96,14 @@ class Transport:
             try:
                 answer = self._client.send(request)
             except httpx.TransportError as fault:
-                error = Unreachable(f"no answer from {self.access.url} ({self.access.source}): {in_words(fault)}")
+                error = Unreachable(f"no answer from {self.access.url} ({self.access.source}): {describe_fault(fault)}")
                 error.__cause__ = fault
                 if not repeatable and not isinstance(fault, _NEVER_SENT):
                     pause = None
             else:
                 if answer.is_success or answer.is_redirect:
                     return answer
-                error = refusal(answer)
+                error = error_of(answer)
                 pause = self._pause_after(answer.status_code, error, repeatable, pause)
             failures += 1
             if pause is None or failures >= self.patience.tries:
@@ -105,39 +111,75 @@ class Transport:
             time.sleep(pause)
 
     def _pause_after(self, status: int, error: RetouchError, repeatable: bool, pause: float | None) -> float | None:
-        told = error.retry_after_s if isinstance(error, ProblemError) else None
+        """Seconds to wait before the next try; None if there is no next try."""
+        retry_after_s = error.retry_after_s if isinstance(error, ProblemError) else None
+        if retry_after_s is not None and retry_after_s > self.patience.longest_s:
+            return None
         if status == 429:
-            return told if told is not None and told <= self.patience.longest_s else None
+            return retry_after_s
         if status in _BUSY and repeatable:
-            return pause if told is None else told if told <= self.patience.longest_s else None
+            return pause if retry_after_s is None else retry_after_s
         return None
+
+    def call_json(self, method: str, path: str, *, repeatable: bool, **options: Any) -> dict[str, Any]:
+        """Send a request as `call` does, and parse the JSON object in its answer.
+
+        Raises:
+            BadAnswer: the answer is not a JSON object.
+        """
+        answer = self.call(method, path, repeatable=repeatable, **options)
+        try:
+            body = answer.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise BadAnswer(f"{answer.url.copy_with(query=None)} did not answer with a JSON object")
+        return body
+
+    def list_pages(
+        self, path: str, *, limit: int | None, params: Mapping[str, str | int] | None = None
+    ) -> Iterator[Any]:
+        """The entries of a list, at most `limit` of them. Each page is requested when it is needed."""
+        query = dict(params or {})
+        left = limit
+        while left is None or left > 0:
+            query["limit"] = _PAGE if left is None else min(_PAGE, left)
+            page = self.call_json("GET", path, repeatable=True, params=query)
+            entries = entries_of(page)
+            yield from entries
+            if not page.get("next_cursor"):
+                return
+            query["cursor"] = page["next_cursor"]
+            left = None if left is None else left - len(entries)
 
     @contextmanager
     def stream(self, path: str, *, params: Mapping[str, str | int] | None = None) -> Iterator[httpx.Response]:
-        """An answer of the service that is read as it comes. It is asked for once.
+        """Open an answer that the caller reads as a stream. The request is not retried.
 
         Raises:
-            ProblemError: it refused.
-            Unreachable: no answer, or one that broke off while it was read.
-            BadAnswer: something else answered.
+            ProblemError: the service refused.
+            Unreachable: no answer, or the connection broke while the answer was read.
+            BadAnswer: the answer does not come from Retouch.
         """
         url = self.access.url + path
         try:
             with self._client.stream("GET", url, params=params, headers=self._headers) as answer:
                 if not answer.is_success:
                     answer.read()
-                    raise refusal(answer)
+                    raise error_of(answer)
                 yield answer
         except httpx.TransportError as fault:
-            raise Unreachable(f"no answer from {self.access.url} ({self.access.source}): {in_words(fault)}") from fault
+            raise Unreachable(
+                f"no answer from {self.access.url} ({self.access.source}): {describe_fault(fault)}"
+            ) from fault
 
     def stored(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> httpx.Response:
-        """Ask a presigned address; the caller reads and closes the answer. The service's key is not sent there.
+        """Send a request to a presigned URL, without the API key. The caller reads and closes the answer.
 
         Raises:
-            Unreachable: the store did not answer, or refused.
+            Unreachable: the store did not answer, or it refused the request.
         """
         host = httpx.URL(url).host
         failures = 0
@@ -146,7 +188,7 @@ class Transport:
             try:
                 answer = self._client.send(request, stream=True)
             except httpx.TransportError as fault:
-                error = Unreachable(f"no answer from the store at {host}: {in_words(fault)}")
+                error = Unreachable(f"no answer from the store at {host}: {describe_fault(fault)}")
                 error.__cause__ = fault
             else:
                 if answer.is_success:
@@ -161,16 +203,16 @@ class Transport:
             time.sleep(self.patience.pause_s(failures))
 
 
-def in_words(fault: httpx.TransportError) -> str:
-    """What happened, for people: httpx's own words are empty for some faults."""
+def describe_fault(fault: httpx.TransportError) -> str:
+    """A description of the fault. The message of httpx is empty for some faults."""
     if isinstance(fault, httpx.TimeoutException):
         return "timed out"
     text = str(fault)
     return text.rpartition("] ")[2].lower() if text else type(fault).__name__
 
 
-def refusal(answer: httpx.Response) -> RetouchError:
-    """The error that an answer of 400 and over stands for."""
+def error_of(answer: httpx.Response) -> RetouchError:
+    """The error for an answer with status 400 or higher."""
     try:
         body = answer.json()
     except ValueError:
@@ -182,13 +224,13 @@ def refusal(answer: httpx.Response) -> RetouchError:
             answer.status_code, answer.reason_phrase or "refused", f"{answer.url.host} is busy", (), retry_after(answer)
         )
     return BadAnswer(
-        f"{answer.url.copy_with(query=None)} answered HTTP {answer.status_code} in a form that is not Retouch's: "
-        "is RETOUCH_URL right?"
+        f"{answer.url.copy_with(query=None)} answered HTTP {answer.status_code}, but not as Retouch does: "
+        "check RETOUCH_URL"
     )
 
 
 def retry_after(answer: httpx.Response) -> float | None:
-    """`Retry-After` in seconds from now, in both forms of RFC 9110; None where there is none that can be read."""
+    """`Retry-After` in seconds from now, from either form of RFC 9110; None if it is missing or invalid."""
     value = answer.headers.get("Retry-After", "").strip()
     try:
         return max(0.0, float(value))
@@ -200,13 +242,27 @@ def retry_after(answer: httpx.Response) -> float | None:
         return None
 
 
-def read_json(answer: httpx.Response) -> Any:
-    """The answer's JSON.
+def entries_of(page: Mapping[str, Any]) -> list[Any]:
+    """The entries of one page of a list.
 
     Raises:
-        BadAnswer: it is none.
+        BadAnswer: the page has no list named `data`.
+    """
+    entries = page.get("data")
+    if not isinstance(entries, list):
+        raise BadAnswer("the service answered with a list that has no `data`")
+    return entries
+
+
+def read_record(kind: type[R], body: object) -> R:
+    """Parse a record.
+
+    Raises:
+        BadAnswer: a field is missing or invalid.
     """
     try:
-        return answer.json()
-    except ValueError:
-        raise BadAnswer(f"{answer.url.copy_with(query=None)} answered with something that is no JSON") from None
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BadAnswer(f"the service sent an invalid {kind.__name__.lower()}: {field}: {first['msg']}") from error

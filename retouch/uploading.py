@@ -1,4 +1,4 @@
-"""Uploading local pictures for a batch: in parallel, and never twice, however often the command is run."""
+"""Upload local images for a batch, in parallel. A repeated command uploads only the missing ones."""
 
 import hashlib
 import json
@@ -11,35 +11,35 @@ from typing import Any
 
 from retouch.client import Client
 
-AT_ONCE = 6
+CONCURRENCY = 6
 
 
 def cache_directory() -> Path:
-    """Where the command remembers what it has uploaded."""
+    """The directory of the records of finished uploads."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retouch" / "uploads"
 
 
 class Uploads:
-    """What was uploaded of one set of files for one service and one set of options; kept in a file.
+    """The uploads of a set of files for one service and one set of batch fields, recorded in a local file.
 
-    The same files, unchanged, with the same options are the same set: an interrupted command goes on where it was.
+    The same unchanged files with the same fields find the same record, so an interrupted command can continue.
 
     Args:
-        url: of the service.
-        files: the pictures.
-        fields: of the batch.
-        fresh: forget what was uploaded before.
+        url: the service's URL.
+        files: the images.
+        fields: the fields of the batch.
+        fresh: delete the record of earlier uploads.
     """
 
     def __init__(self, url: str, files: Sequence[Path], fields: Mapping[str, Any], *, fresh: bool = False) -> None:
         self._files = files
         stats = [(str(path.absolute()), path.stat()) for path in files]
         listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        meaning = json.dumps([url, listing, dict(fields)], sort_keys=True, default=str)
-        self.digest = hashlib.sha256(meaning.encode()).hexdigest()
+        identity = json.dumps([url, listing, dict(fields)], sort_keys=True, default=str)
+        self.digest = hashlib.sha256(identity.encode()).hexdigest()
         self._path = cache_directory() / f"{self.digest[:32]}.jsonl"
         self._lock = threading.Lock()
-        self._known: dict[str, str] = {}
+        self._uploaded: dict[str, str] = {}
         self.batch_id: str | None = None
         if fresh:
             self._path.unlink(missing_ok=True)
@@ -56,44 +56,39 @@ class Uploads:
             if "batch" in entry:
                 self.batch_id = entry["batch"]
             else:
-                self._known[entry["file"]] = entry["image"]
-
-    @property
-    def there(self) -> int:
-        """How many were uploaded before."""
-        return len(self._known)
+                self._uploaded[entry["file"]] = entry["image"]
 
     def run(self, client: Client, done: Callable[[Path], None]) -> list[dict[str, str]]:
-        """Upload what is missing; returns the batch's items in the order of the files.
+        """Upload the missing files; returns the batch's items in the order of the files.
 
         Raises:
             OSError: a file cannot be read.
-            retouch.RetouchError: the service or its store does not take one.
+            retouch.RetouchError: the service or its store refuses a file.
         """
 
-        def one(path: Path) -> dict[str, str]:
+        def upload(path: Path) -> dict[str, str]:
             name = str(path.absolute())
-            image = self._known.get(name)
+            image = self._uploaded.get(name)
             if image is None:
                 image = client.upload(path)
-                self._remember({"file": name, "image": image})
-                self._known[name] = image
+                self._append({"file": name, "image": image})
+                self._uploaded[name] = image
             done(path)
             return {"custom_id": path.name, "image": image}
 
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
             try:
-                return list(pool.map(one, self._files))
+                return list(pool.map(upload, self._files))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def submitted(self, batch_id: str) -> None:
-        """The batch was made: the same command shows it from now on."""
+        """Record the batch, so that a repeated command shows it instead of a second one."""
         self.batch_id = batch_id
-        self._remember({"batch": batch_id})
+        self._append({"batch": batch_id})
 
-    def _remember(self, entry: Mapping[str, str]) -> None:
+    def _append(self, entry: Mapping[str, str]) -> None:
         with self._lock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:

@@ -1,29 +1,27 @@
-"""Webhooks through the client: endpoints, what was told to them, and telling it again."""
+"""The client's calls for webhook endpoints and deliveries."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from retouch.errors import BadAnswer
 from retouch.records import Record
-from retouch.transport import Transport, read_json
+from retouch.transport import Transport, entries_of, read_record
 
-_PAGE = 100
 ENDED = frozenset({"succeeded", "exhausted"})
 """States of a delivery that only a redelivery changes."""
 
 
 class Endpoint(Record):
-    """Where events are told.
+    """A registered receiver of events.
 
     Attributes:
-        events: filters: a type, `job.*` or `*`.
-        headers: names, and a mask instead of each value.
-        rate_limit: most deliveries a second.
-        secret: when it was just made or replaced; never again.
+        events: filters: an event type, `job.*` or `*`.
+        headers: header names with masked values.
+        rate_limit: maximum deliveries per second; None = no limit.
+        secret: the signing secret, only right after it was created or replaced.
     """
 
     id: str
@@ -56,7 +54,7 @@ class Try(Record):
 
 
 class Delivery(Record):
-    """One telling of one event to one address."""
+    """The delivery of one event to one URL."""
 
     id: str
     event_id: str
@@ -73,69 +71,72 @@ class Delivery(Record):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will be tried by itself."""
+        """Whether there are no more automatic tries."""
         return self.state in ENDED
 
 
-R = TypeVar("R", bound=Record)
-
-
 class Webhooks:
-    """The webhooks of one service, as `Client.webhooks`.
+    """The webhooks of one service; use it as `Client.webhooks`.
 
-    Every method may raise `ProblemError` (refused), `Unreachable` (no answer) and `BadAnswer` (not Retouch's answer).
+    Every method can raise `ProblemError` (refused), `Unreachable` (no answer) and `BadAnswer` (not from Retouch).
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def create(self, url: str, **fields: Any) -> Endpoint:
-        """Make an endpoint; its `secret` is told this once.
+        """Create an endpoint. Only this answer contains its `secret`.
 
         Args:
-            url: where to.
+            url: the receiver's URL.
             fields: `events`, `description`, `headers`, `rate_limit`, `enabled`.
         """
-        return _read(Endpoint, self._call("POST", "/v1/webhooks", json={"url": url, **fields}))
+        return read_record(Endpoint, self._call("POST", "/v1/webhooks", json={"url": url, **fields}))
 
     def list(self) -> Sequence[Endpoint]:
         """All endpoints, newest first."""
         page = self._call("GET", "/v1/webhooks", repeatable=True)
-        return [_read(Endpoint, entry) for entry in _members(page)]
+        return [read_record(Endpoint, entry) for entry in entries_of(page)]
 
     def get(self, endpoint_id: str) -> Endpoint:
-        """The endpoint as it is now."""
-        return _read(Endpoint, self._call("GET", _path(endpoint_id), repeatable=True))
+        """The current state of an endpoint."""
+        return read_record(Endpoint, self._call("GET", _path(endpoint_id), repeatable=True))
 
     def update(self, endpoint_id: str, **fields: Any) -> Endpoint:
-        """Change what is given; a header that is None goes."""
-        return _read(Endpoint, self._call("PATCH", _path(endpoint_id), repeatable=True, json=fields))
+        """Change the passed fields; a header with the value None is removed."""
+        return read_record(Endpoint, self._call("PATCH", _path(endpoint_id), repeatable=True, json=fields))
 
     def delete(self, endpoint_id: str) -> None:
-        """Delete an endpoint; what waits for it is told no more."""
+        """Delete an endpoint. Its waiting deliveries are not sent."""
         self._transport.call("DELETE", _path(endpoint_id), repeatable=False)
 
     def test(self, endpoint_id: str) -> str:
-        """Send a `ping`; the id of its delivery, which can be read in a moment."""
+        """Send a `ping`; returns the delivery's id. The delivery can be read a moment later."""
         return str(self._call("POST", _path(endpoint_id, "test"))["delivery_id"])
 
     def rotate_secret(self, endpoint_id: str) -> Endpoint:
-        """Replace the secret; the new one is told this once, and the old one signs beside it for 24 hours."""
-        return _read(Endpoint, self._call("POST", _path(endpoint_id, "rotate-secret")))
+        """Replace the secret. Only this answer contains the new one. For 24 hours both secrets sign each delivery."""
+        return read_record(Endpoint, self._call("POST", _path(endpoint_id, "rotate-secret")))
 
     def recover(self, endpoint_id: str, since: datetime, states: Sequence[str] | None = None) -> int:
-        """Tell again all that has not arrived since a time, which has its offset; how many deliveries that is."""
+        """Redeliver all events since a time that have not arrived; returns the number of deliveries.
+
+        Args:
+            endpoint_id: the endpoint.
+            since: a time with a UTC offset.
+            states: states of the deliveries. Default: `exhausted` and `waiting`.
+        """
         body: dict[str, Any] = {"since": since.isoformat(), **({"states": list(states)} if states else {})}
         return int(self._call("POST", _path(endpoint_id, "recover"), json=body)["count"])
 
     def deliveries(
         self, endpoint_id: str | None = None, *, limit: int | None = None, **query: Any
     ) -> Iterator[Delivery]:
-        """Deliveries, those of the newest events first, fetched a page at a time; at most `limit` of them.
+        """Deliveries, newest events first. Each page is requested when it is needed.
 
         Args:
-            endpoint_id: of one endpoint; of all, and of what jobs and batches named, where absent.
-            limit: most of them.
+            endpoint_id: only this endpoint's. Default: all, including those to the `webhook_url` of jobs and batches.
+            limit: maximum number of deliveries.
             query: `state`, `event_type`, `subject`, `since`, `until`.
         """
         path = _path(endpoint_id, "deliveries") if endpoint_id else "/v1/deliveries"
@@ -144,54 +145,27 @@ class Webhooks:
             for name, value in query.items()
             if value is not None
         }
-        left = limit
-        while left is None or left > 0:
-            params["limit"] = _PAGE if left is None else min(_PAGE, left)
-            page = self._call("GET", path, repeatable=True, params=params)
-            data = _members(page)
-            yield from (_read(Delivery, entry) for entry in data)
-            cursor = page.get("next_cursor")
-            if not cursor:
-                return
-            params["cursor"] = cursor
-            left = None if left is None else left - len(data)
+        return (read_record(Delivery, entry) for entry in self._transport.list_pages(path, limit=limit, params=params))
 
     def delivery(self, delivery_id: str) -> Delivery:
-        """The delivery as it is now; its `payload` is what it sends."""
-        return _read(Delivery, self._call("GET", f"/v1/deliveries/{quote(delivery_id, safe='')}", repeatable=True))
+        """The current state of a delivery, with the request body as `payload`."""
+        return read_record(
+            Delivery, self._call("GET", f"/v1/deliveries/{quote(delivery_id, safe='')}", repeatable=True)
+        )
 
     def redeliver(self, delivery_id: str) -> Delivery:
-        """Tell it again, now."""
-        return _read(Delivery, self._call("POST", f"/v1/deliveries/{quote(delivery_id, safe='')}/redeliver"))
+        """Send a delivery again, now."""
+        return read_record(Delivery, self._call("POST", f"/v1/deliveries/{quote(delivery_id, safe='')}/redeliver"))
 
     def secret(self, *, rotate: bool = False) -> str:
-        """What signs the events sent to a job's or a batch's `webhook_url`; with `rotate` a new one."""
+        """The secret that signs events to the `webhook_url` of jobs and batches; `rotate` creates a new one."""
         if rotate:
             return str(self._call("POST", "/v1/webhook-secret/rotate")["secret"])
         return str(self._call("GET", "/v1/webhook-secret", repeatable=True)["secret"])
 
     def _call(self, method: str, path: str, *, repeatable: bool = False, **content: Any) -> dict[str, Any]:
-        body = read_json(self._transport.call(method, path, repeatable=repeatable, **content))
-        if not isinstance(body, dict):
-            raise BadAnswer(f"{path} was answered with something that is not Retouch's")
-        return body
+        return self._transport.call_json(method, path, repeatable=repeatable, **content)
 
 
 def _path(endpoint_id: str, action: str = "") -> str:
     return f"/v1/webhooks/{quote(endpoint_id, safe='')}{'/' if action else ''}{action}"
-
-
-def _members(page: Mapping[str, Any]) -> Sequence[Any]:
-    data = page.get("data")
-    if not isinstance(data, list):
-        raise BadAnswer("the service answered with a list that has no `data`")
-    return data
-
-
-def _read(kind: type[R], body: object) -> R:
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadAnswer(f"the service's {kind.__name__.lower()} cannot be read: {where}: {first['msg']}") from error

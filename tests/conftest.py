@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from infra.embedded import SeaweedFS, Valkey
-from infra.stand import catalogue_toml, simulator_process
-from jobs.domain import Domain
-from jobs.settings import Settings
-from tests.fleet import Fleet
+from infra.local.embedded_servers import SeaweedFS, Valkey
+from infra.local.harness import catalogue_toml, simulator_process
+from jobs.foundation.settings import Settings
+from jobs.wiring import Domain
+from tests.support.fleet import Fleet
 
 _prefixes = count(1)
 

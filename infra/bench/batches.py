@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from infra.bench.workbench import TENANT, Bench, bench, row, until
-from infra.ports import Ports
-from infra.stand import Process, api_process
-from jobs.ids import batch_job_id
-from jobs.models import Checkpoint, Input, Output
-from jobs.plan_records import Claim
-from jobs.settlement import OK, Settlement
+from infra.local.harness import Process, api_process
+from infra.local.ports import Ports
+from jobs.foundation.ids import batch_job_id
+from jobs.plan.records import Claim
+from jobs.plan.settlement import OK, Settlement
+from jobs.records.job_models import Checkpoint, Input, Output
 from retouch import Client
 
 SAMPLE = 2000

@@ -13,7 +13,7 @@ import httpx
 
 from infra.bench.limit import fill
 from infra.bench.workbench import TENANT, Bench, bench, photograph, row, until
-from jobs.states import FINAL, State
+from jobs.foundation.job_states import FINAL, State
 
 MAX_S = 45
 
@@ -28,7 +28,7 @@ def main() -> None:
     with bench(limits=limits, fast=True, output_format="jpeg", latency_ms=options.latency_ms) as stand:
         victim = stand.worker(concurrency=options.jobs)
         fill(stand, photograph(), options.jobs)
-        stand.domain.broker.dispatch()
+        stand.domain.edit_loop.dispatch()
         until(lambda: _calls(stand)["calls"] >= options.jobs, timeout_s=60)
         victim.kill()
         stand.worker(concurrency=options.jobs)

@@ -8,11 +8,11 @@ import time
 
 from infra.bench.limit import fill
 from infra.bench.workbench import Bench, bench, median_and_p95, photograph, row
-from infra.stand import MODEL
-from jobs.ids import new_job_id
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Draft
-from jobs.states import FINAL
+from infra.local.harness import MODEL
+from jobs.foundation.ids import new_job_id
+from jobs.foundation.job_states import FINAL
+from jobs.plan.records import Draft
+from jobs.records.job_models import Input, JobSpec
 
 LATENCY_MS = 1000
 OTHER = "other"
@@ -50,7 +50,7 @@ def _singles(stand: Bench, number: int) -> list[float]:
         draft = Draft(new_job_id(), spec, Input(image=address))
         submitted[draft.job_id] = time.time()
         domain.planner.submit([draft], tenant=OTHER)
-        domain.broker.dispatch()
+        domain.edit_loop.dispatch()
         time.sleep(1)
     waits = []
     for job_id, began in submitted.items():

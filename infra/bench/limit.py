@@ -13,10 +13,10 @@ import time
 import httpx
 
 from infra.bench.workbench import TENANT, Bench, bench, photograph, row
-from infra.stand import MODEL
-from jobs.ids import new_job_id
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Draft
+from infra.local.harness import MODEL
+from jobs.foundation.ids import new_job_id
+from jobs.plan.records import Draft
+from jobs.records.job_models import Input, JobSpec
 
 CONCURRENCY, RPM, LATENCY_MS = 130, 2600, 2000
 CHUNK = 500

@@ -23,13 +23,13 @@ from secrets import token_hex
 import httpx
 
 from infra.bench.workbench import TENANT, Bench, bench, median_and_p95, photograph, row, until
-from infra.ports import Ports
-from infra.stand import MODEL, Process, api_process, environment_of, worker_process
-from jobs.domain import Domain
-from jobs.ids import new_job_id
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Draft
-from jobs.states import FINAL
+from infra.local.harness import MODEL, Process, api_process, environment_of, worker_process
+from infra.local.ports import Ports
+from jobs.foundation.ids import new_job_id
+from jobs.foundation.job_states import FINAL
+from jobs.plan.records import Draft
+from jobs.records.job_models import Input, JobSpec
+from jobs.wiring import Domain
 
 SCRAPE_EVERY_S = 0.25
 MAX_PART = 0.05
@@ -183,7 +183,7 @@ def _run(domain: Domain, jobs: int) -> None:
     """Submit jobs and wait until all are finished."""
     before = sum(domain.stats.tenant(TENANT).jobs[state] for state in FINAL)
     domain.planner.submit([_draft(domain) for _ in range(jobs)], tenant=TENANT)
-    domain.broker.dispatch()
+    domain.edit_loop.dispatch()
     until(lambda: sum(domain.stats.tenant(TENANT).jobs[state] for state in FINAL) - before >= jobs, timeout_s=300)
 
 

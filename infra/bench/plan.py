@@ -24,16 +24,18 @@ from redis import Redis
 from redis.commands.core import Script
 
 from infra.bench.workbench import row
-from infra.embedded import Valkey
-from infra.stand import cpu_s
-from jobs import scripts
-from jobs.catalogue import Catalogue, load_catalogue
-from jobs.ids import batch_job_id, new_batch_id
-from jobs.keys import Keys
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Dispatch, Draft
-from jobs.planner import Planner
-from jobs.tenants import Tenants
+from infra.local.embedded_servers import Valkey
+from infra.local.harness import cpu_s
+from jobs.catalogue.catalogue import Catalogue, load_catalogue
+from jobs.foundation.ids import batch_job_id, new_batch_id
+from jobs.foundation.redis_keys import Keys
+from jobs.foundation.secret_box import Seal
+from jobs.plan import lua_loader
+from jobs.plan.planner import Planner
+from jobs.plan.records import Dispatch, Draft
+from jobs.plan.script_runner import ScriptRunner
+from jobs.records.job_models import Input, JobSpec
+from jobs.tenants.tenants import Tenants
 
 CHUNK = 500
 LANES, SHALLOW = (1, 100, 1000), 1000
@@ -73,7 +75,7 @@ class Plan:
         self.batches = [(f"tenant{n % 50}", new_batch_id()) for n in range(lanes)]
         self.rows = [0] * lanes
         for tenant, batch in self.batches:
-            Tenants(self.redis, self.keys).ensure(tenant)
+            Tenants(self.redis, self.keys, Seal(None)).ensure(tenant)
             self.redis.hset(
                 self.keys.batch(batch), mapping={"defaults": json.dumps({"prompt": "soft studio background"})}
             )
@@ -81,9 +83,10 @@ class Plan:
     def connect(self) -> None:
         """Connect to Valkey; each process needs its own connection."""
         self.redis = Redis.from_url(self.url, decode_responses=True)
-        self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), retention_s=86400)
-        self.claim = scripts.load(self.redis, "claim")
-        self.end = scripts.load(self.redis, "settle")
+        runner = ScriptRunner(self.redis, self.keys, retention_s=86400)
+        self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), runner)
+        self.claim = lua_loader.load(self.redis, "jobs/claim")
+        self.end = lua_loader.load(self.redis, "jobs/settle")
 
     def submit(self, jobs: int) -> None:
         """Submit jobs in chunks, evenly distributed over the lanes."""

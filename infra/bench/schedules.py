@@ -18,14 +18,13 @@ from PIL import Image
 from ulid import ULID
 
 from infra.bench.workbench import TENANT, Bench, bench, row, until
-from jobs.bucket import Listed
-from jobs.models import JobSpec
-from jobs.pictures import Picture
-from jobs.reuse import LastRead, fingerprint
-from jobs.schedule_models import FINAL_RUNS, Run, ScheduleTemplate
-from jobs.schedule_seen import mark_of
-from jobs.schedule_source import keep_changed, recipe_of
-from jobs.schedule_submission import create_schedule, parse_schedule
+from jobs.edits.reuse import LastRead, fingerprint
+from jobs.images.probe import Picture
+from jobs.records.job_models import JobSpec
+from jobs.schedules.models import FINAL_RUNS, Run, ScheduleTemplate
+from jobs.schedules.seen_objects import mark_of
+from jobs.schedules.submission import parse_schedule
+from jobs.storage.bucket import Listed
 
 CHANGED = 37
 SEEN_PICTURES = 500_000
@@ -82,7 +81,7 @@ def nights(number: int) -> None:
         for source, manifest in (("list", "lists/night.csv"), ("prefix", "night/")):
             body = {"name": source, "cron": "0 3 * * *", "manifest": f"s3://{bucket.name}/{manifest}"}
             body["defaults"] = {"prompt": f"by its {source}"}  # type: ignore[assignment]
-            schedule = create_schedule(stand.domain, parse_schedule(body), tenant=TENANT)
+            schedule = stand.domain.schedule_submission.create(parse_schedule(body), tenant=TENANT)
             for which in ("first night", f"{CHANGED} changed", "nothing changed"):
                 if which.endswith("changed") and which[0].isdigit():
                     put(stand, range(CHANGED), 1_000_000 * (1 + len(source)))
@@ -143,13 +142,13 @@ def listing(number: int) -> None:
         row(f"{number:,} keys", "changed", "seconds", "memory MB")
         for what in ("all are new", "nothing changed"):
             before, begun = memory_mb(), time.monotonic()
-            taken = keep_changed(
-                domain, template, schedule_id=schedule, tenant=TENANT, batch_id=f"bat_{ULID()}", check=lambda: None
+            taken = domain.changed_objects.save_changed(
+                template, schedule_id=schedule, tenant=TENANT, batch_id=f"bat_{ULID()}", check=lambda: None
             )
             row(what, taken.changed, f"{time.monotonic() - begun:.1f}", round(memory_mb() - before))
             for first in range(0, number, 2_000):
                 found = [
-                    mark_of(Listed(f"in/{n:07d}.png", n, f'"{n:032x}"'), recipe_of(domain, template))
+                    mark_of(Listed(f"in/{n:07d}.png", n, f'"{n:032x}"'), domain.changed_objects.recipe_of(template))
                     for n in range(first, min(first + 2_000, number))
                 ]
                 domain.seen.record(schedule, found)

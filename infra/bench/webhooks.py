@@ -18,10 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from infra.bench.workbench import Bench, bench, row
-from jobs.encoding import to_json
-from jobs.endpoint_records import EndpointFields
-from jobs.ids import new_id, new_job_id
-from jobs.models import JobSpec
+from jobs.foundation.ids import new_id, new_job_id
+from jobs.records.job_codec import to_json
+from jobs.records.job_models import JobSpec
+from jobs.webhooks.endpoint_models import EndpointFields
 
 FAILURE_RATE = 0.3
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from PIL import Image
 from pydantic import SecretStr
 
-from infra.embedded import SeaweedFS, Valkey
-from infra.stand import Process, Simulator, catalogue_toml, cpu_s, simulator_process, worker_process
-from jobs.domain import Domain
-from jobs.settings import Settings
+from infra.local.embedded_servers import SeaweedFS, Valkey
+from infra.local.harness import Process, Simulator, catalogue_toml, cpu_s, simulator_process, worker_process
+from jobs.foundation.settings import Settings
+from jobs.wiring import Domain
 
 TENANT = "bench"
 

@@ -14,10 +14,9 @@ import time
 import httpx
 
 from infra.bench.workbench import TENANT, Bench, bench, median_and_p95, photograph, row
-from infra.stand import KEY, MODEL
-from jobs.models import JobRequest
-from jobs.states import FINAL
-from jobs.submission import submit
+from infra.local.harness import KEY, MODEL
+from jobs.foundation.job_states import FINAL
+from jobs.records.job_models import JobRequest
 
 SINGLES = 20
 
@@ -110,7 +109,7 @@ def _overhead(stand: Bench, picture: bytes) -> None:
 def _submit(stand: Bench, picture: bytes) -> str:
     # Each prompt is different, so that no result is reused.
     prompt = hashlib.sha256(str(time.perf_counter_ns()).encode()).hexdigest()[:16]
-    return submit(stand.domain, JobRequest(prompt=prompt), tenant=TENANT, upload=picture).job_id
+    return stand.domain.job_submission.submit(JobRequest(prompt=prompt), tenant=TENANT, upload=picture).job.id
 
 
 def _wait_until_finished(stand: Bench, job_id: str) -> None:

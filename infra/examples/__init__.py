@@ -1,1 +1,1 @@
-"""Examples to copy: what a user of Retouch runs on their own side."""
+"""Examples that users of Retouch can copy into their own systems."""

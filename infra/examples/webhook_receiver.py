@@ -1,8 +1,8 @@
-"""A receiver of Retouch's webhooks, with nothing but Python's standard library.
+"""A receiver for Retouch's webhooks. It needs only Python's standard library.
 
     python webhook_receiver.py --secret whsec_... [--port 8787]
 
-It checks the signature, answers at once, tells each event once however often it comes, and does its work afterwards.
+It verifies the signature, answers immediately, and processes each event once, even if it is delivered several times.
 """
 
 import argparse
@@ -16,16 +16,16 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOLERANCE_S = 300
-MOST_BYTES = 4 * 1024 * 1024
+MAX_BYTES = 4 * 1024 * 1024
 
 
 def verify(secret: str, headers: dict[str, str], body: bytes) -> bool:
-    """Whether a request comes from Retouch, unchanged and not long ago.
+    """Return whether the request has a valid, recent signature of Retouch.
 
     Args:
-        secret: `whsec_…`, as it was shown when the endpoint was made.
-        headers: of the request, names in lower case.
-        body: the very bytes that came; JSON that was parsed and written again is other bytes.
+        secret: `whsec_…`, as shown when the endpoint was created.
+        headers: headers of the request, with names in lower case.
+        body: unchanged bytes of the body. Parsed and serialized JSON can have other bytes.
     """
     event_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > TOLERANCE_S:
@@ -33,7 +33,7 @@ def verify(secret: str, headers: dict[str, str], body: bytes) -> bool:
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{event_id}.{timestamp}.".encode() + body
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
-    # After a rotation there are two signatures, one for each secret; one that fits is enough.
+    # After a rotation, there is one signature per secret. One valid signature is enough.
     return any(
         version == "v1" and hmac.compare_digest(signature.encode(), expected)
         for version, _, signature in (part.partition(",") for part in headers.get("webhook-signature", "").split())
@@ -41,33 +41,33 @@ def verify(secret: str, headers: dict[str, str], body: bytes) -> bool:
 
 
 class Inbox:
-    """Takes events, each once, and works on them in a thread of its own."""
+    """Accepts each event once and processes the events in a thread."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, None] = {}
+        self._received_ids: dict[str, None] = {}
         self._lock = threading.Lock()
         self._events: queue.Queue[tuple[str, bytes]] = queue.Queue()
         threading.Thread(target=self._work, daemon=True).start()
 
-    def take(self, event_id: str, body: bytes) -> None:
-        """Note an event. A real receiver keeps the id where its data is, in one transaction with what follows."""
+    def receive(self, event_id: str, body: bytes) -> None:
+        """Queue an event. A real receiver stores the id in its database, in one transaction with the changes."""
         with self._lock:
-            if event_id in self._seen:
+            if event_id in self._received_ids:
                 return
-            self._seen[event_id] = None
-            if len(self._seen) > 100_000:
-                self._seen.pop(next(iter(self._seen)))
+            self._received_ids[event_id] = None
+            if len(self._received_ids) > 100_000:
+                self._received_ids.pop(next(iter(self._received_ids)))
         self._events.put((event_id, body))
 
     def _work(self) -> None:
         while True:
             event_id, body = self._events.get()
             event = json.loads(body)
-            print(event_id, event["type"], event["data"].get("id", ""), flush=True)  # noqa: T201 - its work
+            print(event_id, event["type"], event["data"].get("id", ""), flush=True)  # noqa: T201 - its output
 
 
 def serve(secret: str, port: int) -> ThreadingHTTPServer:
-    """A server on loopback; port 0 takes a free one."""
+    """Create a server on loopback; port 0 chooses a free port."""
     inbox = Inbox()
 
     class Handler(BaseHTTPRequestHandler):
@@ -76,7 +76,7 @@ def serve(secret: str, port: int) -> ThreadingHTTPServer:
 
         def do_POST(self) -> None:
             length = self.headers.get("content-length", "")
-            if not length.isdigit() or int(length) > MOST_BYTES:
+            if not length.isdigit() or int(length) > MAX_BYTES:
                 self.close_connection = True
                 self._answer(413)
                 return
@@ -85,7 +85,7 @@ def serve(secret: str, port: int) -> ThreadingHTTPServer:
             if not verify(secret, headers, body):
                 self._answer(401)
                 return
-            inbox.take(headers["webhook-id"], body)
+            inbox.receive(headers["webhook-id"], body)
             self._answer(204)
 
         def _answer(self, status: int) -> None:
@@ -94,7 +94,7 @@ def serve(secret: str, port: int) -> ThreadingHTTPServer:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Events are told, requests are not."""
+            """Do not log requests."""
 
     return ThreadingHTTPServer(("127.0.0.1", port), Handler)
 

@@ -1,1 +1,1 @@
-"""Flower, which shows every edit, ingest and delivery as Celery ran it: how it is run, and pictures of its pages."""
+"""Flower, the dashboard of Celery tasks: its configuration, its start, and screenshots for the documentation."""

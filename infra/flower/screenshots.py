@@ -1,9 +1,9 @@
-"""Pictures of Flower's pages for the documentation, taken by headless Chromium of a Flower that runs.
+"""Takes screenshots of a running Flower for the documentation, with headless Chromium.
 
     FLOWER_BASIC_AUTH=user:password python -m infra.flower.screenshots http://127.0.0.1:5555 docs/images
 
-`retouch up` writes both into `local.env`. The password is a part of the address that Chromium is given, where every
-user of this machine can read it meanwhile: take them of a Flower whose password may be known.
+`retouch up` writes the login and the URL to `local.env`. Chromium gets the password in its command line, which every
+user of the machine can read. So use a Flower whose password is not secret.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT, TALL = 1700, 820, 925
-"""Of a window; the tall one ends above a task's traceback, which would show where the workers are installed."""
+"""Size of the window in pixels. `TALL` ends above the traceback of a task, which shows local paths."""
 WAIT_MS = 6000
-"""For what a page asks for after it was loaded."""
+"""Time for the requests of a page after it has loaded."""
 
 
 def main() -> None:
-    """Take them all."""
+    """Take all screenshots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("url", help="of Flower, with its prefix if it has one")
-    parser.add_argument("directory", type=Path, help="where the pictures go")
+    parser.add_argument("url", help="URL of Flower, with its prefix if it has one")
+    parser.add_argument("directory", type=Path, help="directory for the pictures")
     options = parser.parse_args()
     login = os.environ["FLOWER_BASIC_AUTH"].split(",")[0]
     user, _, password = login.partition(":")
@@ -41,12 +41,12 @@ def main() -> None:
     address = f"{parts.scheme}://{quote(user)}:{quote(password)}@{parts.netloc}{parts.path}"
     for name, path in pages.items():
         target = options.directory / f"flower-{name}.png"
-        target.write_bytes(_smaller(_shot(address + path, TALL if name == "task" else HEIGHT)))
+        target.write_bytes(_quantized(_screenshot(address + path, TALL if name == "task" else HEIGHT)))
         print(f"{target}: {target.stat().st_size / 1024:.0f} KB")  # noqa: T201 - this is its output
 
 
 def _pages(client: httpx.Client, root: str) -> dict[str, str]:
-    """The pages worth showing: all workers, the busiest one, all tasks, and one that failed."""
+    """Return the paths of the pages: all workers, the busiest worker, all tasks, and a failed task."""
     tasks = client.get(f"{root}/api/tasks", params={"limit": "500"}).raise_for_status().json()
     failed = [task_id for task_id, task in tasks.items() if task["state"] == "FAILURE"]
     retried = [task_id for task_id, task in tasks.items() if task["state"] == "RETRY"]
@@ -59,12 +59,12 @@ def _pages(client: httpx.Client, root: str) -> dict[str, str]:
     return pages
 
 
-def _shot(url: str, height: int) -> bytes:
+def _screenshot(url: str, height: int) -> bytes:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise SystemExit(f"none of {', '.join(BROWSERS)} is installed")
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "shot.png"
+        picture = Path(folder) / "screenshot.png"
         command = [
             browser,
             "--headless",
@@ -81,11 +81,11 @@ def _shot(url: str, height: int) -> bytes:
         return picture.read_bytes()
 
 
-def _smaller(data: bytes) -> bytes:
-    """The same picture in 64 colours: a page has few, and the repository keeps it for ever."""
-    held = BytesIO()
-    Image.open(BytesIO(data)).convert("RGB").quantize(64).save(held, "PNG", optimize=True)
-    return held.getvalue()
+def _quantized(data: bytes) -> bytes:
+    """Reduce the picture to 64 colours, which makes the file small. A page has few colours."""
+    output = BytesIO()
+    Image.open(BytesIO(data)).convert("RGB").quantize(64).save(output, "PNG", optimize=True)
+    return output.getvalue()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How batches are shown: a table, all about one, and a progress bar while it is followed."""
+"""Print batches: as a table, in full, or as a progress bar."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.client import Client
-from retouch.commands.console import DONE, SOME_FAILED, err, out, plain, print_json
+from retouch.commands.output import DONE, SOME_FAILED, err, out, plain, print_json
+from retouch.commands.watch import failures_text
 from retouch.records import Batch
 
 STYLES = {
@@ -31,17 +32,17 @@ STYLES = {
 
 
 def status_of(batch: Batch) -> int:
-    """0 if all it was to do is done, 1 if some items have no result or it stands still."""
+    """The exit status: 1 if items ended without a result, or the batch is paused, canceled or failed."""
     if batch.state == "awaiting_approval":
         return DONE if not batch.counts.without_result else SOME_FAILED
     return DONE if batch.state == "completed" and not batch.counts.without_result else SOME_FAILED
 
 
 def print_batches(batches: Iterable[Batch], *, as_json: bool) -> None:
-    """A list: JSON, a table on a terminal, or lines of tab-separated columns."""
-    found = list(batches)
+    """Print batches: as JSON, as a table on a terminal, or as tab-separated lines."""
+    listed = list(batches)
     if as_json:
-        print_json({"data": [batch.model_dump(mode="json") for batch in found]})
+        print_json({"data": [batch.model_dump(mode="json") for batch in listed]})
         return
     console = out()
     rows = [
@@ -54,7 +55,7 @@ def print_batches(batches: Iterable[Batch], *, as_json: bool) -> None:
             f"${batch.cost_usd:.2f}",
             batch.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
         )
-        for batch in found
+        for batch in listed
     ]
     if not console.is_terminal:
         for row in rows:
@@ -69,7 +70,7 @@ def print_batches(batches: Iterable[Batch], *, as_json: bool) -> None:
 
 
 def print_batch(batch: Batch, *, as_json: bool) -> None:
-    """All about one batch."""
+    """Print all fields of a batch."""
     if as_json:
         print_json(batch.model_dump(mode="json"))
         return
@@ -89,7 +90,7 @@ def print_batch(batch: Batch, *, as_json: bool) -> None:
         ("budget", f"${batch.budget_usd:.2f}" if batch.budget_usd is not None else None),
         ("submitted", batch.created_at.astimezone().isoformat(" ", "seconds")),
         ("finished", batch.finished_at.astimezone().isoformat(" ", "seconds") if batch.finished_at else None),
-        *((name, address) for name, address in (batch.results or {}).items() if address),
+        *((name, url) for name, url in (batch.results or {}).items() if url),
     ]
     console = out()
     grid = Table.grid(padding=(0, 2))
@@ -102,7 +103,10 @@ def print_batch(batch: Batch, *, as_json: bool) -> None:
 
 
 def follow(client: Client, batch_id: str) -> Batch:
-    """Follow a batch until it has ended or waits for a word: a bar on a terminal, a line for each change elsewhere."""
+    """Follow a batch until it has ended or needs a decision.
+
+    stderr gets a progress bar if it is a terminal, else one line per change.
+    """
     console = err()
     batch = client.batches.get(batch_id)
     if not console.is_terminal:
@@ -114,7 +118,7 @@ def follow(client: Client, batch_id: str) -> Batch:
                 last = line
     else:
         with _bar(console) as bar:
-            task = bar.add_task("edits", total=None, told="", rate="")
+            task = bar.add_task("edits", total=None, failures="", rate="")
             for batch in client.batches.follow(batch_id):
                 _show(bar, task, batch)
     _hint(console, batch)
@@ -129,7 +133,7 @@ def _bar(console: Console) -> Progress:
         MofNCompleteColumn(),
         TextColumn("[cyan]{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[failures]}"),
         console=console,
     )
 
@@ -138,47 +142,45 @@ def _show(bar: Progress, task: TaskID, batch: Batch) -> None:
     counts = batch.counts
     rate = f"{batch.rate_per_s:.1f}/s" if batch.rate_per_s else ""
     left = f" {_duration(batch.eta_s)} left" if batch.eta_s is not None else ""
-    lost = counts.without_result
-    told = f"[red]{lost} without result[/red]" if lost else "[green]no failures[/green]"
     bar.update(
         task,
         total=counts.total or None,
         completed=counts.ended,
         description=batch.state.replace("_", " "),
         rate=rate + left,
-        told=told,
+        failures=failures_text(counts.without_result),
     )
 
 
 def _line(batch: Batch) -> str:
     counts = batch.counts
     left = f", {_duration(batch.eta_s)} left" if batch.eta_s is not None else ""
-    lost = f", {counts.without_result} without result" if counts.without_result else ""
-    why = f" ({plain(batch.reason)})" if batch.reason else ""
-    return f"{batch.id} {batch.state}{why} {counts.ended}/{counts.total}{lost}{left}"
+    failures = f", {counts.without_result} without result" if counts.without_result else ""
+    reason = f" ({plain(batch.reason)})" if batch.reason else ""
+    return f"{batch.id} {batch.state}{reason} {counts.ended}/{counts.total}{failures}{left}"
 
 
 def _hint(console: Console, batch: Batch) -> None:
-    open_ = batch.counts.total - batch.counts.ended
     if batch.state == "awaiting_approval":
-        cost = f" for about ${batch.estimated_cost_usd:.2f} in all" if batch.estimated_cost_usd else ""
+        cost = f" for about ${batch.estimated_cost_usd:.2f} in total" if batch.estimated_cost_usd else ""
         time = f", about {_duration(batch.eta_s)}" if batch.eta_s else ""
-        text = f"the trial is done: `retouch approve {batch.id}` edits the other {open_}{cost}{time}"
+        remaining = batch.counts.total - batch.counts.ended
+        text = f"the trial is done: `retouch approve {batch.id}` edits the other {remaining}{cost}{time}"
     elif batch.state == "paused" and batch.reason == "budget":
-        text = f"its budget is used up: `retouch resume {batch.id} --budget USD` goes on"
+        text = f"the budget is used up: `retouch resume {batch.id} --budget USD` continues with a new one"
     elif batch.counts.failed:
-        text = f"`retouch retry {batch.id}` tries the failed ones again"
+        text = f"`retouch retry {batch.id}` retries the failed jobs"
     elif batch.counts.rejected:
-        text = f"`retouch results {batch.id} --rejects` shows the rows that were refused, and why"
+        text = f"`retouch results {batch.id} --rejects` shows the rejected rows and the reasons"
     else:
         return
     console.print(text, markup=False)
 
 
 def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded_s = round(seconds)
+    if rounded_s < 60:
+        return f"{rounded_s} s"
+    if rounded_s < 3600:
+        return f"{rounded_s // 60} min {rounded_s % 60:02d} s"
+    return f"{rounded_s // 3600} h {rounded_s % 3600 // 60:02d} min"

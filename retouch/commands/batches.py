@@ -1,25 +1,25 @@
-"""`approve`, `pause`, `resume`, `results`, `download`: batches alone; and how `submit` makes one."""
+"""`approve`, `pause`, `resume`, `results`, `download`; and the part of `submit` that creates batches."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from retouch.client import Client, is_address
+from retouch.atomic_file import write_atomically
+from retouch.client import Client, is_url
 from retouch.commands.batch_display import follow, print_batch, print_batches, status_of
-from retouch.commands.console import DONE, SOME_FAILED, complain, err, exit_status, plain, print_json, wrong_usage
-from retouch.commands.reading import AsJson
+from retouch.commands.output import DONE, SOME_FAILED, err, plain, print_error, print_json, wrong_usage
+from retouch.commands.show_list import AsJson
 from retouch.downloading import Fetched, download, write_sheet
-from retouch.errors import ProblemError
 from retouch.records import Batch
 from retouch.uploading import Uploads
 
 MANIFESTS = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".xlsx"})
-BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Id of a batch.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Id of a batch (bat_…).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,67 +31,67 @@ def register(app: typer.Typer) -> None:
     app.command("download")(download_batch)
 
 
-def is_batch(thing_id: str) -> bool:
-    """Whether an id is a batch's."""
-    return thing_id.startswith("bat_")
+def is_batch(resource_id: str) -> bool:
+    """Whether an id is the id of a batch."""
+    return resource_id.startswith("bat_")
 
 
 def is_manifest(image: str) -> bool:
-    """Whether an argument of `submit` names rows, not a picture."""
-    path = urlsplit(image).path if is_address(image) else image
+    """Whether an argument of `submit` is a manifest and not an image."""
+    path = urlsplit(image).path if is_url(image) else image
     return PurePosixPath(path).suffix.lower() in MANIFESTS or (image.startswith("s3://") and image.endswith("/"))
 
 
-def submit_manifest(manifest: str, fields: Mapping[str, Any], *, watch: bool, as_json: bool) -> None:
-    """Submit a manifest as a batch; ends the command."""
-    if not is_address(manifest) and not Path(manifest).is_file():
+def submit_manifest(manifest: str, fields: Mapping[str, Any], *, watch: bool, as_json: bool) -> NoReturn:
+    """Submit a manifest as a batch, and exit."""
+    if not is_url(manifest) and not Path(manifest).is_file():
         wrong_usage(f"{manifest}: no such file")
     with Client() as client:
         batch = client.batches.submit(manifest, **fields)
-        _submitted(client, batch, watch=watch, as_json=as_json)
+        _show_and_exit(client, batch, watch=watch, as_json=as_json)
 
 
-def submit_pictures(
-    images: Sequence[str], fields: Mapping[str, Any], *, watch: bool, again: bool, as_json: bool
-) -> None:
-    """Upload local pictures and submit them as a batch, named by their files; ends the command.
+def submit_images(images: Sequence[str], fields: Mapping[str, Any], *, watch: bool, again: bool, as_json: bool) -> None:
+    """Upload local images and submit them as a batch, and exit. The file names become the `custom_id`s.
 
-    The same command goes on where it was interrupted, and shows the batch where it was done.
+    A repeated command continues an interrupted upload, or shows the batch that exists already.
     """
     files = [Path(image) for image in images]
     for file in files:
         if not file.is_file():
             wrong_usage(f"{file}: {'is a directory' if file.is_dir() else 'no such file'}")
     names = [file.name for file in files]
-    twins = sorted({name for name in names if names.count(name) > 1})
-    if twins:
-        wrong_usage(f"{plain(twins[0])} is there twice: the file names are the items' names")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        wrong_usage(f"two files are named {plain(duplicates[0])}: the file names become custom_ids and must be unique")
     with Client() as client:
         uploads = Uploads(client.url, files, fields, fresh=again)
         if uploads.batch_id is not None:
             err().print(
-                f"these files were submitted before as {uploads.batch_id}; --again submits them anew", markup=False
+                f"these files were already submitted as {uploads.batch_id}; add --again to submit them again",
+                markup=False,
             )
             batch = client.batches.get(uploads.batch_id)
         else:
             items = _upload(client, uploads, len(files))
             batch = client.batches.submit(items=items, idempotency_key=None if again else uploads.digest, **fields)
             uploads.submitted(batch.id)
-        _submitted(client, batch, watch=watch, as_json=as_json)
+        _show_and_exit(client, batch, watch=watch, as_json=as_json)
 
 
 def _upload(client: Client, uploads: Uploads, total: int) -> list[dict[str, str]]:
     console = err()
     if not console.is_terminal:
         items = uploads.run(client, lambda _: None)
-        console.print(f"{total} pictures uploaded", markup=False)
+        console.print(f"{total} images uploaded", markup=False)
         return items
     with Progress(TextColumn("uploading"), BarColumn(), MofNCompleteColumn(), console=console) as bar:
         task = bar.add_task("uploading", total=total)
         return uploads.run(client, lambda _: bar.advance(task))
 
 
-def _submitted(client: Client, batch: Batch, *, watch: bool, as_json: bool) -> None:
+def _show_and_exit(client: Client, batch: Batch, *, watch: bool, as_json: bool) -> NoReturn:
+    """Follow the batch if requested, print it, and exit."""
     status = DONE
     if watch:
         err().print(batch.id, markup=False)
@@ -110,16 +110,18 @@ def approve(
     batch_id: BatchId,
     *,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="A new prompt for the rest.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What the results shall not show.")] = None,
-    seed: Annotated[int | None, typer.Option(help="For all of the rest.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the model.")] = None,
-    cfg_scale: Annotated[float | None, typer.Option(help="How closely the prompt is followed.")] = None,
-    text_mode: Annotated[bool | None, typer.Option("--text-mode/--no-text-mode", help="For text in pictures.")] = None,
-    size: Annotated[str | None, typer.Option(help="Of the results.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    negative_prompt: Annotated[str | None, typer.Option(help="Content that must not appear in the results.")] = None,
+    seed: Annotated[int | None, typer.Option(help="A new seed for the rest.")] = None,
+    steps: Annotated[int | None, typer.Option(help="A new number of inference steps for the rest.")] = None,
+    cfg_scale: Annotated[float | None, typer.Option(help="How closely the result follows the prompt.")] = None,
+    text_mode: Annotated[
+        bool | None, typer.Option("--text-mode/--no-text-mode", help="A mode for text in images.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="A new size of the results, such as 1024x1024.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the batch until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let the rest of a batch be edited after its trial, with changes where some are given."""
+    """Approve a batch after its trial: edit the rest, optionally with new parameters."""
     changes = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -131,11 +133,11 @@ def approve(
     }
     _check_batch(batch_id)
     with Client() as client:
-        _submitted(client, client.batches.approve(batch_id, **changes), watch=watch, as_json=as_json)
+        _show_and_exit(client, client.batches.approve(batch_id, **changes), watch=watch, as_json=as_json)
 
 
 def pause(batch_id: BatchId, as_json: AsJson = False) -> None:
-    """Start nothing more of a batch; what runs goes on."""
+    """Pause a batch: start no more jobs. Running jobs finish."""
     _check_batch(batch_id)
     with Client() as client:
         print_batch(client.batches.pause(batch_id), as_json=as_json)
@@ -144,80 +146,86 @@ def pause(batch_id: BatchId, as_json: AsJson = False) -> None:
 def resume(
     batch_id: BatchId,
     *,
-    budget: Annotated[float | None, typer.Option(metavar="USD", help="A new budget.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    budget: Annotated[
+        float | None, typer.Option(metavar="USD", help="A new budget of the batch in US dollars.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the batch until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a paused batch."""
+    """Resume a paused batch."""
     _check_batch(batch_id)
     with Client() as client:
-        _submitted(client, client.batches.resume(batch_id, budget_usd=budget), watch=watch, as_json=as_json)
+        _show_and_exit(client, client.batches.resume(batch_id, budget_usd=budget), watch=watch, as_json=as_json)
 
 
 def results(
     batch_id: BatchId,
     *,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="stdout if absent.")] = None,
-    form: Annotated[str | None, typer.Option("--format", help="jsonl or csv; from FILE's name if absent.")] = None,
-    state: Annotated[str | None, typer.Option(help="Only items in this state; `rejected` for refused rows.")] = None,
-    rejects: Annotated[bool, typer.Option("--rejects", help="The refused rows, to mend and submit again.")] = False,
-    archive: Annotated[bool, typer.Option("--archive", help="The pictures, as one ZIP.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The file to write. Default: stdout.")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="jsonl or csv. Default: from FILE's name, else jsonl; csv for --rejects."),
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="Only items in this state; `rejected` means rejected rows.")] = None,
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="Write the rejected rows, to correct and submit again.")
+    ] = False,
+    archive: Annotated[bool, typer.Option("--archive", help="Write the images as a ZIP file.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a batch's results: a row an item, in manifest order."""
+    """Write a batch's results: one row per item, in manifest order."""
     _check_batch(batch_id)
     if form not in {None, "jsonl", "csv"}:
-        wrong_usage(f"--format is jsonl or csv, not {form!r}")
+        wrong_usage(f"--format must be jsonl or csv, not {form!r}")
     if rejects and archive:
-        wrong_usage("--rejects or --archive, not both")
+        wrong_usage("use either --rejects or --archive")
     what = "rejects" if rejects else "archive.zip" if archive else "results"
-    chosen = form or ("jsonl" if as_json or output is None or output.suffix != ".csv" else "csv")
+    file_format = form or ("jsonl" if as_json or output is None or output.suffix != ".csv" else "csv")
     if rejects and form is None and not as_json:
-        chosen = "csv"
+        file_format = "csv"
     with Client() as client:
         batch = client.batches.get(batch_id)
-        said = {"form": None if archive else chosen, "state": None if archive or rejects else state}
+        query = {"form": None if archive else file_format, "state": None if archive or rejects else state}
         if output is None:
-            client.batches.write(batch_id, what, sys.stdout.buffer, **said)
+            client.batches.write(batch_id, what, sys.stdout.buffer, **query)
             sys.stdout.flush()
         else:
-            part = output.with_name(f".{output.name}.part")
-            try:
-                with part.open("wb") as file:
-                    client.batches.write(batch_id, what, file, **said)
-                part.replace(output)
-            finally:
-                part.unlink(missing_ok=True)
+            with write_atomically(output) as file:
+                client.batches.write(batch_id, what, file, **query)
             err().print(f"{batch_id} -> {plain(output)}", markup=False)
     raise typer.Exit(SOME_FAILED if batch.ended and status_of(batch) else DONE)
 
 
 def download_batch(
     batch_id: BatchId,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made where it is missing.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The target directory; created if it is missing.")],
     *,
-    sheet: Annotated[bool, typer.Option("--sheet", help="A contact sheet, too: before and after.")] = False,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Also write a contact sheet with images before and after.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a batch's pictures, in parallel and checked; what is there already is not fetched again."""
+    """Download a batch's images in parallel and check them. Complete files are not downloaded again."""
     _check_batch(batch_id)
     with Client() as client:
         total = client.batches.get(batch_id).counts.succeeded
-        found = _download(client, batch_id, directory, total)
-        page = write_sheet(client, batch_id, directory, found) if sheet else None
-    failed = [one for one in found if one.error is not None]
-    told = {
+        images = _download(client, batch_id, directory, total)
+        page = write_sheet(client, batch_id, directory, images) if sheet else None
+    failed = sum(image.error is not None for image in images)
+    summary = {
         "directory": str(directory),
-        "fetched": sum(not one.was_there and one.error is None for one in found),
-        "there_already": sum(one.was_there for one in found),
-        "failed": len(failed),
+        "fetched": sum(not image.existed and image.error is None for image in images),
+        "there_already": sum(image.existed for image in images),
+        "failed": failed,
         "sheet": str(page) if page else None,
     }
     if as_json:
-        print_json(told)
+        print_json(summary)
     else:
         err().print(
-            f"{told['fetched']} fetched, {told['there_already']} there already, {told['failed']} failed: "
+            f"{summary['fetched']} downloaded, {summary['there_already']} already complete, {failed} failed: "
             f"{plain(page or directory)}",
             markup=False,
         )
@@ -227,35 +235,22 @@ def download_batch(
 def _download(client: Client, batch_id: str, directory: Path, total: int) -> list[Fetched]:
     console = err()
 
-    def tell(one: Fetched) -> None:
-        if one.error is not None:
-            complain(f"{one.path}: {one.error}")
+    def report(image: Fetched) -> None:
+        if image.error is not None:
+            print_error(f"{image.path}: {image.error}")
 
     if not console.is_terminal:
-        return download(client, batch_id, directory, tell)
-    with Progress(TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), console=console) as bar:
-        task = bar.add_task("pictures", total=total)
+        return download(client, batch_id, directory, report)
+    with Progress(TextColumn("images"), BarColumn(), MofNCompleteColumn(), console=console) as bar:
+        task = bar.add_task("images", total=total)
 
-        def show(one: Fetched) -> None:
+        def show(image: Fetched) -> None:
             bar.advance(task)
-            tell(one)
+            report(image)
 
         return download(client, batch_id, directory, show)
 
 
-def act(client: Client, batch_id: str, action: str, states: Sequence[str]) -> tuple[Batch | None, int]:
-    """Cancel or retry one batch among other ids; returns it, or None and the status where it refused."""
-    try:
-        if action == "retry":
-            return client.batches.retry(batch_id, states), DONE
-        return client.batches.cancel(batch_id), DONE
-    except ProblemError as problem:
-        if problem.status not in {404, 409}:
-            raise
-        complain(f"{batch_id}: {problem}")
-        return None, exit_status(problem)
-
-
 def _check_batch(batch_id: str) -> None:
     if not is_batch(batch_id):
-        wrong_usage(f"{batch_id} is no batch: its id begins with bat_")
+        wrong_usage(f"{batch_id} is not the id of a batch: such ids begin with bat_")

@@ -1,4 +1,4 @@
-"""`doctor`: looks at every part of the stack and says what to do about each fault. It needs no API that runs."""
+"""`doctor`: checks each part of the stack, and suggests how to correct each fault. The API need not run."""
 
 import os
 from dataclasses import asdict
@@ -6,8 +6,8 @@ from dataclasses import asdict
 import typer
 from rich.text import Text
 
-from retouch.commands.console import DONE, SOME_FAILED, out, plain, print_json
-from retouch.commands.reading import AsJson
+from retouch.commands.output import DONE, SOME_FAILED, out, plain, print_json
+from retouch.commands.show_list import AsJson
 from retouch.configuration import local_environment
 
 STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
@@ -19,13 +19,13 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check Redis, bucket, broker, workers, models and clocks; exit status 1 where something is at fault.
+    """Check Redis, bucket, broker, workers, models and clocks; exit status 1 if there is a fault.
 
-    It is told where they are by the same variables as a worker, or by the stack that runs beside it.
+    It reads the same environment variables as a worker, or the settings of a local stack.
     """
     if not os.environ.get("RETOUCH_REDIS_URL"):
         os.environ.update({name: value for name, value in local_environment().items() if name not in os.environ})
-    from infra.doctor import examine  # noqa: PLC0415 - it needs all the rooms
+    from infra.doctor.report import examine  # noqa: PLC0415 - slow to import
 
     findings = examine()
     faulty = any(finding.level == "fault" for finding in findings)

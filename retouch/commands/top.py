@@ -1,4 +1,4 @@
-"""`top`: the fleet, or one's own jobs, as they are now and every few seconds again."""
+"""`top`: a live view of the tenant's jobs, and with an admin key of the whole fleet."""
 
 import time
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.client import Client
-from retouch.commands.console import STYLES, out, plain, print_json
-from retouch.commands.reading import AsJson
+from retouch.commands.output import STYLES, out, plain, print_json
+from retouch.commands.show_list import AsJson
 from retouch.errors import BadAnswer, ProblemError, RetouchError, Unreachable
 from retouch.records import STATES, Model
 
@@ -24,57 +24,59 @@ def register(app: typer.Typer) -> None:
 
 
 def top(
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="One look, and done.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between updates.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the current state once and exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch rates, windows, lanes, workers and failures; with an admin key those of the whole fleet. Ctrl-C ends it."""
+    """Watch jobs and models; with an admin key also rates, lanes and workers of the whole fleet. Ctrl-C ends it."""
     with Client() as client:
         if as_json:
             print_json(client.stats())
             return
         console = out()
         if once or not console.is_terminal:
-            # As wide as its tables are: whoever reads it may be a program.
+            # Full width: a program or a file may receive the output.
             wide = console if console.is_terminal else Console(file=console.file, width=160, highlight=False)
-            wide.print(picture(client.stats(), client.models()))
+            wide.print(render(client.stats(), client.models()))
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            for look in looks(client):
-                live.update(look, refresh=True)
+            for screen in screens(client):
+                live.update(screen, refresh=True)
                 time.sleep(every)
 
 
-def looks(client: Client) -> Iterator[Group]:
-    """One picture after the other, without end. While the service does not answer, the last one with a line above it.
+def screens(client: Client) -> Iterator[Group]:
+    """Yield the current state again and again. While the service does not answer, yield the last state with a warning.
 
     Raises:
-        RetouchError: the very first look failed, or the service refuses for good: a key that was revoked.
+        RetouchError: the first request failed, or the error is permanent, for example because the key is revoked.
     """
     last: Group | None = None
     while True:
         try:
-            look = last = picture(client.stats(), client.models())
+            screen = last = render(client.stats(), client.models())
         except RetouchError as error:
-            if last is None or not _may_pass(error):
+            if last is None or not _is_temporary(error):
                 raise
-            line = Text(f"the service does not answer, this is how it was: {plain(error)}", style="bold red")
-            look = Group(line, last)
-        yield look
+            warning = Text(
+                f"the service does not answer; this is its last known state: {plain(error)}", style="bold red"
+            )
+            screen = Group(warning, last)
+        yield screen
 
 
-def _may_pass(error: RetouchError) -> bool:
+def _is_temporary(error: RetouchError) -> bool:
     if isinstance(error, ProblemError):
         return error.status == 429 or error.status >= 500
     return isinstance(error, Unreachable | BadAnswer)
 
 
-def picture(stats: dict[str, Any], models: list[Model]) -> Group:
-    """One look.
+def render(stats: dict[str, Any], models: list[Model]) -> Group:
+    """Render one screen.
 
     Args:
-        stats: what `GET /v1/stats` answers.
-        models: what `GET /v1/models` answers, for those who may not see the fleet.
+        stats: the answer of `GET /v1/stats`.
+        models: the answer of `GET /v1/models`; shown if `stats` has no `fleet`.
     """
     fleet = stats.get("fleet")
     title = Text.assemble(("retouch top", "bold"), f"  {plain(stats['at'])[:19].replace('T', ' ')} UTC")
@@ -82,9 +84,9 @@ def picture(stats: dict[str, Any], models: list[Model]) -> Group:
     if fleet is None:
         return Group(title, own, _models_of_tenant(models))
     alarms = [_alarm(model) for model in fleet["models"] if model["parked"]]
-    everybody = Panel(_states(fleet["jobs"]), title="all jobs", title_align="left")
+    all_jobs = Panel(_states(fleet["jobs"]), title="all jobs", title_align="left")
     return Group(
-        title, *alarms, own, everybody, _rates(fleet), _models(fleet["models"]), _workers(fleet), _telling(fleet)
+        title, *alarms, own, all_jobs, _rates(fleet), _models(fleet["models"]), _workers(fleet), _deliveries(fleet)
     )
 
 
@@ -109,12 +111,12 @@ def _table(*headings: str) -> Table:
 def _rates(fleet: dict[str, Any]) -> Table:
     names = ("submitted", "started", "succeeded", "filtered", "failed", "canceled", "retried", "leases_lost")
     table = _table("in the last", *(name.replace("_", " ") for name in names), "cost")
-    for name, stretch in (("minute", fleet["last_minute"]), ("hour", fleet["last_hour"])):
+    for name, period in (("minute", fleet["last_minute"]), ("hour", fleet["last_hour"])):
         cells = []
-        for each in names:
-            style = "red" if each in {"failed", "leases_lost"} and stretch[each] else ""
-            cells.append(Text(f"{stretch[each]:,}", style=style))
-        table.add_row(name, *cells, f"${stretch['cost_usd']:.2f}")
+        for rate in names:
+            style = "red" if rate in {"failed", "leases_lost"} and period[rate] else ""
+            cells.append(Text(f"{period[rate]:,}", style=style))
+        table.add_row(name, *cells, f"${period['cost_usd']:.2f}")
     return table
 
 
@@ -160,17 +162,18 @@ def _workers(fleet: dict[str, Any]) -> Table:
         state = "draining" if worker["draining"] else "live"
         table.add_row(plain(worker["name"]), plain(", ".join(worker["queues"])), str(worker["slots"]), state)
     if not fleet["workers"]:
-        table.add_row(Text("none: jobs wait", style="red"), "", "", "")
+        table.add_row(Text("no workers: jobs wait", style="red"), "", "", "")
     return table
 
 
-def _telling(fleet: dict[str, Any]) -> Text:
-    told = fleet["deliveries"]
+def _deliveries(fleet: dict[str, Any]) -> Text:
+    deliveries = fleet["deliveries"]
     memory = f"{fleet['memory_used_bytes'] / 1e6:,.0f} MB"
-    exhausted = told["ended"].get("exhausted", 0)
+    ended = deliveries["ended"]
     return Text(
-        f"webhooks: {told['waiting']:,} waiting, {told['ended'].get('succeeded', 0):,} told, {exhausted:,} exhausted, "
-        f"{told['breakers_open']} receivers left alone    redis: {memory}    cost: ${fleet['cost_usd']:,.2f}"
+        f"webhooks: {deliveries['waiting']:,} waiting, {ended.get('succeeded', 0):,} delivered, "
+        f"{ended.get('exhausted', 0):,} exhausted, {deliveries['breakers_open']} receivers paused    "
+        f"redis: {memory}    cost: ${fleet['cost_usd']:,.2f}"
     )
 
 

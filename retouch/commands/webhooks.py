@@ -1,4 +1,4 @@
-"""`webhooks`: where events are told, what came of it, and telling it again."""
+"""`webhooks`: manage endpoints, list deliveries and send them again."""
 
 import json
 import sys
@@ -13,43 +13,56 @@ from rich.table import Table
 from rich.text import Text
 
 from retouch.client import Client
-from retouch.commands.console import SOME_FAILED, complain, err, out, plain, print_json, wrong_usage
-from retouch.commands.reading import AsJson
+from retouch.commands.output import (
+    DONE,
+    SOME_FAILED,
+    err,
+    out,
+    plain,
+    print_error,
+    print_json,
+    report_refusal,
+    wrong_usage,
+)
+from retouch.commands.show_list import AsJson
 from retouch.errors import ProblemError
 from retouch.webhooks import Delivery, Endpoint, Try, Webhooks
 
 STATES = ("waiting", "sending", "succeeded", "exhausted")
 STYLES = {"waiting": "yellow", "sending": "blue", "succeeded": "green", "exhausted": "red"}
-_TEST_S = 20.0
+_TEST_TIMEOUT_S = 20.0
 _POLL_S = 0.3
 _TAIL_S = 1.0
 _NEWEST = 200
+"""Deliveries of the newest events that `tail` reads each time."""
 _WALKED = 300
-"""Deliveries of any age that `tail` looks at each time, beside the newest."""
+"""Deliveries of any age that `tail` reads each time, in addition to the newest."""
 
-app = typer.Typer(help="Manage where events are told.", no_args_is_help=True)
+app = typer.Typer(help="Manage webhook endpoints and deliveries.", no_args_is_help=True)
 
 EndpointId = Annotated[str, typer.Argument(metavar="ID", help="Id of an endpoint (ep_…).")]
-Events = Annotated[list[str] | None, typer.Option(metavar="TYPE", help="A type, 'job.*' or '*'; may be repeated.")]
-Headers = Annotated[list[str] | None, typer.Option("--header", metavar="NAME: VALUE", help="May be repeated.")]
-RateLimit = Annotated[float | None, typer.Option(help="Most deliveries a second.")]
-Description = Annotated[str | None, typer.Option(help="For people.")]
+Events = Annotated[list[str] | None, typer.Option(metavar="TYPE", help="An event type, 'job.*' or '*'. Repeatable.")]
+Headers = Annotated[
+    list[str] | None, typer.Option("--header", metavar="NAME: VALUE", help="A header of each request. Repeatable.")
+]
+RateLimit = Annotated[float | None, typer.Option(help="Maximum deliveries per second.")]
+Description = Annotated[str | None, typer.Option(help="A description of the endpoint.")]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339, or an age such as 90s, 30m, 12h, 3d.")]
 
 
 @app.command()
 def create(
-    url: Annotated[str, typer.Argument(help="Where to tell.")],
+    url: Annotated[str, typer.Argument(help="The URL that receives events.")],
     *,
     events: Events = None,
     description: Description = None,
     header: Headers = None,
     rate_limit: RateLimit = None,
-    disabled: Annotated[bool, typer.Option("--disabled", help="Tell nothing for now.")] = False,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Create the endpoint disabled.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make an endpoint and print its secret: this once."""
-    fields = _given(events=events, description=description, rate_limit=rate_limit, headers=_headers(header))
+    """Create an endpoint and print its secret once."""
+    fields = _without_none(events=events, description=description, rate_limit=rate_limit, headers=_headers(header))
     with Client() as client:
         endpoint = client.webhooks.create(url, **fields, enabled=not disabled)
     _print_secret(endpoint, as_json=as_json)
@@ -59,16 +72,16 @@ def create(
 def list_endpoints(as_json: AsJson = False) -> None:
     """List endpoints, newest first."""
     with Client() as client:
-        found = client.webhooks.list()
+        endpoints = client.webhooks.list()
     if as_json:
-        print_json({"data": [one.model_dump(mode="json", exclude={"secret"}) for one in found]})
+        print_json({"data": [endpoint.model_dump(mode="json", exclude={"secret"}) for endpoint in endpoints]})
         return
-    _print_rows(("endpoint", "state", "events", "waiting", "url"), [_row(one) for one in found])
+    _print_rows(("endpoint", "state", "events", "waiting", "url"), [_row(endpoint) for endpoint in endpoints])
 
 
 @app.command()
 def show(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
-    """Show all about an endpoint."""
+    """Show all fields of an endpoint except its secret."""
     with Client() as client:
         _print_endpoint(client.webhooks.get(endpoint_id), as_json=as_json)
 
@@ -77,29 +90,33 @@ def show(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
 def update(
     endpoint_id: EndpointId,
     *,
-    url: Annotated[str | None, typer.Option(help="Where to tell.")] = None,
+    url: Annotated[str | None, typer.Option(help="The URL that receives events.")] = None,
     events: Events = None,
     description: Description = None,
     header: Headers = None,
-    remove_header: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated.")] = None,
-    rate_limit: Annotated[float | None, typer.Option(help="Most deliveries a second; 0 = no limit.")] = None,
-    enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Whether it is told anything.")] = None,
+    remove_header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A header to remove. Repeatable.")
+    ] = None,
+    rate_limit: Annotated[
+        float | None, typer.Option(help="Maximum deliveries per second; 0 removes the limit.")
+    ] = None,
+    enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable the endpoint.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change what is given; the rest stays."""
+    """Change an endpoint; the other fields stay unchanged."""
     headers: dict[str, str | None] = {**dict.fromkeys(remove_header or []), **(_headers(header) or {})}
-    fields = _given(url=url, events=events, description=description, headers=headers or None, enabled=enabled)
+    fields = _without_none(url=url, events=events, description=description, headers=headers or None, enabled=enabled)
     if rate_limit is not None:
         fields["rate_limit"] = rate_limit or None
     if not fields:
-        wrong_usage("nothing to change: give at least one option")
+        wrong_usage("nothing to change: add at least one option")
     with Client() as client:
         _print_endpoint(client.webhooks.update(endpoint_id, **fields), as_json=as_json)
 
 
 @app.command()
 def delete(endpoint_id: EndpointId) -> None:
-    """Delete an endpoint; what waits for it is told no more."""
+    """Delete an endpoint. Its waiting deliveries are not sent."""
     with Client() as client:
         client.webhooks.delete(endpoint_id)
     err().print(f"{plain(endpoint_id)} is deleted", markup=False)
@@ -107,12 +124,12 @@ def delete(endpoint_id: EndpointId) -> None:
 
 @app.command("test")
 def ping(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
-    """Send a ping and say what came of it; exit status 1 if it did not arrive."""
+    """Send a ping and show its delivery; exit status 1 if it did not arrive."""
     with Client() as client:
         delivery_id = client.webhooks.test(endpoint_id)
-        delivery = _tried(client, delivery_id)
+        delivery = _wait_for_try(client, delivery_id)
     if delivery is None:
-        complain(f"{delivery_id} was not tried within {_TEST_S:g} s: does a webhook worker run?")
+        print_error(f"{delivery_id} was not tried within {_TEST_TIMEOUT_S:g} s: is a webhook worker running?")
         raise typer.Exit(SOME_FAILED)
     _print_deliveries([delivery], as_json=as_json)
     if delivery.state != "succeeded":
@@ -121,17 +138,19 @@ def ping(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
 
 @app.command("rotate-secret")
 def rotate_secret(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
-    """Replace the secret and print the new one: this once. The old one signs beside it for 24 hours."""
+    """Replace the secret and print the new one once. For 24 hours both secrets sign each delivery."""
     with Client() as client:
         _print_secret(client.webhooks.rotate_secret(endpoint_id), as_json=as_json)
 
 
 @app.command()
 def secret(
-    rotate: Annotated[bool, typer.Option("--rotate", help="Make a new one; the old one signs for 24 hours.")] = False,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Create a new secret; the old one also signs for 24 hours.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what signs the events sent to a job's or a batch's webhook_url."""
+    """Print the secret that signs events to the webhook_url of jobs and batches."""
     with Client() as client:
         text = client.webhooks.secret(rotate=rotate)
     if as_json:
@@ -144,56 +163,55 @@ def secret(
 def deliveries(
     endpoint_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this endpoint's.")] = None,
     *,
-    state: Annotated[str | None, typer.Option(help=f"Only those {', '.join(STATES)}.")] = None,
+    state: Annotated[str | None, typer.Option(help=f"Only deliveries in this state: {', '.join(STATES)}.")] = None,
     event_type: Annotated[str | None, typer.Option("--type", help="Only events of this type.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only events about this job, batch, …")] = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List deliveries, those of the newest events first."""
+    """List deliveries, newest events first."""
     if state is not None and state not in STATES:
-        wrong_usage(f"--state is one of {', '.join(STATES)}, not {state!r}")
-    query = _given(state=state, event_type=event_type, subject=subject, since=_moment(since) if since else None)
+        wrong_usage(f"--state must be one of {', '.join(STATES)}, not {state!r}")
+    query = _without_none(
+        state=state, event_type=event_type, subject=subject, since=_parse_time(since) if since else None
+    )
     with Client() as client:
-        found = list(client.webhooks.deliveries(endpoint_id, limit=limit, **query))
-    _print_deliveries(found, as_json=as_json)
+        listed = list(client.webhooks.deliveries(endpoint_id, limit=limit, **query))
+    _print_deliveries(listed, as_json=as_json)
 
 
 @app.command()
 def redeliver(
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of deliveries (dlv_…).")], as_json: AsJson = False
 ) -> None:
-    """Tell deliveries again, now."""
-    done, refused = [], False
+    """Send deliveries again, now."""
+    redelivered: list[Delivery] = []
+    status = DONE
     with Client() as client:
         for delivery_id in dict.fromkeys(ids):
             try:
-                done.append(client.webhooks.redeliver(delivery_id))
+                redelivered.append(client.webhooks.redeliver(delivery_id))
             except ProblemError as problem:
-                if problem.status not in {404, 409}:
-                    raise
-                complain(f"{delivery_id}: {problem}")
-                refused = True
-    _print_deliveries(done, as_json=as_json)
-    if refused:
-        raise typer.Exit(SOME_FAILED)
+                status = report_refusal(delivery_id, problem)
+    _print_deliveries(redelivered, as_json=as_json)
+    raise typer.Exit(status)
 
 
 @app.command()
 def recover(
     endpoint_id: EndpointId,
     since: Annotated[str, typer.Option(metavar="TIME", help="RFC 3339, or an age such as 90s, 30m, 12h, 3d.")],
-    state: Annotated[list[str] | None, typer.Option(help="By default exhausted and waiting; may be repeated.")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="Default: exhausted and waiting. Repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell again all that has not arrived since a time."""
+    """Send all events again that have not arrived since a time."""
     with Client() as client:
-        count = client.webhooks.recover(endpoint_id, _moment(since), state)
+        count = client.webhooks.recover(endpoint_id, _parse_time(since), state)
     if as_json:
         print_json({"count": count})
         return
-    out().print(f"{count} deliveries are told again")
+    out().print(f"{count} deliveries will be sent again")
 
 
 @app.command()
@@ -201,23 +219,30 @@ def tail(
     endpoint_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this endpoint's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON each, for programs.")] = False,
 ) -> None:
-    """Show each try as it is made, until interrupted."""
+    """Show each try as it is made, until interrupted.
+
+    `listening` on stderr says that the service was asked once: every try from then on is shown.
+    """
     begun = datetime.now(UTC) - timedelta(seconds=1)
     with Client() as client:
-        for fresh in _new_tries(client.webhooks, endpoint_id, begun):
+        looks = _new_tries(client.webhooks, endpoint_id, begun)
+        fresh = next(looks)
+        err().print("listening")
+        while True:
             for delivery, tried in fresh:
                 _show_try(delivery, tried, as_json=as_json)
             time.sleep(_TAIL_S)
+            fresh = next(looks)
 
 
 def _new_tries(webhooks: Webhooks, endpoint_id: str | None, begun: datetime) -> Iterator[list[tuple[Delivery, Try]]]:
-    """Without end: the tries made since a moment that were not there the time before, in their order.
+    """Yield, at each step, the new tries since `begun`, in chronological order. Does not end.
 
-    Lists are sorted by the events' age, and what is retried, or told again, may be of any age. So beside the newest
-    deliveries all there are get their turn again and again, a few pages at a time: where they are many, an old one's
-    try is shown a while after it was made.
+    The service sorts deliveries by the age of their events, but a retry or a redelivery can be of an old event. So each
+    step reads the newest deliveries and, in addition, the next few pages of all deliveries. If there are thousands, the
+    try of an old one is shown with a delay.
     """
-    # A delivery's log drops its oldest tries: how many there are, or their place in it, says nothing.
+    # A delivery's log drops its oldest tries, so neither the length of the log nor an index identifies a try.
     seen: set[tuple[str, datetime, str | None]] = set()
     walk = webhooks.deliveries(endpoint_id)
     while True:
@@ -227,7 +252,7 @@ def _new_tries(webhooks: Webhooks, endpoint_id: str | None, begun: datetime) -> 
         fresh = []
         for delivery in (*webhooks.deliveries(endpoint_id, since=begun, limit=_NEWEST), *walked):
             for tried in delivery.attempts:
-                # A try that was given up as lost may still end: it is then there twice, of the same moment.
+                # A try that was recorded as lost can still end. The log then has two entries with the same time.
                 mark = (delivery.id, tried.at, tried.error)
                 if tried.at >= begun and mark not in seen:
                     seen.add(mark)
@@ -241,21 +266,21 @@ def _show_try(delivery: Delivery, tried: Try, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
         return
-    good = tried.error is None and tried.status is not None and 200 <= tried.status < 300
-    said = tried.error or str(tried.status)
+    succeeded = tried.error is None and tried.status is not None and 200 <= tried.status < 300
+    outcome = tried.error or str(tried.status)
     text = Text.assemble(
         f"{tried.at.astimezone():%H:%M:%S} {delivery.event_type} {plain(delivery.subject)} try {tried.number}: ",
-        (plain(said), "green" if good else "red"),
+        (plain(outcome), "green" if succeeded else "red"),
         f" in {tried.took_ms} ms" if tried.took_ms is not None else "",
         f" {plain(delivery.url)}",
     )
     out().print(text)
 
 
-def _tried(client: Client, delivery_id: str) -> Delivery | None:
-    """The delivery once it was tried; None where that takes too long."""
-    ends = time.monotonic() + _TEST_S
-    while time.monotonic() < ends:
+def _wait_for_try(client: Client, delivery_id: str) -> Delivery | None:
+    """Wait for a delivery's first try; returns None after a timeout."""
+    deadline = time.monotonic() + _TEST_TIMEOUT_S
+    while time.monotonic() < deadline:
         try:
             delivery = client.webhooks.delivery(delivery_id)
         except ProblemError as problem:
@@ -268,7 +293,7 @@ def _tried(client: Client, delivery_id: str) -> Delivery | None:
     return None
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def _without_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -279,20 +304,20 @@ def _headers(lines: list[str] | None) -> dict[str, str] | None:
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            wrong_usage(f"--header is written 'NAME: VALUE', not {line!r}")
+            wrong_usage(f"--header takes 'NAME: VALUE', not {line!r}")
         headers[name.strip()] = value.strip()
     return headers
 
 
-def _moment(text: str) -> datetime:
-    """A moment, from RFC 3339 or from its age."""
+def _parse_time(text: str) -> datetime:
+    """Parse an RFC 3339 time or an age."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
     if text[-1:] in units and text[:-1].isdecimal():
         return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * units[text[-1]])
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        wrong_usage(f"{text!r} is no time: 2026-11-22T08:00:00Z, or an age such as 90s, 30m, 12h, 3d")
+        wrong_usage(f"invalid time {text!r}: use 2026-11-22T08:00:00Z, or an age such as 90s, 30m, 12h, 3d")
     return at if at.tzinfo else at.astimezone()
 
 
@@ -301,7 +326,7 @@ def _print_secret(endpoint: Endpoint, *, as_json: bool) -> None:
         print_json(endpoint.model_dump(mode="json"))
         return
     out().print(f"{endpoint.id}\n{endpoint.secret}", markup=False)
-    err().print("Keep the secret now: it is shown only this once.")
+    err().print("Store the secret now: it cannot be shown again.")
 
 
 def _print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
@@ -314,12 +339,12 @@ def _print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
     for name, value in endpoint.model_dump(exclude={"secret"}).items():
         if value in (None, "", {}, []):
             continue
-        shown = value
+        text = value
         if isinstance(value, datetime):
-            shown = value.astimezone().isoformat(" ", "seconds")
+            text = value.astimezone().isoformat(" ", "seconds")
         elif isinstance(value, list | dict):
-            shown = ", ".join(value)
-        grid.add_row(name.replace("_", " "), Text(plain(shown)))
+            text = ", ".join(value)
+        grid.add_row(name.replace("_", " "), Text(plain(text)))
     console = out()
     console.print(grid, soft_wrap=False, width=None if console.is_terminal else 10_000)
 
@@ -331,25 +356,26 @@ def _row(endpoint: Endpoint) -> list[str]:
     return [endpoint.id, state, ",".join(endpoint.events), str(endpoint.waiting), plain(endpoint.url)]
 
 
-def _print_deliveries(found: Iterable[Delivery], *, as_json: bool) -> None:
+def _print_deliveries(listed: Iterable[Delivery], *, as_json: bool) -> None:
     if as_json:
-        print_json({"data": [one.model_dump(mode="json") for one in found]})
+        print_json({"data": [delivery.model_dump(mode="json") for delivery in listed]})
         return
     rows = []
-    for one in found:
-        last = one.attempts[-1] if one.attempts else None
-        said = (last.error or str(last.status)) if last else ""
-        at = one.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        rows.append([one.id, one.state, at, one.event_type, plain(one.subject), str(len(one.attempts)), plain(said)])
-    _print_rows(("delivery", "state", "event at", "type", "about", "tries", "last"), rows)
+    for delivery in listed:
+        last = delivery.attempts[-1] if delivery.attempts else None
+        outcome = (last.error or str(last.status)) if last else ""
+        at = delivery.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        about, tries = plain(delivery.subject), str(len(delivery.attempts))
+        rows.append([delivery.id, delivery.state, at, delivery.event_type, about, tries, plain(outcome)])
+    _print_rows(("delivery", "state", "event at", "type", "subject", "tries", "last result"), rows)
 
 
 def _print_rows(headings: tuple[str, ...], rows: list[list[str]]) -> None:
-    """A table on a terminal, lines of tab-separated columns elsewhere."""
+    """Print a table on a terminal, otherwise tab-separated lines."""
     console = out()
     if not console.is_terminal:
         for row in rows:
-            # rich would turn the tabs into spaces.
+            # rich would replace the tabs with spaces.
             typer.echo("\t".join(row))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")

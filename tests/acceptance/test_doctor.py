@@ -1,4 +1,4 @@
-"""`retouch doctor` finds what is wrong with real parts, and says what to do about it."""
+"""`retouch doctor` finds faults of real servers and gives advice."""
 
 import json
 import subprocess
@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from infra.doctor import examine
-from infra.doctor_checks import Finding
-from infra.embedded import SeaweedFS, Valkey
-from infra.ports import Ports
-from infra.program import write_private
-from infra.stand import environment_of
-from jobs.domain import connect
-from jobs.keys import Keys
-from jobs.settings import Settings
-from tests.fleet import Fleet, eventually
-from tests.photographs import photograph
+from infra.doctor.checks import Finding
+from infra.doctor.report import examine
+from infra.local.embedded_servers import SeaweedFS, Valkey
+from infra.local.harness import environment_of
+from infra.local.ports import Ports
+from infra.local.program import write_private
+from jobs.foundation.redis_client import connect
+from jobs.foundation.redis_keys import Keys
+from jobs.foundation.settings import Settings
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
 
 
 def faults(findings: list[Finding]) -> dict[str, Finding]:
@@ -38,34 +38,34 @@ def own_settings(own_valkey: Valkey, make_settings: Callable[..., Settings]) -> 
     return make_settings(redis_url=SecretStr(own_valkey.url), broker_url=SecretStr(own_valkey.url_of(1)))
 
 
-class ReadingAlone(SeaweedFS):
-    """A store whose second identity may read and list, and nothing else."""
+class StoreWithReader(SeaweedFS):
+    """A store with a second identity that may only read and list."""
 
     reader = ("READER", "reader-secret")
 
     def prepare(self) -> None:
         super().prepare()
         path = self.directory / "s3.json"
-        known = json.loads(path.read_text())
+        config = json.loads(path.read_text())
         key, secret = self.reader
         identity = {"name": "reader", "credentials": [{"accessKey": key, "secretKey": secret}]}
-        known["identities"].append({**identity, "actions": ["Read", "List"]})
-        write_private(path, json.dumps(known))
+        config["identities"].append({**identity, "actions": ["Read", "List"]})
+        write_private(path, json.dumps(config))
 
 
-def test_a_healthy_stack_has_no_fault_and_every_part_is_told_of(fleet: Fleet) -> None:
+def test_a_healthy_stack_has_findings_for_every_part_and_no_fault(fleet: Fleet) -> None:
     fleet.worker()
     findings = examine(fleet.domain.settings)
     assert not faults(findings)
-    told = {finding.check for finding in findings if finding.level == "ok"}
-    assert {"redis version", "redis persistence", "redis eviction", "redis memory", "broker", "bucket"} < told
-    assert {"bucket presign", "workers", "model step-image-edit-2", "clock", "store's clock"} < told
-    missing = [finding for finding in findings if finding.level == "warning"]
-    assert {finding.check for finding in missing} == {"workers for webhooks", "workers for ingest"}
+    ok = {finding.check for finding in findings if finding.level == "ok"}
+    assert {"redis version", "redis persistence", "redis eviction", "redis memory", "broker", "bucket"} < ok
+    assert {"bucket presign", "workers", "model step-image-edit-2", "clock", "store's clock"} < ok
+    warnings = {finding.check for finding in findings if finding.level == "warning"}
+    assert warnings == {"workers for webhooks", "workers for ingest"}
     assert not list(fleet.domain.bucket.list_keys(fleet.domain.settings.s3_bucket, "retouch-doctor/"))
 
 
-def test_an_eviction_policy_that_throws_keys_away_is_found(own_valkey: Valkey, own_settings: Settings) -> None:
+def test_an_eviction_policy_that_deletes_keys_is_a_fault(own_valkey: Valkey, own_settings: Settings) -> None:
     with connect(own_settings) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
     found = faults(examine(own_settings))["redis eviction"]
@@ -73,7 +73,9 @@ def test_an_eviction_policy_that_throws_keys_away_is_found(own_valkey: Valkey, o
     assert "noeviction" in found.advice
 
 
-def test_the_broker_s_own_eviction_policy_is_found(own_valkey: Valkey, make_settings: Callable[..., Settings]) -> None:
+def test_an_eviction_policy_of_the_broker_is_a_fault(
+    own_valkey: Valkey, make_settings: Callable[..., Settings]
+) -> None:
     settings = make_settings(broker_url=SecretStr(own_valkey.url))
     with connect(make_settings(redis_url=SecretStr(own_valkey.url))) as redis:
         redis.config_set("maxmemory-policy", "volatile-ttl")
@@ -82,14 +84,14 @@ def test_the_broker_s_own_eviction_policy_is_found(own_valkey: Valkey, make_sett
     assert "volatile-ttl" in found["broker eviction"].said
 
 
-def test_persistence_that_is_off_is_found(own_valkey: Valkey, own_settings: Settings) -> None:
+def test_disabled_persistence_is_a_fault(own_valkey: Valkey, own_settings: Settings) -> None:
     with connect(own_settings) as redis:
         redis.config_set("appendonly", "no")
     found = faults(examine(own_settings))["redis persistence"]
     assert "appendonly yes" in found.advice
 
 
-def test_a_redis_that_does_not_answer_is_found_and_the_bucket_is_looked_at_all_the_same(
+def test_an_unreachable_redis_is_a_fault_and_the_bucket_is_still_checked(
     make_settings: Callable[..., Settings],
 ) -> None:
     nowhere = SecretStr(f"redis://127.0.0.1:{Ports().choose('nobody')}/0")
@@ -109,7 +111,7 @@ def test_a_redis_that_does_not_answer_is_found_and_the_bucket_is_looked_at_all_t
         ("RETOUCH_BROKER_URL", "nothing://h"),
     ],
 )
-def test_an_address_that_cannot_be_read_is_found_and_its_password_is_not_shown(
+def test_an_invalid_url_is_a_fault_and_its_password_is_not_shown(
     make_settings: Callable[..., Settings], variable: str, url: str
 ) -> None:
     findings = examine(make_settings(**{variable.removeprefix("RETOUCH_").lower(): SecretStr(url)}))
@@ -120,52 +122,52 @@ def test_an_address_that_cannot_be_read_is_found_and_its_password_is_not_shown(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_the_command_tells_of_an_address_that_cannot_be_read(settings: Settings, arguments: list[str]) -> None:
+def test_the_command_reports_an_invalid_url(settings: Settings, arguments: list[str]) -> None:
     environment = {**environment_of(settings), "RETOUCH_REDIS_URL": "localhost:6379"}
     command = [sys.executable, "-m", "retouch", "doctor", *arguments]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (told.returncode, told.stderr) == (1, "")
-    assert "RETOUCH_REDIS_URL is no address" in told.stdout
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "RETOUCH_REDIS_URL is not a valid URL" in result.stdout
     if arguments:
-        assert json.loads(told.stdout)["faulty"] is True
+        assert json.loads(result.stdout)["faulty"] is True
 
 
-def test_a_queue_whose_last_worker_drains_is_found(settings: Settings) -> None:
+def test_a_queue_with_only_a_draining_worker_is_a_fault(settings: Settings) -> None:
     keys = Keys(settings.key_prefix)
     queues = ["edits", "webhooks", "ingest"]
-    words = {"host": "h", "pid": 1, "queues": queues, "slots": 8, "draining": True, "seen_at": time.time()}
+    worker_info = {"host": "h", "pid": 1, "queues": queues, "slots": 8, "draining": True, "seen_at": time.time()}
     with connect(settings) as redis:
         redis.zadd(keys.workers, {"w@h": (time.time() + 600) * 1000})
-        redis.set(keys.worker("w@h"), json.dumps(words))
-        missed = {finding.check for finding in examine(settings) if finding.level != "ok"}
+        redis.set(keys.worker("w@h"), json.dumps(worker_info))
+        not_ok = {finding.check for finding in examine(settings) if finding.level != "ok"}
         redis.delete(keys.workers, keys.worker("w@h"))
-    assert {"workers", "workers for webhooks", "workers for ingest"} <= missed
+    assert {"workers", "workers for webhooks", "workers for ingest"} <= not_ok
 
 
-def test_an_unreachable_bucket_is_found(make_settings: Callable[..., Settings]) -> None:
+def test_an_unreachable_bucket_is_a_fault(make_settings: Callable[..., Settings]) -> None:
     port = Ports().choose("nobody")
     found = faults(examine(make_settings(s3_endpoint_url=f"http://127.0.0.1:{port}")))["bucket list"]
     assert "cannot be reached" in found.said
     assert "RETOUCH_S3_ENDPOINT_URL" in found.advice
 
 
-def test_a_bucket_that_is_not_there_is_found(make_settings: Callable[..., Settings]) -> None:
+def test_a_missing_bucket_is_a_fault(make_settings: Callable[..., Settings]) -> None:
     found = faults(examine(make_settings(s3_bucket="no-such-bucket")))["bucket list"]
     assert "RETOUCH_S3_BUCKET" in found.advice
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_a_wrong_key_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_wrong_key_is_a_fault(settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "WRONGWRONGWRONG")
     found = faults(examine(settings))["bucket list"]
     assert "credentials" in found.said
     assert "AWS_SECRET_ACCESS_KEY" in found.advice
 
 
-def test_a_bucket_that_refuses_puts_is_found(
+def test_a_bucket_that_rejects_puts_is_a_fault(
     tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ReadingAlone(tmp_path) as store:
+    with StoreWithReader(tmp_path) as store:
         key, secret = store.reader
         settings = make_settings(s3_endpoint_url=store.endpoint_url, s3_bucket=store.bucket)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
@@ -176,31 +178,38 @@ def test_a_bucket_that_refuses_puts_is_found(
     assert "s3:PutObject" in found["bucket put"].advice
 
 
-def test_no_worker_is_found(settings: Settings) -> None:
+def test_a_missing_worker_is_a_fault(settings: Settings) -> None:
     found = faults(examine(settings))["workers"]
     assert "retouch worker" in found.advice
 
 
-@pytest.mark.parametrize("off_s", [60, -60])
-def test_a_clock_that_is_off_by_a_minute_is_found(settings: Settings, off_s: int) -> None:
-    found = faults(examine(settings, now=lambda: time.time() + off_s))
+@pytest.mark.parametrize("offset_s", [60, -60])
+def test_a_clock_offset_of_a_minute_is_a_fault(settings: Settings, offset_s: int) -> None:
+    found = faults(examine(settings, now=lambda: time.time() + offset_s))
     for check in ("clock", "store's clock"):
-        assert ("ahead" if off_s > 0 else "behind") in found[check].said
+        assert ("ahead" if offset_s > 0 else "behind") in found[check].said
         assert "NTP" in found[check].advice
 
 
-def test_a_worker_whose_clock_is_off_is_found(settings: Settings) -> None:
+def test_a_clock_offset_of_a_worker_is_a_fault(settings: Settings) -> None:
     keys = Keys(settings.key_prefix)
-    words = {"host": "far", "pid": 1, "queues": ["edits"], "slots": 8, "draining": False, "seen_at": time.time() + 60}
+    worker_info = {
+        "host": "far",
+        "pid": 1,
+        "queues": ["edits"],
+        "slots": 8,
+        "draining": False,
+        "seen_at": time.time() + 60,
+    }
     with connect(settings) as redis:
         redis.zadd(keys.workers, {"w@far": (time.time() + 600) * 1000})
-        redis.set(keys.worker("w@far"), json.dumps(words))
+        redis.set(keys.worker("w@far"), json.dumps(worker_info))
         found = faults(examine(settings))
         redis.delete(keys.workers, keys.worker("w@far"))
     assert "far" in found["clock of w@far"].advice
 
 
-def test_a_parked_model_is_found_with_its_reason(fleet: Fleet) -> None:
+def test_a_parked_model_is_a_fault_with_its_reason(fleet: Fleet) -> None:
     fleet.worker()
     image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
     fleet.submit(image, "[sim:fail=402] nobody paid")
@@ -210,18 +219,18 @@ def test_a_parked_model_is_found_with_its_reason(fleet: Fleet) -> None:
     assert "balance" in found.advice
 
 
-def test_the_command_prints_each_finding_and_its_status_tells_of_faults(fleet: Fleet, tmp_path: Path) -> None:
+def test_the_command_prints_each_finding_and_exits_with_1_for_a_fault(fleet: Fleet, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "retouch", "doctor"]
     environment = environment_of(fleet.domain.settings)
-    without = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert without.returncode == 1
-    assert "no worker takes edits" in without.stdout
-    assert "to do: start one" in without.stdout
+    without_worker = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert without_worker.returncode == 1
+    assert "no worker takes edits" in without_worker.stdout
+    assert "to do: start one" in without_worker.stdout
     fleet.worker()
-    told = subprocess.run(
-        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    result = subprocess.run(
+        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
-    assert told.returncode == 0, told.stdout
-    answer = json.loads(told.stdout)
+    assert result.returncode == 0, result.stdout
+    answer = json.loads(result.stdout)
     assert answer["faulty"] is False
     assert {finding["check"] for finding in answer["data"]} > {"bucket", "workers", "clock"}

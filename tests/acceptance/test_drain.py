@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import httpx
 
-from infra.stand import simulator_process
-from jobs.states import State
-from tests.fleet import Fleet, Worker, eventually
-from tests.photographs import photograph
+from infra.local.harness import simulator_process
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, Worker, eventually
+from tests.support.photographs import photograph
 
 ONE_S = 1000
 
@@ -17,8 +17,9 @@ def picture(fleet: Fleet) -> str:
     return fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
 
 
-def in_flight(fleet: Fleet, prompt: str, number: int) -> None:
-    eventually(lambda: fleet.calls(prompt=prompt)["in_flight"] >= number, what=f"{number} calls are under way")
+def begun(fleet: Fleet, prompt: str, number: int) -> None:
+    """Wait until the endpoint has got so many calls. On a busy machine the first of them may have ended by then."""
+    eventually(lambda: fleet.calls(prompt=prompt)["calls"] >= number, what=f"{number} calls have begun")
 
 
 def drains(fleet: Fleet, worker: Worker) -> None:
@@ -33,16 +34,16 @@ def tries(fleet: Fleet, job_id: str) -> int:
 
 
 def test_sigterm_finishes_what_ends_within_the_grace_and_hands_the_rest_back_unharmed(fleet: Fleet) -> None:
-    worker = fleet.worker(concurrency=4, grace_s=5)
+    worker = fleet.worker(concurrency=4, grace_s=12)
     image = picture(fleet)
     short = [fleet.submit(image, f"[sim:latency={1.5 * ONE_S:.0f}] drain short {n}") for n in range(2)]
     long = [fleet.submit(image, f"[sim:latency={60 * ONE_S}*1] drain long {n}") for n in range(2)]
-    in_flight(fleet, "drain long", 2)
-    in_flight(fleet, "drain short", 2)
+    begun(fleet, "drain long", 2)
+    begun(fleet, "drain short", 2)
     worker.terminate()
     drains(fleet, worker)
     late = fleet.submit(image, "drain late")
-    assert worker.process.wait(60) == 0
+    assert worker.process.wait(120) == 0
     assert [fleet.job(job_id).state for job_id in short] == [State.SUCCEEDED] * 2
     for job_id in long:
         job = fleet.job(job_id)
@@ -60,11 +61,11 @@ def test_a_second_sigterm_hands_everything_back_at_once(fleet: Fleet) -> None:
     worker = fleet.worker(concurrency=4, grace_s=600)
     image = picture(fleet)
     jobs = [fleet.submit(image, f"[sim:latency={600 * ONE_S}*1] drain quickly {n}") for n in range(4)]
-    in_flight(fleet, "drain quickly", 4)
+    begun(fleet, "drain quickly", 4)
     worker.terminate()
     drains(fleet, worker)
     worker.terminate()
-    assert worker.process.wait(30) == 0
+    assert worker.process.wait(120) == 0
     assert {fleet.job(job_id).state for job_id in jobs} == {State.QUEUED}
     assert [tries(fleet, job_id) for job_id in jobs] == [0] * 4
     fleet.worker()
@@ -79,13 +80,13 @@ def test_a_rolling_restart_under_load_loses_nothing_and_buys_nothing_twice(make_
         jobs: list[str] = []
         for worker in first:
             jobs += [fleet.submit(image, f"rolling {n}") for n in range(len(jobs), len(jobs) + 50)]
-            in_flight(fleet, "rolling", 8)
+            begun(fleet, "rolling", len(jobs) - 42)
             worker.terminate()
-            assert worker.process.wait(60) == 0
+            assert worker.process.wait(120) == 0
             fleet.worker(concurrency=6)
         for job_id in jobs:
             job = fleet.ended(job_id)
             assert job.state is State.SUCCEEDED, job.error
             assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
-        calls = httpx.get(f"{origin}/_sim/calls").json()["data"]
+        calls = httpx.get(f"{origin}/_sim/calls", timeout=60).json()["data"]
         assert Counter(call["prompt"] for call in calls) == {f"rolling {n}": 1 for n in range(100)}

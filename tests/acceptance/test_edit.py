@@ -5,10 +5,10 @@ from io import BytesIO
 
 from PIL import Image
 
-from infra.stand import MODEL
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.photographs import photograph
+from infra.local.harness import MODEL
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
 
 
 def test_a_photograph_is_edited_and_kept_with_its_hash_and_metadata(fleet: Fleet) -> None:
@@ -96,7 +96,7 @@ def test_a_picture_that_is_not_there_fails_with_its_address(fleet: Fleet) -> Non
 def test_a_job_canceled_while_it_runs_stays_canceled_and_keeps_no_output(fleet: Fleet) -> None:
     fleet.worker()
     image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
-    prompt = "[sim:latency=1500] slowly"
+    prompt = "[sim:latency=6000] slowly"
     job_id = fleet.submit(image, prompt)
     eventually(lambda: fleet.calls(prompt=prompt)["calls"])
     fleet.domain.planner.cancel(job_id)

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from infra.ports import Ports
-from infra.stand import KEY, api_process
-from jobs.ids import batch_job_id
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.flower import scraped, total
-from tests.integration.receiver import receiving
+from infra.local.harness import KEY, api_process
+from infra.local.ports import Ports
+from jobs.foundation.ids import batch_job_id
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, eventually
+from tests.support.flower import scraped, total
+from tests.support.receiver import receiving
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CONTEXT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -55,6 +55,7 @@ def run(fleet: Fleet, directory: Path, level: str) -> tuple[list[str], Path, lis
                 headers=headers,
                 data={"prompt": f"{directive} {PROMPT} {level}", "webhook_url": receiver.url},
                 files={"image": ("in.png", picture(), "image/png")},
+                timeout=60,
             )
             ids.append(answer.raise_for_status().json()["id"])
         states = [fleet.ended(job_id).state for job_id in ids]
@@ -68,8 +69,13 @@ def run(fleet: Fleet, directory: Path, level: str) -> tuple[list[str], Path, lis
         str(domain.redis.connection_pool.connection_kwargs["password"]),
     ]
     metrics = next(line for line in lines_of(workers[0].log) if line["event"] == "metrics.serving")
-    samples = scraped(f"http://127.0.0.1:{metrics['port']}/metrics")
-    assert total(samples, "retouch_step_seconds_count", step="put") == 3
+
+    def counted() -> Any:
+        # An attempt is counted after its settlement has made the job final.
+        found = scraped(f"http://127.0.0.1:{metrics['port']}/metrics")
+        return total(found, "retouch_step_seconds_count", step="put") == 3 and found
+
+    samples = eventually(counted, what="the metrics count three puts")
     assert total(samples, "retouch_provider_answers_total", answer="server_error") == 1
     assert total(samples, "retouch_provider_answers_total", answer="bad_result") == 1
     assert total(samples, "retouch_picture_bytes_total", direction="kept") > 0
@@ -82,13 +88,13 @@ def run(fleet: Fleet, directory: Path, level: str) -> tuple[list[str], Path, lis
 
 def _lives(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/livez").is_success
+        return httpx.get(f"{url}/livez", timeout=60).is_success
     except httpx.TransportError:
         return False
 
 
 def _state(batch: str, headers: dict[str, str]) -> str:
-    return str(httpx.get(batch, headers=headers).raise_for_status().json()["state"])
+    return str(httpx.get(batch, headers=headers, timeout=60).raise_for_status().json()["state"])
 
 
 def test_every_line_of_an_attempt_names_its_job_and_the_submitter_s_trace_reaches_provider_and_receiver(
@@ -96,7 +102,7 @@ def test_every_line_of_an_attempt_names_its_job_and_the_submitter_s_trace_reache
 ) -> None:
     fleet = make_fleet()
     ids, api_log, logs, secrets = run(fleet, tmp_path, "INFO")
-    calls = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": PROMPT}).json()["data"]
+    calls = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": PROMPT}, timeout=60).json()["data"]
     assert {call["headers"].get("traceparent") for call in calls} == {CONTEXT}
     settled = [line for line in lines_of(logs[0]) if line["event"] == "edit.settled"]
     assert {line["job_id"] for line in settled} == set(ids)
@@ -132,11 +138,15 @@ def test_a_batch_passes_its_submitter_s_trace_on_and_its_lines_name_its_tenant(
     with receiving() as receiver:
         api.wait_until(lambda: _lives(f"http://127.0.0.1:{port}"))
         asked = {"items": items, "trial": 1, "webhook_url": receiver.url, "webhook_events": ["job.*", "batch.*"]}
-        made = httpx.post(url, headers={**headers, "traceparent": CONTEXT}, json=asked).raise_for_status().json()
+        made = (
+            httpx.post(url, headers={**headers, "traceparent": CONTEXT}, json=asked, timeout=60)
+            .raise_for_status()
+            .json()
+        )
         batch = f"{url}/{made['id']}"
         eventually(lambda: _state(batch, headers) == "awaiting_approval", what="the trial ends")
         approved = (
-            httpx.post(f"{batch}/approve", headers=headers, json={"prompt": "an approved row"})
+            httpx.post(f"{batch}/approve", headers=headers, json={"prompt": "an approved row"}, timeout=60)
             .raise_for_status()
             .json()
         )
@@ -146,11 +156,11 @@ def test_a_batch_passes_its_submitter_s_trace_on_and_its_lines_name_its_tenant(
         told = receiver.wait_for(lambda got: len(got) >= 4)
         assert {got.headers.get("traceparent") for got in told} == {CONTEXT}
     for prompt in ("a traced row", "an approved row"):
-        (call,) = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": prompt}).json()["data"]
+        (call,) = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": prompt}, timeout=60).json()["data"]
         assert call["headers"].get("traceparent") == CONTEXT
     for row in (1, 2):
         assert TRACE not in str(domain.redis.hgetall(domain.keys.job(batch_job_id(made["id"], row))))
-    eventually(lambda: httpx.get(batch, headers=headers).json()["results"], what="its record is kept")
+    eventually(lambda: httpx.get(batch, headers=headers, timeout=60).json()["results"], what="its record is kept")
     worker.terminate()
     eventually(lambda: worker.process.poll() is not None, what="the worker has ended")
     api.close(grace_s=25)

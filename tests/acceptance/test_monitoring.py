@@ -14,22 +14,21 @@ import httpx
 from PIL import Image
 from pydantic import SecretStr
 
-from infra.embedded import Valkey
-from infra.stand import MODEL, environment_of
-from jobs.batch_models import BatchRequest
-from jobs.batch_submission import submit_batch
-from jobs.delivery_log import DeliveryFilter
-from jobs.endpoint_records import EndpointFields
-from jobs.ids import new_job_id
-from jobs.models import Input, JobSpec
-from jobs.plan_records import Dispatch, Draft
-from jobs.settings import Settings
-from jobs.states import FINAL, State
-from jobs.tenants import Quotas
-from tests.fleet import Fleet, eventually
-from tests.flower import LOGIN, Flower, scraped, total
-from tests.integration.api_harness import served
-from tests.integration.receiver import Answer, receiving
+from infra.local.embedded_servers import Valkey
+from infra.local.harness import MODEL, environment_of
+from jobs.batches.models import BatchRequest
+from jobs.foundation.ids import new_job_id
+from jobs.foundation.job_states import FINAL, State
+from jobs.foundation.settings import Settings
+from jobs.plan.records import Dispatch, Draft
+from jobs.records.job_models import Input, JobSpec
+from jobs.tenants.tenants import Quotas
+from jobs.webhooks.delivery_reader import DeliveryFilter
+from jobs.webhooks.endpoint_models import EndpointFields
+from tests.support.api_server import served
+from tests.support.fleet import Fleet, eventually
+from tests.support.flower import LOGIN, Flower, scraped, total
+from tests.support.receiver import Answer, receiving
 
 KINDS = {
     "succeeded": (300, ""),
@@ -56,7 +55,7 @@ def submit_mixed(fleet: Fleet) -> list[str]:
         specs = [JobSpec(model=MODEL, prompt=p, image=image, seed=1) for p in prompts[start : start + 100]]
         drafts = [Draft(new_job_id(), spec, Input(image=image)) for spec in specs]
         ids += fleet.domain.planner.submit(drafts, tenant="acme").job_ids
-    fleet.domain.broker.dispatch()
+    fleet.domain.edit_loop.dispatch()
     return ids
 
 
@@ -168,7 +167,8 @@ def test_flower_tells_the_truth_of_deliveries_and_ingests(make_fleet: Callable[.
             manifest = "\n".join([f"custom_id,{column}", *(f"{n},{image}" for n in range(rows))]).encode()
             fleet.domain.bucket.put(bucket, f"in/{column}-{rows}.csv", manifest, media_type="text/csv")
             request = {"manifest": f"s3://{bucket}/in/{column}-{rows}.csv", "defaults": {"prompt": "brighter"}}
-            return submit_batch(domain, BatchRequest.model_validate(request), tenant=tenant).batch_id
+            asked = BatchRequest.model_validate(request)
+            return domain.batch_submission.submit(asked, tenant=tenant).batch.id
 
         good, bad, too_many = batch("acme", "image", 2), batch("acme", "colour", 2), batch("globex", "image", 3)
 
@@ -206,7 +206,7 @@ def test_flower_is_told_of_a_task_that_ends_while_its_worker_drains(
         worker.terminate()
         assert fleet.ended(job_id).state is State.SUCCEEDED
         eventually(lambda: worker.process.poll() is not None, what="the worker has ended")
-        eventually(lambda: flower.tasks()[job_id]["state"] == "SUCCESS", within_s=10, what="Flower shows its end")
+        eventually(lambda: flower.tasks().get(job_id, {}).get("state") == "SUCCESS", what="Flower shows its end")
 
 
 def test_a_message_that_comes_again_leaves_a_success_in_flower_as_it_is(
@@ -220,7 +220,7 @@ def test_a_message_that_comes_again_leaves_a_success_in_flower_as_it_is(
         job_id = fleet.submit(image, "once")
         assert fleet.ended(job_id).state is State.SUCCEEDED
         eventually(lambda: flower.tasks().get(job_id, {}).get("state") == "SUCCESS", what="Flower shows its end")
-        fleet.domain.broker.publish_edits([Dispatch(job_id, 1)])
+        fleet.domain.publisher.publish_edits([Dispatch(job_id, 1)])
 
         def started() -> float:
             return total(scraped(f"{flower.root}/metrics"), "flower_events_total", type="task-started", task="edit")
@@ -238,11 +238,11 @@ def test_a_message_that_comes_again_leaves_a_success_in_flower_as_it_is(
 def test_flower_asks_for_its_password_and_lets_nobody_act_through_it(fleet: Fleet, tmp_path: Path) -> None:
     with Flower(fleet.domain.settings, tmp_path, "--url-prefix", "/behind/flower", prefix="/behind/flower") as flower:
         for path in ("/", "/tasks", "/api/tasks", "/api/workers"):
-            assert httpx.get(flower.root + path, trust_env=False).status_code == 401, path
-            wrong = httpx.get(flower.root + path, trust_env=False, auth=("watcher", "guess"))
+            assert httpx.get(flower.root + path, trust_env=False, timeout=60).status_code == 401, path
+            wrong = httpx.get(flower.root + path, trust_env=False, auth=("watcher", "guess"), timeout=60)
             assert wrong.status_code == 401, path
         assert flower.get("/api/tasks") == {}
-        acted = httpx.post(f"{flower.root}/api/worker/shutdown/any@worker", auth=LOGIN, trust_env=False)
+        acted = httpx.post(f"{flower.root}/api/worker/shutdown/any@worker", auth=LOGIN, trust_env=False, timeout=60)
         assert acted.status_code == 403, acted.text
         assert total(scraped(f"{flower.root}/metrics"), "python_info") == 1
 
@@ -251,7 +251,7 @@ def test_flower_does_not_start_without_a_password(fleet: Fleet) -> None:
     for given in ("", "user", "user:", ":password", "user:password,other"):
         environment = environment_of(fleet.domain.settings, FLOWER_BASIC_AUTH=given)
         command = [sys.executable, "-m", "retouch", "flower", "--port", "1"]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == 2, given
         assert "FLOWER_BASIC_AUTH" in ended.stderr
 
@@ -274,5 +274,5 @@ def test_flower_goes_on_hearing_of_tasks_after_the_broker_was_restarted(
                 assert fleet.ended(job_id).state is State.SUCCEEDED
                 return flower.tasks().get(job_id, {}).get("state") == "SUCCESS"
 
-            eventually(one_more_is_seen, within_s=60, what="Flower hears of tasks again")
+            eventually(one_more_is_seen, what="Flower hears of tasks again")
             assert flower.tasks()[before]["state"] == "SUCCESS"

@@ -13,11 +13,11 @@ import openai
 import pytest
 from PIL import Image
 
-from infra.ports import Ports
-from infra.stand import KEY, MODEL, Process, api_process, environment_of
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.photographs import photograph
+from infra.local.harness import KEY, MODEL, Process, api_process, environment_of
+from infra.local.ports import Ports
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, eventually
+from tests.support.photographs import photograph
 
 USER, PASSWORD = "flower", "only-for-this-test"
 
@@ -29,7 +29,7 @@ def flower(fleet: Fleet, tmp_path: Path) -> Iterator[httpx.Client]:
     environment = environment_of(fleet.domain.settings, FLOWER_BASIC_AUTH=f"{USER}:{PASSWORD}")
     command = [sys.executable, "-m", "retouch", "flower", "--port", str(port)]
     process = Process(command, tmp_path / "flower.log", environment)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=(USER, PASSWORD), timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=(USER, PASSWORD), timeout=60) as client:
 
         def answers() -> bool:
             try:
@@ -52,7 +52,7 @@ def api(fleet: Fleet, tmp_path: Path) -> Iterator[str]:
 
     def answers() -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/readyz").is_success
+            return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).is_success
         except httpx.TransportError:
             return False
 
@@ -96,7 +96,7 @@ def test_flower_shows_success_retry_and_failure_as_they_were_under_the_jobs_ids(
 
 def test_flower_is_closed_to_whoever_has_no_password(flower: httpx.Client) -> None:
     for path in ("/", "/workers", "/api/workers", "/api/tasks"):
-        assert httpx.get(f"{flower.base_url}{path}").status_code == 401
+        assert httpx.get(f"{flower.base_url}{path}", timeout=60).status_code == 401
 
 
 @pytest.mark.parametrize("form", ["url", "b64_json"])
@@ -122,7 +122,7 @@ def test_the_openai_sdk_edits_an_image_and_sees_the_same_shape_as_at_the_endpoin
     for answer in (ours, theirs):
         assert answer.data
         (one,) = answer.data
-        data = base64.b64decode(one.b64_json) if one.b64_json else httpx.get(one.url or "").content
+        data = base64.b64decode(one.b64_json) if one.b64_json else httpx.get(one.url or "", timeout=60).content
         assert Image.open(BytesIO(data)).size == Image.open(picture).size
     assert ours.data
     assert ours.data[0].model_dump()["seed"] == 7
@@ -134,15 +134,15 @@ def test_a_url_job_and_a_waiting_request_go_through_the_whole_of_it(fleet: Fleet
     with photograph("chelsea.png").open("rb") as file:
         answer = httpx.post(
             f"{api}/v1/jobs",
-            headers={"Authorization": f"Bearer {key}", "Prefer": "wait=30"},
+            headers={"Authorization": f"Bearer {key}", "Prefer": "wait=100"},
             data={"prompt": "whole path", "custom_id": "sku-1"},
             files={"image": file},
-            timeout=60,
+            timeout=120,
         )
     assert answer.status_code == 200, answer.text
     job = answer.json()
     assert job["state"] == "succeeded"
-    picture = Image.open(BytesIO(httpx.get(job["output"]["url"]).content))
+    picture = Image.open(BytesIO(httpx.get(job["output"]["url"], timeout=60).content))
     assert picture.size == (job["input"]["width"], job["input"]["height"])
 
 

@@ -14,13 +14,12 @@ import httpx
 import pytest
 from PIL import Image
 
-from infra.ports import Ports
-from infra.stand import Process, environment_of
-from jobs.batch_models import BatchRequest
-from jobs.batch_submission import submit_batch
-from jobs.states import State
-from tests.fleet import Fleet, eventually
-from tests.integration.receiver import receiving
+from infra.local.harness import Process, environment_of
+from infra.local.ports import Ports
+from jobs.batches.models import BatchRequest
+from jobs.foundation.job_states import State
+from tests.support.fleet import Fleet, eventually
+from tests.support.receiver import receiving
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SUBMITTER = "00f067aa0ba902b7"
@@ -82,6 +81,7 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
                 headers={"authorization": f"Bearer {key}", "traceparent": f"00-{TRACE}-{SUBMITTER}-01"},
                 data={"prompt": "traced to its end", "webhook_url": receiver.url},
                 files={"image": ("in.png", held.getvalue(), "image/png")},
+                timeout=60,
             ).raise_for_status()
             assert fleet.ended(answer.json()["id"]).state is State.SUCCEEDED
             (got,) = receiver.wait_for(lambda requests: len(requests) == 1)
@@ -98,7 +98,9 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
             for name in ("plan", "edit", "deliver"):
                 assert found[name].parent_span_id == submit.span_id, name
             assert found["provider"].parent_span_id == found["edit"].span_id
-            (call,) = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": "traced to its end"}).json()["data"]
+            (call,) = httpx.get(
+                f"{fleet.origin}/_sim/calls", params={"prompt": "traced to its end"}, timeout=60
+            ).json()["data"]
             assert call["headers"]["traceparent"].split("-")[1] == TRACE
         finally:
             api.close(grace_s=25)
@@ -112,7 +114,7 @@ def test_the_edits_of_a_batch_are_spans_of_its_submitter_s_trace(make_fleet: Cal
     request = BatchRequest(items=[{"prompt": "traced in a batch", "image": image}])
     with collector() as (address, spans):
         fleet.worker(queues="edits,ingest", OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="200")
-        submit_batch(fleet.domain, request, tenant="acme", traceparent=f"00-{TRACE}-{SUBMITTER}-01")
+        fleet.domain.batch_submission.submit(request, tenant="acme", traceparent=f"00-{TRACE}-{SUBMITTER}-01")
 
         def ours() -> dict[str, Any]:
             return {span.name: span for span in spans if span.trace_id.hex() == TRACE}
@@ -123,6 +125,6 @@ def test_the_edits_of_a_batch_are_spans_of_its_submitter_s_trace(make_fleet: Cal
 
 def _lives(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/livez").is_success
+        return httpx.get(f"{url}/livez", timeout=60).is_success
     except httpx.TransportError:
         return False

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 import pytest
 from httpx import Client
 
-from tests.contract.simulated import simulator
+from tests.support.simulator_calls import simulator
+from tests.tls import one_tls_context
+
+__all__ = ["one_tls_context", "sim"]
 
 
 @pytest.fixture(scope="module")

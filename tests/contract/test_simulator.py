@@ -12,7 +12,7 @@ import pytest
 from httpx import Client
 from PIL import Image
 
-from tests.contract.simulated import DATA, KEY, SMALL, STEP, edit, fetch, only, opened, picture, simulator, until
+from tests.support.simulator_calls import DATA, KEY, SMALL, STEP, edit, fetch, only, opened, picture, simulator, until
 
 
 def test_a_success_has_the_documented_shape(sim: Client) -> None:

@@ -12,7 +12,20 @@ import httpx
 import pytest
 from httpx import Client
 
-from tests.contract.simulated import KEY, SMALL, STEP, calls, edit, fetch, only, opened, picture, simulator, until
+from tests.support.simulator_calls import (
+    KEY,
+    SMALL,
+    STEP,
+    calls,
+    edit,
+    fetch,
+    only,
+    opened,
+    picture,
+    simulator,
+    under_way,
+    until,
+)
 
 
 def test_directives_apply_in_order_until_they_are_used_up(sim: Client) -> None:
@@ -35,7 +48,10 @@ def test_a_transport_fault_with_a_count_of_one_happens_once(
     sim: Client, directive: str, error: Any, billed: bool
 ) -> None:
     prompt = f"wire [sim:{directive}*1]"
-    with Client(base_url=sim.base_url, timeout=httpx.Timeout(20, read=0.7)) as client, pytest.raises(error):
+    with (
+        Client(base_url=sim.base_url, timeout=httpx.Timeout(60, read=2 if directive == "hang" else 60)) as client,
+        pytest.raises(error),
+    ):
         # During a drip no read times out: the caller needs a deadline for the whole call.
         read_within(client, prompt, 0.7)
     (call,) = until(lambda: [c for c in calls(sim, prompt) if c["duration_ms"] is not None])
@@ -81,13 +97,13 @@ def test_a_filtered_edit_has_a_finish_reason_in_the_answer(sim: Client) -> None:
 
 
 def test_a_call_is_in_flight_for_its_latency(sim: Client) -> None:
-    prompt = "slow [sim:latency=700]"
+    prompt = "slow [sim:latency=2000]"
     caller = threading.Thread(target=lambda: edit(sim, prompt=prompt))
     caller.start()
     until(lambda: [call for call in calls(sim, prompt) if call["accepted"] and call["duration_ms"] is None])
-    caller.join(10)
+    caller.join(60)
     (call,) = calls(sim, prompt)
-    assert (call["status"], call["duration_ms"] >= 700) == (200, True)
+    assert (call["status"], call["duration_ms"] >= 2000) == (200, True)
 
 
 KNOB_OUTCOMES = [
@@ -114,7 +130,7 @@ def test_a_changed_knob_applies_to_the_next_call(knobs: dict[str, Any], outcome:
         assert changed.status_code == 200
         assert changed.json() == client.get("/_sim/knobs").json()
         with contextlib.suppress(httpx.HTTPError):
-            edit(client, timeout=0.3 if outcome == "hang" else 20)
+            edit(client, timeout=2 if outcome == "hang" else 60)
         summary = until(
             lambda: (s := client.get("/_sim/calls?summary=1").json())["in_flight"] == 0 and s["calls"] == 2 and s
         )
@@ -178,23 +194,15 @@ def test_starts_a_minute_are_limited_with_and_without_retry_after(form: str) -> 
 
 
 def test_calls_in_flight_are_limited_and_a_refused_call_uses_no_directive() -> None:
-    with simulator(concurrency=1, latency_ms=30_000) as client, contextlib.ExitStack() as stack:
-        hung = stack.enter_context(Client(base_url=client.base_url))
-        thread = threading.Thread(target=lambda: give_up(hung, "[sim:hang]"))
-        thread.start()
-        until(lambda: any(call["accepted"] for call in calls(client, "hang")))
-        refused = edit(client, prompt="later [sim:fail=503*1][sim:latency=0]")
-        assert refused.json()["error"]["message"] == "concurrency reached, current: 2, limit: 1"
-        thread.join(10)
+    with simulator(concurrency=1, latency_ms=30_000) as client:
+        with under_way(client, "[sim:hang]"):
+            until(lambda: any(call["accepted"] for call in calls(client, "hang")))
+            refused = edit(client, prompt="later [sim:fail=503*1][sim:latency=0]")
+            assert refused.json()["error"]["message"] == "concurrency reached, current: 2, limit: 1"
         until(lambda: client.get("/_sim/calls?summary=1").json()["in_flight"] == 0)
         again = [edit(client, prompt="later [sim:fail=503*1][sim:latency=0]").status_code for _ in range(2)]
         assert again == [503, 200]
         assert client.get("/_sim/calls?summary=1").json()["peak_in_flight"] == 2
-
-
-def give_up(client: Client, prompt: str) -> None:
-    with contextlib.suppress(httpx.ReadTimeout):
-        edit(client, prompt=prompt, timeout=2)
 
 
 # --- the ledger

@@ -9,7 +9,7 @@ import openai
 import pytest
 from httpx import Client
 
-from tests.contract.simulated import SMALL, STEP, edit, only, opened, simulator, until
+from tests.support.simulator_calls import SMALL, STEP, edit, only, opened, simulator, until
 
 
 def test_openai_returns_pictures_and_usage(sim: Client) -> None:
@@ -106,7 +106,7 @@ def test_the_command_takes_knobs_as_flags_and_stops_on_sigterm() -> None:
             assert (port_in_use.returncode, port_in_use.stderr.count("\n")) == (1, 1)
         finally:
             process.terminate()
-        assert process.wait(10) in {0, -15}
+        assert process.wait(60) in {0, -15}
     invalid = subprocess.run([*command, "--error-rate", "2"], capture_output=True, text=True, check=False)
     assert invalid.returncode == 2
     assert "error_rate" in invalid.stderr

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from infra.embedded import Valkey
-from jobs.catalogue import ModelSpec
-from jobs.domain import Domain
-from jobs.settings import Settings
+from infra.local.embedded_servers import Valkey
+from jobs.catalogue.catalogue import ModelSpec
+from jobs.foundation.settings import Settings
+from jobs.wiring import Domain
 from tests.conftest import Clock
-from tests.integration.api_harness import Api, api_of, served
-from tests.integration.plans import Plans
-from tests.integration.receiver import Receiver, receiving
-from tests.integration.schedule_harness import MIDNIGHT, Timetable, open_at
-from tests.integration.telling_hand import Hand, hand_of
+from tests.support.api_server import Api, api_of, served
+from tests.support.plans import Plans
+from tests.support.receiver import Receiver, receiving
+from tests.support.schedules import MIDNIGHT, Timetable, open_at
+from tests.support.webhook_worker import Hand, hand_of
 
 _prefixes = count(1)
 

@@ -1,0 +1,1 @@
+"""What all routes share of HTTP: bodies, multipart forms, problems, the OpenAPI document."""

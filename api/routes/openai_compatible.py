@@ -1,0 +1,236 @@
+"""`POST /v1/images/edits`: StepFun's own request and answer, through the queue at priority high.
+
+A client of StepFun's or OpenAI's SDK changes its base URL and its key. What of OpenAI's fields a model does not take
+is accepted where it asks for nothing (`n=1`, `quality=auto`, `stream=false`, `user`) and refused by name where it does.
+"""
+
+import base64
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import structlog
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import CallerOf, authenticate
+from api.context import DomainOf, WaitingOf
+from api.http import bodies, schema
+from api.http.multipart import read_form
+from api.http.problems import DROPIN_PATH, RETRY_AFTER_S, dropin_error, of_any, render
+from api.http.responses import shown
+from api.waiting import ClientGone, until_final_or_gone
+from jobs.catalogue.catalogue import PARAMETERS, Catalogue
+from jobs.edits.submission import parse_fields
+from jobs.foundation.errors import FieldError, InputRejected, InvalidInput, RetouchError
+from jobs.foundation.job_states import FINAL, State
+from jobs.records.job_models import Job, JobRequest
+from jobs.wiring import Domain
+
+QUEUE_ALLOWANCE_S = 300
+"""How long a job may wait for its turn, beside its model's own time for a call."""
+MAX_WAIT_S = 600
+"""The SDKs give up after ten minutes."""
+NOT_AGAIN = {"x-should-retry": "false"}
+"""OpenAI's SDK obeys this header; its retry would buy a second edit while the first one goes on."""
+
+UNUSED = frozenset({"user", "safety_identifier"})
+NEUTRAL = {
+    "n": {"1"},
+    "stream": {"false"},
+    "partial_images": {"0"},
+    "background": {"auto"},
+    "quality": {"auto", "standard"},
+    "size": {"auto"},
+    "input_fidelity": {"low"},
+}
+"""OpenAI's fields by the values that ask for nothing a model would not do anyway."""
+
+router = APIRouter(tags=["drop-in"], dependencies=[Depends(authenticate)])
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The drop-in's request, read."""
+
+    request: JobRequest
+    response_format: Literal["url", "b64_json"]
+    wait_s: float
+
+
+@router.post(
+    DROPIN_PATH,
+    summary="Edit an image and wait (drop-in for StepFun's and OpenAI's endpoint)",
+    description=(
+        "Answers when the edit is done. `X-Retouch-Job` names the job and `X-Trace-Id` the provider's call. "
+        "A picture that the provider filtered is a 200 whose `finish_reason` is `content_filtered`, and one that it "
+        "refused to edit is a 451, as at StepFun. When the wait is over the answer is 504 and the job goes on; "
+        "when the client goes away first, a job that does not run yet is canceled."
+    ),
+    responses={
+        200: {
+            "description": "The edit.",
+            "content": {
+                "application/json": {
+                    "example": {
+                        "created": 1795347600,
+                        "data": [{"seed": 7, "finish_reason": "success", "url": "https://bucket.example/…"}],
+                    }
+                }
+            },
+        },
+        **schema.dropin_errors(400, 401, 413, 415, 429, 451, 500, 503, 504),
+    },
+    openapi_extra={"requestBody": schema.dropin_body()},
+)
+async def edit_image(
+    *,
+    request: Request,
+    domain: DomainOf,
+    waiting: WaitingOf,
+    caller: CallerOf,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    traceparent: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Submit at priority high, wait, and answer as the endpoint would."""
+    kind = bodies.media_type(request)
+    if kind != "multipart/form-data":
+        raise bodies.unsupported(kind, "multipart/form-data")
+    limit = domain.settings.max_upload_bytes
+    async with read_form(request, limit) as form:
+        wanted = read_fields(form.values, domain.catalogue)
+        upload = await form.file(["image", "image[]"], limit)
+    accepted = await run_in_threadpool(
+        domain.job_submission.submit,
+        wanted.request,
+        tenant=caller.tenant,
+        upload=upload,
+        idempotency_key=idempotency_key,
+        traceparent=traceparent,
+    )
+    try:
+        job = await until_final_or_gone(waiting, request, caller.tenant, accepted.job.id, wanted.wait_s)
+        response = await run_in_threadpool(told, domain, job, wanted.response_format)
+        if trace_id := _trace_id(job):
+            response.headers["X-Trace-Id"] = trace_id
+    except ClientGone:
+        await run_in_threadpool(_give_up, domain, caller.tenant, accepted.job.id)
+        return Response(status_code=499)
+    except (RedisError, RetouchError) as error:  # the job is written: sent again, it would be bought again
+        response = render(request, of_any(error))
+        response.headers.update(NOT_AGAIN)
+    response.headers["X-Retouch-Job"] = accepted.job.id
+    if accepted.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+def read_fields(values: Iterable[tuple[str, str]], catalogue: Catalogue) -> Wanted:
+    """The form's text parts as a job's request.
+
+    Raises:
+        InvalidInput: naming every field that is not known or asks for what the model does not do.
+    """
+    given: dict[str, str] = {}
+    faults = []
+    for name, value in values:
+        if name in given:
+            faults.append(FieldError(name, "given more than once", "repeated"))
+        given[name] = value
+    model = catalogue.get(given.get("model"))
+    default = "b64_json" if model.dialect == "openai" else "url"
+    shape: Any = given.pop("response_format", default)
+    if shape not in {"url", "b64_json"}:
+        faults.append(FieldError("response_format", "url or b64_json", "out_of_range"))
+    fields: dict[str, object] = {"priority": "high"}
+    for name, value in given.items():
+        takes = name in {"model", "prompt"} or name in model.parameters
+        if name in UNUSED or (not takes and value.lower() in NEUTRAL.get(name, ())):
+            continue
+        if takes or name in PARAMETERS:
+            fields[name] = value
+        elif name in NEUTRAL:
+            allowed = " or ".join(sorted(NEUTRAL[name]))
+            faults.append(FieldError(name, f"only {allowed} is possible here", "unsupported"))
+        else:
+            faults.append(FieldError(name, "no such field", "extra_forbidden"))
+    if faults:
+        raise InvalidInput(*faults)
+    return Wanted(parse_fields(fields), shape, min(model.timeout_s + QUEUE_ALLOWANCE_S, MAX_WAIT_S))
+
+
+def told(domain: Domain, job: Job, response_format: str) -> Response:
+    """A job's end, or that it has not ended, in StepFun's words."""
+    if job.output is not None:
+        return _success(job, _result(domain, job, response_format))
+    # A refusal by status is told as one; a picture that was withheld is an answer, as at StepFun.
+    if job.state is State.FILTERED and (job.error is None or job.error.provider_status in {None, 200}):
+        return _success(job, {"seed": job.seed, "finish_reason": "content_filtered"})
+    status, kind, message = _failure(job)
+    headers = dict(NOT_AGAIN)
+    if status in {429, 503}:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return dropin_error(status, kind, message, headers)
+
+
+def _result(domain: Domain, job: Job, response_format: str) -> dict[str, object]:
+    output = shown(domain.bucket, job).output
+    if output is None:
+        raise RetouchError(f"job {job.id} lost its output")
+    result: dict[str, object] = {"seed": output.seed, "finish_reason": "success"}
+    if response_format == "url":
+        return result | {"url": output.url}
+    try:
+        data = domain.bucket.get(output.bucket, output.key, max_bytes=output.bytes)
+    except InputRejected as error:
+        raise RetouchError(f"job {job.id} lost its output: {error}") from error
+    return result | {"b64_json": base64.b64encode(data).decode()}
+
+
+def _success(job: Job, result: dict[str, object]) -> JSONResponse:
+    created = job.finished_at.timestamp() if job.finished_at else time.time()
+    return JSONResponse({"created": int(created), "data": [result]})
+
+
+FAILURES = {
+    "input_rejected": (400, "request_params_invalid"),
+    "request_refused": (400, "request_params_invalid"),
+    "provider_timeout": (504, "timeout"),
+    "deadline_exceeded": (504, "timeout"),
+    "rate_limited": (429, "rate_limited"),
+}
+"""Status and type by the code of a failed job's error; any other is a 503 where trying again can help, else a 500."""
+
+
+def _failure(job: Job) -> tuple[int, str, str]:
+    if job.state not in FINAL:
+        return 504, "timeout", f"the wait is over and the job goes on: read /v1/jobs/{job.id}"
+    message = f"job {job.id}: {job.error.message if job.error else job.state}"
+    if job.state is State.FILTERED:
+        return 451, "censorship_blocked", message
+    if job.state is State.CANCELED:
+        return 409, "canceled", message
+    retryable = job.error is not None and job.error.retryable
+    other = (503, "service_unavailable") if retryable else (500, "internal_error")
+    return (*FAILURES.get(job.error.code if job.error else "", other), message)
+
+
+def _trace_id(job: Job) -> str | None:
+    told_ids = [attempt.trace_id for attempt in job.attempts if attempt.trace_id]
+    if job.error is not None and job.error.trace_id:
+        told_ids.append(job.error.trace_id)
+    return told_ids[-1] if told_ids else None
+
+
+def _give_up(domain: Domain, tenant: str, job_id: str) -> None:
+    """Cancel a job that nobody waits for, unless its edit has begun: that one is paid for, and is kept."""
+    try:
+        if domain.store.get(tenant, job_id).state in {State.QUEUED, State.WAITING}:
+            domain.planner.cancel(job_id)
+            log.info("job.given_up", job_id=job_id)
+    except (RedisError, RetouchError) as error:
+        log.info("job.not_given_up", job_id=job_id, reason=str(error))

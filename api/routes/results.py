@@ -1,0 +1,120 @@
+"""What comes out of a batch: results, refused rows, the pictures as one archive, the contact sheet: streamed."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi.responses import StreamingResponse
+
+from api.auth import CallerOf, authenticate
+from api.context import DomainOf
+from api.http import schema
+from api.http.responses import URL_LIVES_S
+from api.routes.batches import BatchId
+from api.routes.jobs import REDIRECT, redirect
+from jobs.batches.models import ENDED
+from jobs.batches.results.contact_sheet import page_name
+from jobs.batches.results.rows import csv_lines, json_line, states
+from jobs.batches.results.zip_archive import archive
+from jobs.foundation.errors import Conflict, InvalidInput, NotFound
+from jobs.storage.object_keys import record_key
+
+BLOCK = 64 * 1024
+Form = Literal["jsonl", "csv"]
+TYPES = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
+
+router = APIRouter(
+    prefix="/v1/batches", tags=["batches"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)
+)
+
+
+@router.get(
+    "/{batch_id}/results",
+    summary="Results, a row an item in manifest order",
+    responses={200: {"content": {"application/jsonl": {}, "text/csv": {}}}, **schema.problems(404, 422)},
+    response_class=StreamingResponse,
+)
+def results(
+    domain: DomainOf,
+    caller: CallerOf,
+    batch_id: BatchId,
+    form: Annotated[Form, Query(alias="format")] = "jsonl",
+    state: Annotated[str | None, Query(description="A state of a job, or `rejected`.")] = None,
+) -> Response:
+    """Every item so far; refused rows too, as `rejected`."""
+    if state is not None and state not in states():
+        raise InvalidInput.of("state", f"one of {', '.join(states())}")
+    batch = domain.batches.get(caller.tenant, batch_id)
+    found = domain.rows.entries(batch, state=state)
+    return _stream(csv_lines(found) if form == "csv" else map(json_line, found), form, f"{batch_id}-results")
+
+
+@router.get(
+    "/{batch_id}/rejects",
+    summary="The refused rows, why, and the rows themselves",
+    description="CSV: mend the rows and submit the file again as it is; the columns `rejected_…` are passed over.",
+    responses={200: {"content": {"text/csv": {}, "application/jsonl": {}}}, **schema.problems(404)},
+    response_class=StreamingResponse,
+)
+def rejects(
+    domain: DomainOf, caller: CallerOf, batch_id: BatchId, form: Annotated[Form, Query(alias="format")] = "csv"
+) -> Response:
+    """Line, field, reason and the row."""
+    batch = domain.batches.get(caller.tenant, batch_id)
+    lines = domain.rejects.json_lines(batch) if form == "jsonl" else domain.rejects.csv_lines(batch)
+    return _stream(lines, form, f"{batch_id}-rejects")
+
+
+@router.get(
+    "/{batch_id}/archive.zip",
+    summary="The pictures, named by custom_id",
+    responses={200: {"content": {"application/zip": {}}}, **schema.problems(404)},
+    response_class=StreamingResponse,
+)
+def archived(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
+    """All pictures there are now."""
+    batch = domain.batches.get(caller.tenant, batch_id)
+    headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"', "Cache-Control": "no-store"}
+    return StreamingResponse(
+        _begun(archive(domain.rows, domain.bucket, batch)), media_type="application/zip", headers=headers
+    )
+
+
+@router.get(
+    "/{batch_id}/sheet/{page}",
+    status_code=307,
+    summary="A page of the contact sheet",
+    responses={**REDIRECT, **schema.problems(404, 409)},
+    response_class=Response,
+)
+def sheet(domain: DomainOf, caller: CallerOf, batch_id: BatchId, page: Annotated[int, Path(ge=1)]) -> Response:
+    """A redirect to the page; batches that were submitted with `sheet` have one once they have ended."""
+    batch = domain.batches.get(caller.tenant, batch_id)
+    if batch.sheet and (batch.state not in ENDED or batch.results is None):
+        raise Conflict("the contact sheet is made when the batch has ended")
+    if batch.results is None or not 1 <= page <= batch.results.sheet_pages:
+        raise NotFound("no such page of a contact sheet")
+    key = record_key(batch_id, page_name(page))
+    return redirect(domain.bucket.presign_get(domain.bucket.name, key, expires_s=URL_LIVES_S))
+
+
+def _stream(lines: Iterable[bytes], form: Form, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"', "Cache-Control": "no-store"}
+    return StreamingResponse(_begun(_blocks(lines)), media_type=TYPES[form], headers=headers)
+
+
+def _begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same pieces, the first of them made now: what goes wrong at once is still answered as a problem."""
+    return chain([next(pieces, b"")], pieces)
+
+
+def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines in blocks: each is handed from a thread to the loop."""
+    held = bytearray()
+    for line in lines:
+        held += line
+        if len(held) >= BLOCK:
+            yield bytes(held)
+            held.clear()
+    yield bytes(held)

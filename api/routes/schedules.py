@@ -1,0 +1,228 @@
+"""`/v1/schedules`: batches by the clock, and what became of each run."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import CallerOf, authenticate
+from api.context import DomainOf
+from api.http import bodies, schema
+from api.http.responses import answer
+from jobs.batches.models import BatchDefaults
+from jobs.foundation.errors import NotFound
+from jobs.foundation.input_errors import validated
+from jobs.schedules.models import Run, Schedule, ScheduleChange, ScheduleRequest
+from jobs.wiring import Domain
+
+JSON_BYTES = 64 * 1024 * 1024
+"""Most bytes of a request with inline items."""
+SCHEDULE_ID = re.compile(r"sch_[0-9A-HJKMNP-TV-Z]{26}")
+RUN_ID = re.compile(r"run_[0-9A-HJKMNP-TV-Z]{26}-[0-9]{13}m?")
+EXAMPLE = {
+    "name": "nightly catalogue",
+    "cron": "30 2 * * *",
+    "timezone": "Europe/Berlin",
+    "manifest": "s3://shop/incoming/",
+    "defaults": {"prompt": "Put the product on a white background", "output_key": "shop/{custom_id}.{ext}"},
+    "overlap": "skip",
+    "catch_up_s": 7200,
+    "supersede": True,
+    "budget_usd": 25,
+}
+
+router = APIRouter(
+    prefix="/v1/schedules",
+    tags=["schedules"],
+    dependencies=[Depends(authenticate)],
+    responses=schema.problems(401, 503),
+)
+
+
+class ScheduleList(BaseModel):
+    """A page of schedules, newest first."""
+
+    data: list[Schedule]
+    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+
+
+class RunList(BaseModel):
+    """A page of runs, the latest first."""
+
+    data: list[Run]
+    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+
+
+class Listing(BaseModel):
+    """The query of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=50, ge=1, le=200)
+    cursor: str | None = Field(default=None, max_length=64)
+
+
+def known_schedule(schedule_id: Annotated[str, Path(examples=["sch_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
+    """A schedule's id; what cannot be one is not looked up.
+
+    Raises:
+        NotFound: it is none.
+    """
+    if not SCHEDULE_ID.fullmatch(schedule_id):
+        raise NotFound("no such schedule")
+    return schedule_id
+
+
+ScheduleId = Annotated[str, Depends(known_schedule)]
+
+
+def _body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """How OpenAPI describes a body that the route reads itself, within bounds."""
+    fields = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    fields.pop("$defs", None)
+    fields["properties"]["defaults"] = {
+        **BatchDefaults.model_json_schema(),
+        "description": "What all items share; `reuse` is on unless it says false.",
+    }
+    fields["properties"].pop("not_before", None)
+    described = {
+        "cron": "Five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.",
+        "timezone": "IANA name of the clock that `cron` means.",
+        "manifest": "`s3://bucket/key`, `https://…`, or `s3://bucket/prefix/` for every picture under it.",
+        "items": "Up to 10,000 rows instead of a manifest.",
+        "only_changed": "Of a prefix: only pictures that are new or changed since their last success.",
+        "overlap": "What becomes of a run that is due while the one before goes on.",
+        "catch_up_s": "Ticks missed in a downtime longer ago than so many seconds are recorded and not made up for.",
+        "ends_at": "No run is due after this moment.",
+        "supersede": "Waiting jobs of the same `custom_id` give way; results become versions under their keys.",
+    }
+    for name, text in described.items():
+        fields["properties"][name]["description"] = text
+    return {"required": True, "content": {"application/json": {"schema": fields, "example": example}}}
+
+
+async def _json(request: Request) -> bytes:
+    kind = bodies.media_type(request)
+    if not bodies.is_json(kind):
+        raise bodies.unsupported(kind, "application/json")
+    return await bodies.read_body(request, JSON_BYTES)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Schedule,
+    summary="Make a schedule",
+    description=(
+        "Each run is a batch. Ticks are fired by the workers, each once. A local time that a change of the clocks "
+        "leaves out fires once after the gap, one that comes twice fires once; with `*` before minute or hour, "
+        "an expression follows time as it passes."
+    ),
+    responses=schema.problems(413, 415, 422),
+    openapi_extra={"requestBody": _body(ScheduleRequest, EXAMPLE)},
+)
+async def create(request: Request, domain: DomainOf, caller: CallerOf) -> Response:
+    """Make a schedule of the caller's."""
+    body = await _json(request)
+    made = await run_in_threadpool(_create, domain, caller.tenant, body)
+    return answer(made, 201, {"Location": f"/v1/schedules/{made.id}"})
+
+
+def _create(domain: Domain, tenant: str, body: bytes) -> Schedule:
+    return domain.schedule_submission.create(validated(ScheduleRequest.model_validate_json, body), tenant=tenant)
+
+
+@router.get("", response_model=ScheduleList, summary="List schedules", responses=schema.problems(422))
+def list_schedules(domain: DomainOf, caller: CallerOf, wanted: Annotated[Listing, Query()]) -> Response:
+    """A page of the caller's schedules."""
+    page = domain.schedules.page(caller.tenant, limit=wanted.limit, cursor=wanted.cursor)
+    return answer(ScheduleList.model_construct(data=page.data, next_cursor=page.next_cursor))
+
+
+@router.get("/{schedule_id}", response_model=Schedule, summary="Read a schedule", responses=schema.problems(404))
+def read(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """The schedule as it is now."""
+    return answer(domain.schedules.get(caller.tenant, schedule_id))
+
+
+@router.patch(
+    "/{schedule_id}",
+    response_model=Schedule,
+    summary="Change a schedule",
+    description="What is left out stays; what is null goes. Open runs stay what they are.",
+    responses=schema.problems(404, 409, 413, 415, 422),
+    openapi_extra={"requestBody": _body(ScheduleChange, {"cron": "0 4 * * 1-5"})},
+)
+async def change(request: Request, domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Change what is given."""
+    body = await _json(request)
+    return answer(await run_in_threadpool(_change, domain, caller.tenant, schedule_id, body))
+
+
+def _change(domain: Domain, tenant: str, schedule_id: str, body: bytes) -> Schedule:
+    return domain.schedule_submission.change(tenant, schedule_id, validated(ScheduleChange.model_validate_json, body))
+
+
+@router.delete(
+    "/{schedule_id}", status_code=204, summary="Delete a schedule and its runs", responses=schema.problems(404)
+)
+def delete(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Delete it; batches that it made go on."""
+    domain.schedule_submission.delete(caller.tenant, schedule_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{schedule_id}/run",
+    status_code=202,
+    response_model=Run,
+    summary="Run a schedule now",
+    description="Beside its ticks, also while it is paused. 409 where a run goes on and `overlap` is `skip`.",
+    responses=schema.problems(404, 409),
+)
+def run_now(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Make a run."""
+    run = domain.schedules.run_now(caller.tenant, schedule_id)
+    domain.chore_publisher.publish_due()
+    return answer(run, 202, {"Location": f"/v1/schedules/{schedule_id}/runs/{run.id}"})
+
+
+@router.post(
+    "/{schedule_id}/pause", response_model=Schedule, summary="Pause a schedule", responses=schema.problems(404, 409)
+)
+def pause(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Nothing more is due; a run that goes on goes on."""
+    return answer(domain.schedules.pause(caller.tenant, schedule_id))
+
+
+@router.post(
+    "/{schedule_id}/resume", response_model=Schedule, summary="Resume a schedule", responses=schema.problems(404, 409)
+)
+def resume(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Go on with the next tick; those of the pause are not made up for."""
+    return answer(domain.schedules.resume(caller.tenant, schedule_id))
+
+
+@router.get(
+    "/{schedule_id}/runs",
+    response_model=RunList,
+    summary="List a schedule's runs",
+    description="The latest first, with their batches, counts and cost; the newest 500 are kept.",
+    responses=schema.problems(404, 422),
+)
+def list_runs(
+    domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId, wanted: Annotated[Listing, Query()]
+) -> Response:
+    """A page of runs, skipped and missed ones too."""
+    page = domain.runs.page(caller.tenant, schedule_id, limit=wanted.limit, cursor=wanted.cursor)
+    return answer(RunList.model_construct(data=page.data, next_cursor=page.next_cursor))
+
+
+@router.get("/{schedule_id}/runs/{run_id}", response_model=Run, summary="Read a run", responses=schema.problems(404))
+def read_run(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId, run_id: str) -> Response:
+    """The run as it is now."""
+    if not RUN_ID.fullmatch(run_id):
+        raise NotFound("no such run")
+    return answer(domain.runs.get(caller.tenant, schedule_id, run_id))

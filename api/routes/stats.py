@@ -1,0 +1,22 @@
+"""`/v1/stats`: how many jobs are where, how fast they go, and, for operators, how the fleet is doing."""
+
+from fastapi import APIRouter, Depends
+
+from api.auth import CallerOf, authenticate
+from api.context import DomainOf
+from api.http import schema
+from jobs.operations.stats import StatsReport
+
+router = APIRouter(
+    prefix="/v1/stats", tags=["stats"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)
+)
+
+
+@router.get("", summary="Counts and rates")
+def read_stats(domain: DomainOf, caller: CallerOf) -> StatsReport:
+    """The caller's own counts under `tenant`; with an admin key also those of the whole fleet under `fleet`.
+
+    `fleet` has models with their window, pace, counts, lanes and rates of the last minute and hour, the live workers,
+    webhook deliveries, rows of manifests, cost, and Redis's memory.
+    """
+    return domain.stats.report(caller.tenant, fleet=caller.admin)

@@ -1,0 +1,49 @@
+"""`/v1/uploads`: a place in the bucket to put a picture, before it is submitted."""
+
+import mimetypes
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Response
+
+from api.auth import CallerOf, authenticate
+from api.context import DomainOf
+from api.http import schema
+from api.http.responses import URL_LIVES_S, UploadRequest, UploadTarget, answer
+from jobs.foundation.ids import new_id
+from jobs.storage.object_keys import upload_key
+
+router = APIRouter(
+    prefix="/v1/uploads", tags=["uploads"], dependencies=[Depends(authenticate)], responses=schema.problems(401)
+)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=UploadTarget,
+    summary="Get a place to put a picture",
+    description=(
+        "A presigned PUT and the `s3://` address to submit. Nothing passes through the API, so it suits large "
+        f"pictures. The URL lives {URL_LIVES_S} seconds."
+    ),
+)
+def create_upload(
+    domain: DomainOf, caller: CallerOf, wanted: Annotated[UploadRequest | None, Body()] = None
+) -> Response:
+    """Name an object of the tenant's own and presign its PUT."""
+    wanted = wanted or UploadRequest()
+    last = PurePosixPath((wanted.filename or "").replace("\\", "/")).name
+    name = last or "picture" + (mimetypes.guess_extension(wanted.media_type or "") or "")
+    key = upload_key(caller.tenant, new_id("upl"), name)
+    bucket = domain.bucket.name
+    url = domain.bucket.presign_put(bucket, key, media_type=wanted.media_type, expires_s=URL_LIVES_S)
+    target = UploadTarget(
+        url=url,
+        headers={"Content-Type": wanted.media_type} if wanted.media_type else {},
+        image=f"s3://{bucket}/{key}",
+        expires_at=datetime.now(UTC) + timedelta(seconds=URL_LIVES_S),
+        max_bytes=domain.settings.max_upload_bytes,
+    )
+    return answer(target, 201)

@@ -1,0 +1,1 @@
+"""`make chaos`: parts are killed at random under load, and an audit follows."""

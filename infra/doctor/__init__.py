@@ -1,0 +1,1 @@
+"""`retouch doctor`: checks of every part, and what to do about each fault."""

@@ -1,0 +1,1 @@
+"""Batches: from a manifest to jobs, and from jobs to results."""

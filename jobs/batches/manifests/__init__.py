@@ -1,0 +1,1 @@
+"""Reading manifests: CSV, JSONL, spreadsheets and OpenAI's batch lines."""

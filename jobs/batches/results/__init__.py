@@ -1,0 +1,1 @@
+"""What a batch leaves: results, rejects, contact sheet and archive."""

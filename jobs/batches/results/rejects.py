@@ -1,0 +1,93 @@
+"""The refused rows with the rows themselves, so that one mends them and submits only those."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from typing import IO, Any
+
+from jobs.batches.commands import Batches
+from jobs.batches.manifests.columns import FIELDS, REJECTED_PREFIX, ManifestFault
+from jobs.batches.manifests.reader import MAX_FIELD, Row, read_rows
+from jobs.batches.models import Batch, Reject
+from jobs.batches.results.rows import csv_line
+from jobs.foundation.errors import NotFound
+from jobs.storage.bucket import Bucket
+from jobs.storage.object_keys import manifest_key
+from jobs.storage.streams import read_pieces
+
+ABOUT = tuple(f"{REJECTED_PREFIX}{name}" for name in ("line", "field", "reason"))
+"""Columns of ours; a manifest may have them, and they are passed over when it is read."""
+MOST_COLUMNS = 200
+
+
+class RejectFiles:
+    """Writes the refused rows of batches, each with the row as it was submitted.
+
+    Args:
+        batches: their records.
+        bucket: where their manifests are.
+    """
+
+    def __init__(self, batches: Batches, bucket: Bucket) -> None:
+        self._batches = batches
+        self._bucket = bucket
+
+    def csv_lines(self, batch: Batch) -> Iterator[bytes]:
+        """The refused rows as CSV: line, field and reason, then the row as it was written."""
+        with tempfile.TemporaryFile() as manifest:
+            self._fetch(batch, manifest)
+            names: dict[str, None] = {}
+            for _, fields in self._pairs(batch, manifest):
+                for name in _flat(fields):
+                    if len(names) < MOST_COLUMNS:
+                        names[name] = None
+            order = sorted(names, key=lambda name: (name != "custom_id", name != "image", name not in FIELDS, name))
+            yield b"\xef\xbb\xbf" + csv_line([*ABOUT, *order])
+            for reject, fields in self._pairs(batch, manifest):
+                flat = _flat(fields)
+                where = "; ".join(dict.fromkeys(one["field"] for one in reject.errors if one["field"]))
+                why = "; ".join(one["message"] for one in reject.errors)
+                yield csv_line([str(reject.line), where, why, *(flat.get(name, "") for name in order)])
+
+    def json_lines(self, batch: Batch) -> Iterator[bytes]:
+        """The same as JSONL: row, line, custom_id, errors and the row's fields."""
+        with tempfile.TemporaryFile() as manifest:
+            self._fetch(batch, manifest)
+            for reject, fields in self._pairs(batch, manifest):
+                text = json.dumps({**reject.model_dump(), "fields": fields}, ensure_ascii=False)
+                yield text.encode(errors="replace") + b"\n"
+
+    def _fetch(self, batch: Batch, manifest: IO[bytes]) -> None:
+        try:
+            for piece in read_pieces(self._bucket, self._bucket.name, manifest_key(batch.tenant, batch.id)):
+                manifest.write(piece)
+        except NotFound:
+            return  # a prefix has none, and one that was deleted takes the rows along, not the reasons
+
+    def _pairs(self, batch: Batch, manifest: IO[bytes]) -> Iterator[tuple[Reject, dict[str, Any]]]:
+        """Each refusal with its row's fields; both come in the order of rows."""
+        with closing(read_rows(manifest)) as rows:
+            row: Row | None = None
+            for reject in self._batches.rejects(batch.id):
+                try:
+                    while row is None or row.number < reject.row:
+                        row = next(rows)
+                except (StopIteration, ManifestFault):
+                    row = Row(reject.row, reject.line, {"custom_id": reject.custom_id} if reject.custom_id else {})
+                yield reject, row.fields if row.number == reject.row else {}
+
+
+def _flat(fields: dict[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in fields.items():
+        if name == "metadata" and isinstance(value, dict):
+            flat |= {f"metadata.{entry}": _text(text) for entry, text in value.items()}
+        else:
+            flat[name] = _text(value)
+    return flat
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_FIELD else text[: MAX_FIELD - 1] + "…"

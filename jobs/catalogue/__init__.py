@@ -1,0 +1,1 @@
+"""The edit models that are configured, and how each one is doing."""

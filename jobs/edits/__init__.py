@@ -1,0 +1,1 @@
+"""Single jobs: submitting, reading, reusing equal edits, versions of outputs."""

@@ -1,0 +1,1 @@
+"""Events: their types, their filters, and the outbox that they are written to."""

@@ -1,0 +1,1 @@
+"""Pictures: probing their format and size, and reading them out of `data:` URLs."""

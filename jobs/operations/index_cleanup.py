@@ -1,0 +1,59 @@
+"""Indexes are tidied: records expire by themselves, their places in sorted sets do not.
+
+The indexes are walked a stretch at a time, round and round; where a walk has come to is kept in the store, so that any
+process may take the next step. What is gone cannot come back, so two that step at once do no harm.
+"""
+
+from collections.abc import Iterator
+
+from redis import Redis
+
+from jobs.foundation.job_states import FINAL
+from jobs.foundation.redis_keys import Keys
+
+STRETCH = 1000
+
+
+class Tidying:
+    """Removes from the indexes what has expired.
+
+    Args:
+        redis: a client that decodes answers.
+        keys: names of the keys.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    def step(self, *, stretch: int = STRETCH) -> int:
+        """Look at the next `stretch` members of each index; returns how many were removed.
+
+        Raises:
+            redis.exceptions.RedisError: the store does not answer.
+        """
+        return sum(self._tidy(index, stretch) for index in self._indexes())
+
+    def _indexes(self) -> Iterator[str]:
+        for tenant in sorted(str(name) for name in self._redis.smembers(self._keys.tenants)):
+            for state in sorted(FINAL):
+                yield self._keys.index(tenant, state)
+            yield self._keys.customs(tenant)
+            yield self._keys.batches(tenant)
+
+    def _tidy(self, index: str, stretch: int) -> int:
+        after = self._redis.hget(self._keys.tidied, index)
+        low = f"({after!s}" if after else "-"
+        members = [str(member) for member in self._redis.zrangebylex(index, low, "+", start=0, num=stretch)]
+        if len(members) < stretch:
+            self._redis.hdel(self._keys.tidied, index)
+        else:
+            self._redis.hset(self._keys.tidied, index, members[-1])
+        if not members:
+            return 0
+        pipe = self._redis.pipeline(transaction=False)
+        for member in members:
+            # The index of custom_ids has the job's key after a zero byte; the others have nothing but a key.
+            pipe.exists(member.rpartition("\0")[2])
+        gone = [member for member, there in zip(members, pipe.execute(), strict=True) if not there]
+        return int(self._redis.zrem(index, *gone)) if gone else 0

@@ -1,0 +1,1 @@
+"""Publishing to Celery: edits, deliveries and background tasks."""

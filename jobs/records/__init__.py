@@ -1,0 +1,1 @@
+"""The records of a job and how they are stored."""

@@ -1,0 +1,267 @@
+"""The records: what is submitted, what a job is, what its attempts left. All frozen."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+)
+
+from jobs.foundation.job_states import State
+
+Priority = Literal["high", "normal", "low"]
+WEIGHTS: dict[str, int] = {"high": 16, "normal": 4, "low": 1}
+"""A lane's part of its tenant's share, by priority."""
+
+OUTPUT_KEY_FIELDS = ("custom_id", "job_id", "batch_id", "ext")
+MAX_METADATA = 32
+
+
+class Record(BaseModel):
+    """The base of every record: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
+
+
+def _rfc3339(value: object) -> object:
+    # Left to itself, "1700000000" would be read as seconds since 1970.
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and _DATE.match(value):
+        return datetime.fromisoformat(value.upper())
+    raise ValueError("a date, `T`, a time and its offset, as in 2026-11-22T18:30:00+01:00")
+
+
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be between the years 1 and 9999 in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
+"""A moment with its offset (RFC 3339), kept in UTC."""
+CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class EditParameters(Record):
+    """What the edit shall be. Ranges depend on the model and are checked by the catalogue."""
+
+    prompt: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    cfg_scale: float | None = None
+    negative_prompt: str | None = None
+    text_mode: bool | None = None
+    size: str | None = None
+    quality: str | None = None
+    background: str | None = None
+    output_format: str | None = None
+
+
+class JobFields(EditParameters):
+    """The fields that a job, a batch's defaults and a manifest's row have in common."""
+
+    model: str | None = None
+    priority: Priority = "normal"
+    metadata: dict[str, str] = Field(default_factory=dict)
+    not_before: Moment | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
+    output_key: str | None = None
+    webhook_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    reuse: bool | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_small(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) > MAX_METADATA:
+            raise ValueError(f"at most {MAX_METADATA} entries")
+        for name, text in value.items():
+            if not 0 < len(name) <= 64 or len(text) > 512:
+                raise ValueError(f"entry {name[:64]!r}: names have 1 to 64 characters, values at most 512")
+        return value
+
+    @field_validator("output_key")
+    @classmethod
+    def _output_key_is_a_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_output_key(value)
+        return value
+
+
+class JobRequest(JobFields):
+    """One edit as it is submitted: `POST /v1/jobs`, a batch's item, or a manifest's row."""
+
+    image: str | None = None
+    custom_id: CustomId | None = None
+
+
+class JobSpec(JobRequest):
+    """A request that was accepted: the model is named, the seed is chosen, the picture is an address.
+
+    Attributes:
+        seed_given: the user chose the seed, so that another one would be another edit.
+    """
+
+    traceparent: str | None = None
+    seed_given: bool = False
+
+
+class Input(Record):
+    """The picture to edit. All but `image` are known once it was read."""
+
+    image: str
+    sha256: str | None = None
+    bytes: int | None = None
+    media_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+class Output(Record):
+    """The kept result. `url` is presigned when it is read, and never stored.
+
+    Attributes:
+        reused: it was taken from an equal edit that was finished before, and cost nothing.
+        version: of the object under its key, counted from 1; over 1 where the batch supersedes.
+        previous: the key under which the version before is kept.
+    """
+
+    bucket: str
+    key: str
+    sha256: str
+    bytes: int
+    media_type: str
+    width: int
+    height: int
+    seed: int | None = None
+    reused: bool = False
+    version: int = 1
+    previous: str | None = None
+    url: str | None = None
+
+
+class JobError(Record):
+    """Why a job ended without a result."""
+
+    code: str
+    message: str
+    retryable: bool
+    provider_status: int | None = None
+    trace_id: str | None = None
+
+
+Outcome = Literal[
+    "succeeded",
+    "filtered",
+    "failed",
+    "retry",
+    "rate_limited",
+    "parked",
+    "handed_back",
+    "lease_lost",
+    "canceled",
+]
+
+
+class Attempt(Record):
+    """One try of a job, as its log tells it."""
+
+    number: int
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+    outcome: Outcome
+    message: str | None = None
+    trace_id: str | None = None
+
+
+class Checkpoint(Record):
+    """The provider's answer, recorded before anything else is done with it.
+
+    Attributes:
+        kind: `url` where the provider holds the result, `kept` where its bytes came with the answer.
+        url: absolute address of the result (`url`).
+        bucket, key, sha256: where the bytes were to be put, and what they must hash to (`kept`).
+        seed: the seed the provider says it used.
+        at: when the answer came.
+        attempt: the attempt that bought it.
+        trace_id: the provider's own name for the call.
+    """
+
+    kind: Literal["url", "kept"]
+    url: str | None = None
+    bucket: str | None = None
+    key: str | None = None
+    sha256: str | None = None
+    seed: int | None = None
+    at: Moment
+    attempt: int
+    trace_id: str | None = None
+
+
+class Job(EditParameters):
+    """A job as the API shows it."""
+
+    id: str
+    state: State
+    tenant: str = Field(exclude=True)
+    model: str
+    custom_id: str | None = None
+    batch_id: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    priority: Priority = "normal"
+    input: Input
+    output: Output | None = None
+    error: JobError | None = None
+    attempts: list[Attempt] = Field(default_factory=list)
+    cost_usd: float = 0.0
+    created_at: Moment
+    not_before: Moment | None = None
+    deadline_s: float | None = None
+    output_key: str | None = None
+    webhook_url: str | None = None
+    reuse: bool | None = None
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+
+    def with_output_url(self, url: str) -> Self:
+        """The same job, its output reachable at `url`."""
+        if self.output is None:
+            return self
+        return self.model_copy(update={"output": self.output.model_copy(update={"url": url})})
+
+
+def check_output_key(template: str) -> None:
+    """Refuse an `output_key` template that could not become an object's key.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    names = re.findall(r"\{([^{}]*)\}", template)
+    unknown = sorted(set(names) - set(OUTPUT_KEY_FIELDS))
+    if unknown:
+        known = ", ".join(f"{{{name}}}" for name in OUTPUT_KEY_FIELDS)
+        raise ValueError(f"unknown placeholder {{{unknown[0]}}}: use {known}")
+    rest = re.sub(r"\{[^{}]*\}", "x", template)
+    if "{" in rest or "}" in rest:
+        raise ValueError("a brace is not closed")
+    if not rest or len(template) > 512:
+        raise ValueError("between 1 and 512 characters")
+    path = rest.removeprefix("s3://")
+    if (
+        path.startswith("/")
+        or any(part in {"", ".", ".."} for part in path.split("/"))
+        or re.search(r"[\x00-\x1f\x7f\\]", path)
+    ):
+        raise ValueError("a key has no empty, '.' or '..' part, no backslash, and does not begin or end with '/'")

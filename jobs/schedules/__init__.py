@@ -1,0 +1,1 @@
+"""Schedules: batches that start by the clock."""

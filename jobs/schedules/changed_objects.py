@@ -1,0 +1,175 @@
+"""What a run takes of its prefix: the pictures that are new or changed since their last success."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import IO
+
+from redis import Redis
+
+from jobs.batches.commands import Batches
+from jobs.batches.ingest import PICTURES
+from jobs.catalogue.catalogue import Catalogue
+from jobs.foundation.errors import NotFound
+from jobs.foundation.ids import batch_job_id
+from jobs.foundation.job_states import State
+from jobs.foundation.redis_keys import Keys
+from jobs.queueing.background_tasks import Lost
+from jobs.records.job_models import EditParameters
+from jobs.schedules.models import ScheduleTemplate
+from jobs.schedules.seen_objects import Mark, Seen, mark_of
+from jobs.storage.bucket import Bucket, Listed
+from jobs.storage.object_keys import manifest_key
+from jobs.storage.streams import PIECE, put_pieces, read_pieces
+
+STRETCH = 1000
+"""Pictures that are compared at a time: a page of the listing."""
+_RECIPE = (*EditParameters.model_fields, "model", "output_key")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a listing came to.
+
+    Attributes:
+        listed: pictures under the prefix.
+        changed: those that are new or changed.
+    """
+
+    listed: int
+    changed: int
+
+
+def marks_key(tenant: str, batch_id: str) -> str:
+    """The key of the marks of a batch's rows, beside its manifest."""
+    return manifest_key(tenant, batch_id).removesuffix("manifest") + "marks"
+
+
+class ChangedObjects:
+    """Finds the pictures of a prefix that are new or changed, and remembers those that succeeded.
+
+    Args:
+        redis: a client that decodes answers.
+        keys: names of the keys.
+        catalogue: the models.
+        bucket: lists prefixes, and keeps manifests and marks.
+        batches: records of the batches.
+        seen: what each schedule has seen.
+    """
+
+    def __init__(
+        self, redis: Redis, keys: Keys, *, catalogue: Catalogue, bucket: Bucket, batches: Batches, seen: Seen
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._catalogue = catalogue
+        self._bucket = bucket
+        self._batches = batches
+        self._seen = seen
+
+    def save_changed(
+        self,
+        template: ScheduleTemplate,
+        *,
+        schedule_id: str,
+        tenant: str,
+        batch_id: str,
+        check: Callable[[], None],
+    ) -> Taken:
+        """List a prefix and keep a manifest of what is new or changed, and the marks of its rows, in the bucket.
+
+        It holds one page of the listing in memory, and the changed objects in two temporary files. A second call
+        lists again and overwrites both objects. Nothing else is written until the batch begins.
+
+        Args:
+            template: its source is a prefix.
+            schedule_id: whose.
+            tenant: on whose behalf.
+            batch_id: the batch that the manifest is for.
+            check: called after each page; raises where another is at it by now.
+
+        Raises:
+            jobs.queueing.background_tasks.Lost: another worker was faster.
+            Unavailable, redis.exceptions.RedisError: a store does not answer.
+        """
+        bucket, _, prefix = (template.manifest or "").removeprefix("s3://").partition("/")
+        recipe = self.recipe_of(template)
+        listed = changed = 0
+        with tempfile.TemporaryFile() as rows, tempfile.TemporaryFile() as marks:
+            pictures = self._pictures(bucket, prefix)
+            while page := list(islice(pictures, STRETCH)):
+                check()
+                listed += len(page)
+                found = [mark_of(one, recipe) for one in page]
+                for one, mark, known in zip(page, found, self._seen.known(schedule_id, found), strict=True):
+                    if not known:
+                        changed += 1
+                        rows.write(_row(bucket, prefix, one.key))
+                        marks.write(mark.line.encode() + b"\n")
+            check()
+            if self._batches.state(batch_id) is not None:
+                raise Lost(f"{batch_id} was begun by another worker")
+            if changed:
+                # The manifest comes last: where it lies, its marks do.
+                self._put(marks_key(tenant, batch_id), marks)
+                self._put(manifest_key(tenant, batch_id), rows)
+        return Taken(listed, changed)
+
+    def record_successes(self, *, schedule_id: str, tenant: str, batch_id: str, check: Callable[[], None]) -> None:
+        """Remember what the batch's successful rows were when they were listed. Doing it again changes nothing.
+
+        A picture that changed between its listing and its edit differs from what is remembered: the next run takes it.
+
+        Raises:
+            Unavailable, redis.exceptions.RedisError: a store does not answer.
+        """
+        with self._marks(tenant, batch_id) as marks:
+            row = 1
+            while stretch := list(islice(marks, STRETCH)):
+                check()
+                pipe = self._redis.pipeline(transaction=False)
+                for number in range(row, row + len(stretch)):
+                    pipe.hget(self._keys.job(batch_job_id(batch_id, number)), "state")
+                states = pipe.execute()
+                ended = [mark for mark, state in zip(stretch, states, strict=True) if state == State.SUCCEEDED]
+                self._seen.record(schedule_id, ended)
+                row += len(stretch)
+
+    def _pictures(self, bucket: str, prefix: str) -> Iterator[Listed]:
+        for one in self._bucket.list_objects(bucket, prefix):
+            if PurePosixPath(one.key).suffix.lower() in PICTURES:
+                yield one
+
+    def recipe_of(self, template: ScheduleTemplate) -> str:
+        """What decides how a result looks and where it goes: with another prompt every picture is new."""
+        told = template.defaults.model_dump(mode="json", include=set(_RECIPE), exclude_defaults=True)
+        told["model"] = self._catalogue.get(template.defaults.model).name
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def _put(self, key: str, file: IO[bytes]) -> None:
+        file.seek(0)
+        pieces = iter(lambda: file.read(PIECE), b"")
+        put_pieces(self._bucket, self._bucket.name, key, pieces, media_type="application/octet-stream")
+
+    @contextmanager
+    def _marks(self, tenant: str, batch_id: str) -> Iterator[Iterator[Mark]]:
+        """The marks of a batch's rows; none where it has none."""
+        with tempfile.TemporaryFile() as file:
+            try:
+                for piece in read_pieces(self._bucket, self._bucket.name, marks_key(tenant, batch_id)):
+                    file.write(piece)
+            except NotFound:
+                file.truncate(0)
+            file.seek(0)
+            yield (Mark.read(line.decode().rstrip("\n")) for line in file)
+
+
+def _row(bucket: str, prefix: str, key: str) -> bytes:
+    # As the ingest of a whole prefix names its rows.
+    row = {"custom_id": key.removeprefix(prefix)[-256:], "image": f"s3://{bucket}/{key}"}
+    return json.dumps(row).encode() + b"\n"

@@ -1,0 +1,242 @@
+"""What a schedule and its runs are, as they are submitted and as the API shows them."""
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+from ulid import ULID
+
+from jobs.batches.models import MAX_ITEMS, BatchDefaults, BatchOptions, Budget, Counts
+from jobs.records.job_models import Moment, Priority, Record
+from jobs.schedules.cron import parse_expression, parse_zone
+
+Overlap = Literal["skip", "queue", "cancel_previous"]
+CATCH_UP_S = 3600.0
+LONGEST_CATCH_UP_S = 7 * 86_400.0
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Address = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+CatchUp = Annotated[float, Field(ge=0, le=LONGEST_CATCH_UP_S)]
+Items = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+class ScheduleTemplate(BatchOptions):
+    """What a schedule is told, all but inline items: those lie in the bucket.
+
+    Attributes:
+        cron: five fields, or `@daily` and the like; see `jobs.schedules.cron`.
+        timezone: IANA name of the clock that `cron` means.
+        manifest: `s3://bucket/key`, `https://…`, or `s3://bucket/prefix/` for every picture under it.
+        only_changed: of a prefix: only pictures that are new or changed since their last success.
+        overlap: what becomes of a run that is due while the one before goes on.
+        catch_up_s: after a downtime, ticks missed longer ago than this many seconds are recorded and not made up for.
+        ends_at: no run is due after this moment.
+        trial, budget_usd, webhook_url, metadata, …: of each run's batch.
+    """
+
+    name: Name
+    cron: str
+    timezone: str = "UTC"
+    manifest: Address | None = None
+    only_changed: bool = True
+    overlap: Overlap = "skip"
+    catch_up_s: CatchUp = CATCH_UP_S
+    ends_at: Moment | None = None
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_fires(cls, value: str) -> str:
+        return parse_expression(value)
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_is_known(cls, value: str) -> str:
+        parse_zone(value)
+        return value
+
+    @field_validator("not_before", "defaults")
+    @classmethod
+    def _starts_when_due(cls, value: object) -> object:
+        if isinstance(value, datetime) or (isinstance(value, BatchDefaults) and value.not_before is not None):
+            raise ValueError("a schedule's jobs may start when their run is due: it takes no not_before")
+        return value
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether its source is every picture under a prefix."""
+        return is_prefix(self.manifest)
+
+
+class ScheduleRequest(ScheduleTemplate):
+    """`POST /v1/schedules`: items, or the address of a manifest or prefix."""
+
+    items: Items | None = None
+    paused: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.items is None) == (self.manifest is None):
+            raise ValueError("either items or a manifest")
+        return self
+
+
+class ScheduleChange(Record):
+    """`PATCH /v1/schedules/{id}`: what is left out stays, what is null goes."""
+
+    name: Name | None = None
+    cron: str | None = None
+    timezone: str | None = None
+    items: Items | None = None
+    manifest: Address | None = None
+    only_changed: bool | None = None
+    overlap: Overlap | None = None
+    catch_up_s: CatchUp | None = None
+    ends_at: Moment | None = None
+    defaults: BatchDefaults | None = None
+    trial: int | None = None
+    trial_sample: Literal["first", "random"] | None = None
+    budget_usd: Budget | None = None
+    priority: Priority | None = None
+    webhook_url: str | None = None
+    webhook_events: list[str] | None = None
+    webhook_digest_s: float | None = None
+    metadata: dict[str, str] | None = None
+    sheet: bool | None = None
+    supersede: bool | None = None
+
+
+class ScheduleState(StrEnum):
+    """Whether a schedule fires."""
+
+    ACTIVE = "active"
+    """It is due at its next tick."""
+    PAUSED = "paused"
+    """Nothing is due until it is resumed; ticks in between are nobody's."""
+    ENDED = "ended"
+    """Its end date is over."""
+
+
+class RunState(StrEnum):
+    """What became of a run."""
+
+    DUE = "due"
+    """Its batch is being made."""
+    QUEUED = "queued"
+    """It waits for the run before."""
+    RUNNING = "running"
+    """Its batch goes on."""
+    COMPLETED = "completed"
+    """Its batch has ended; `counts` and `cost_usd` say how."""
+    UNCHANGED = "unchanged"
+    """Nothing was new or changed: there is no batch."""
+    CANCELED = "canceled"
+    """Its batch was canceled, or a later run took its place."""
+    FAILED = "failed"
+    """It has no batch, or one without a row that can be edited; `reason` says why."""
+    SKIPPED = "skipped"
+    """The run before had not ended."""
+    MISSED = "missed"
+    """It was due during a downtime, longer ago than the catch-up window."""
+
+
+FINAL_RUNS = frozenset(RunState) - {RunState.DUE, RunState.QUEUED, RunState.RUNNING}
+
+
+class Run(Record):
+    """One run of a schedule.
+
+    Attributes:
+        scheduled_at: its tick; of a manual run the moment it was asked for.
+        trigger: `cron` or `manual`.
+        reason: why it is what it is, where that needs words.
+        waits_for: what keeps its batch from being made.
+        listed, unchanged: of a prefix with `only_changed`: pictures found, and those that were left out.
+        counts, cost_usd: of its batch, as it is now.
+    """
+
+    id: str
+    schedule_id: str
+    schedule_name: str | None = None
+    state: RunState
+    trigger: Literal["cron", "manual"]
+    scheduled_at: Moment
+    batch_id: str | None = None
+    reason: str | None = None
+    waits_for: str | None = None
+    listed: int | None = None
+    unchanged: int | None = None
+    counts: Counts | None = None
+    cost_usd: float = 0.0
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+
+
+class RunTotals(Record):
+    """How a schedule's runs ended, since ever."""
+
+    completed: int = 0
+    unchanged: int = 0
+    canceled: int = 0
+    failed: int = 0
+    skipped: int = 0
+    missed: int = 0
+
+
+class Schedule(Record):
+    """A schedule as the API shows it.
+
+    Attributes:
+        items_count: how many inline items there are; None where its source is a manifest or a prefix.
+        next_run_at: when it is due next; None where it is not active.
+        next_runs: the first few moments it will be due.
+        current_run: id of the run that goes on.
+    """
+
+    id: str
+    tenant: str = Field(exclude=True)
+    name: str
+    state: ScheduleState
+    cron: str
+    timezone: str
+    manifest: str | None = None
+    items_count: int | None = None
+    only_changed: bool
+    overlap: Overlap
+    catch_up_s: float
+    ends_at: Moment | None = None
+    supersede: bool = False
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    trial: int | None = None
+    trial_sample: Literal["first", "random"] | None = None
+    budget_usd: float | None = None
+    priority: Priority | None = None
+    webhook_url: str | None = None
+    webhook_events: list[str] | None = None
+    webhook_digest_s: float | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    sheet: bool = False
+    next_run_at: Moment | None = None
+    next_runs: list[Moment] = Field(default_factory=list)
+    current_run: str | None = None
+    runs: RunTotals = RunTotals()
+    created_at: Moment
+
+
+def is_prefix(manifest: str | None) -> bool:
+    """Whether an address means every picture under it: it ends with `/`, or names a bucket alone."""
+    if manifest is None or not manifest.startswith("s3://"):
+        return False
+    _, slash, key = manifest[5:].partition("/")
+    return not slash or not key or key.endswith("/")
+
+
+def run_id(schedule_id: str, tick_ms: int, *, manual: bool = False) -> str:
+    """The id of the run of a tick: the same, whoever makes it."""
+    return f"run_{schedule_id.removeprefix('sch_')}-{tick_ms:013d}{'m' * manual}"
+
+
+def batch_id_of(run: str, made_ms: int) -> str:
+    """The id of a run's batch, from what the run's record says: the same, whoever makes it."""
+    return f"bat_{ULID.from_bytes(made_ms.to_bytes(6, 'big') + hashlib.sha256(run.encode()).digest()[:10])}"

@@ -1,0 +1,1 @@
+"""Webhook endpoints, the routing of events to them, and deliveries."""

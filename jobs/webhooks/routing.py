@@ -1,0 +1,181 @@
+"""Whom an event is told to: the tenant's endpoints whose filters match, and what a job or batch named itself."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis import Redis
+
+from jobs.events.outbox import PING, Event, matches, wants_jobs
+from jobs.foundation.ids import batch_of
+from jobs.foundation.redis_keys import Keys
+from jobs.webhooks.delivery_models import DeliveryState
+
+BATCH_DEFAULT = ("batch.*",)
+"""What a batch's `webhook_url` hears of unless the batch asks for more."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One address of an event.
+
+    Attributes:
+        line_id: the line its deliveries wait in: an endpoint's id, or that of an origin.
+        card: the line's record, where it is an origin's; it is written when it is first needed.
+        url: where the line does not know it.
+        digest_s: events are collected, and told at most once in so many seconds.
+    """
+
+    line_id: str
+    card: dict[str, str] | None = None
+    url: str | None = None
+    digest_s: float = 0
+
+    @property
+    def address(self) -> dict[str, str]:
+        """The fields of a delivery that say where it goes."""
+        return {"url": self.url} if self.url else {"endpoint": self.line_id}
+
+    def delivery_id(self, ulid: str) -> str:
+        """The id of the delivery of an event to this address: the same, whoever fans the event out."""
+        digest = hashlib.sha256(f"{self.line_id}\0{self.url or ''}".encode()).hexdigest()
+        return f"dlv_{ulid}-{digest[:10]}"
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What a batch asked to be told of."""
+
+    url: str | None
+    filters: tuple[str, ...]
+    digest_s: float
+    defaults: dict[str, Any]
+
+
+class Audience:
+    """Finds an event's targets.
+
+    Args:
+        redis: a client that decodes answers.
+        keys: names of the keys.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    def of(self, event: Event) -> list[Target]:
+        """The event's targets, none twice."""
+        kind = event.type.partition(".")[0]
+        if event.only is not None:
+            return [Target(event.only)]
+        if event.type == PING:
+            return []
+        if kind == "job":
+            return self._of_job(event)
+        if kind == "batch":
+            return self._of_batch(event)
+        if kind == "schedule":
+            return self._of_run(event)
+        tenants = [event.tenant] if event.tenant else sorted(map(str, self._redis.smembers(self._keys.tenants)))
+        targets = self._endpoints(tenants, event.type)
+        return [one for one in targets if one.line_id != event.subject]
+
+    def _of_job(self, event: Event) -> list[Target]:
+        batch_id = batch_of(event.subject)
+        wish = self._wish(batch_id) if batch_id else None
+        record = json.loads(event.data)
+        spec = json.loads(record["spec"])
+        own = spec.get("webhook_url") or (wish.defaults.get("webhook_url") if wish else None)
+        targets = [self._origin(event.tenant, own)] if own else []
+        if wish is None:
+            return targets + self._endpoints([event.tenant], event.type)
+        if not matches(wish.filters, event.type):
+            return targets
+        if wish.url is not None and wish.url != own:
+            targets.append(self._origin(event.tenant, wish.url, wish.digest_s))
+        return targets + self._endpoints([event.tenant], event.type, wish.digest_s)
+
+    def _of_batch(self, event: Event) -> list[Target]:
+        wish = self._wish(event.subject)
+        told = wish.url is not None and matches(wish.filters, event.type)
+        targets = [self._origin(event.tenant, wish.url)] if told and wish.url else []
+        return targets + self._endpoints([event.tenant], event.type)
+
+    def _of_run(self, event: Event) -> list[Target]:
+        schedule = json.loads(event.data)["schedule"]
+        answer: Any = self._redis.hmget(schedule, ["webhook_url", "webhook_events"])
+        url, filters = answer
+        told = url and (not filters or matches(json.loads(filters), event.type))
+        targets = [self._origin(event.tenant, url)] if told else []
+        return targets + self._endpoints([event.tenant], event.type)
+
+    def _wish(self, batch_id: str) -> _Wish:
+        answer: Any = self._redis.hmget(
+            self._keys.batch(batch_id), ["webhook_url", "webhook_events", "webhook_digest_s", "defaults"]
+        )
+        url, events, digest_s, defaults = answer
+        return _Wish(
+            url or None,
+            tuple(json.loads(events)) if events else BATCH_DEFAULT,
+            float(digest_s or 0),
+            json.loads(defaults) if defaults else {},
+        )
+
+    def _endpoints(self, tenants: Iterable[str], event_type: str, digest_s: float = 0) -> list[Target]:
+        pipe = self._redis.pipeline(transaction=False)
+        for tenant in tenants:
+            pipe.smembers(self._keys.endpoints(tenant))
+        lines = sorted({line for members in pipe.execute() for line in members})
+        pipe = self._redis.pipeline(transaction=False)
+        for line in lines:
+            pipe.hmget(line, ["events", "enabled"])
+        return [
+            Target(self._keys.id_of(line), digest_s=digest_s)
+            for line, (events, enabled) in zip(lines, pipe.execute(), strict=True)
+            if enabled == "1" and matches(json.loads(events), event_type)
+        ]
+
+    def _origin(self, tenant: str, url: str, digest_s: float = 0) -> Target:
+        """The line of all of a tenant's addresses of one origin: what is down there is down for all of them."""
+        parts = urlsplit(url)
+        origin = f"{parts.scheme}://{parts.netloc}".lower()
+        line_id = "org_" + hashlib.sha256(f"{tenant}\0{origin}".encode()).hexdigest()[:24]
+        card = {
+            **line_card(self._keys, line_id, tenant),
+            "origin": origin,
+            "known": self._keys.origins(tenant),
+            "enabled": "1",
+        }
+        return Target(line_id, card, url, digest_s)
+
+
+def line_card(keys: Keys, line_id: str, tenant: str) -> dict[str, str]:
+    """The fields of every line: whose it is, and the keys it belongs with."""
+    return {
+        "id": line_id,
+        "owner": tenant,
+        "tenant": keys.tenant(tenant),
+        "listeners": keys.listeners(tenant),
+        "due": keys.line_due(line_id),
+        "totals": keys.deliveries("totals"),
+        "breakers": keys.deliveries("breakers"),
+        **{f"i:{state}": keys.told(line_id, state) for state in DeliveryState},
+    }
+
+
+def batch_fields(webhook_url: str | None, events: Iterable[str] | None, digest_s: float | None) -> dict[str, str]:
+    """What a batch's record holds of its wishes: fields to write with it. `events` and `digest_s` are checked before.
+
+    `tell` makes the scripts put the events of the batch's jobs into the outbox.
+    """
+    filters = list(events or BATCH_DEFAULT)
+    fields = {"webhook_events": json.dumps(filters), "tell": "1" if wants_jobs(filters) else "0"}
+    if webhook_url:
+        fields["webhook_url"] = webhook_url
+    if digest_s:
+        fields["webhook_digest_s"] = str(digest_s)
+    return fields

@@ -1,0 +1,286 @@
+"""Batches over HTTP: submitted in each form, followed, acted on, and their results streamed."""
+
+import csv
+import io
+import json
+import zipfile
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobs.foundation.job_states import State
+from jobs.foundation.settings import Settings
+from jobs.queueing.background_tasks import Kind
+from jobs.records.job_models import Output
+from jobs.wiring import Domain
+from tests.support.api_server import CHELSEA, Api, problem
+from tests.support.batches import Hands, generous
+
+PROMPT = "On a white background"
+
+
+@pytest.fixture
+def domain(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Domain]:
+    with generous(make_settings, tmp_path) as opened:
+        yield opened
+
+
+class Kept(Hands):
+    """Hands whose results are really in the bucket."""
+
+    def output(self, claim: Any) -> Output:
+        output = super().output(claim)
+        self.domain.bucket.put(output.bucket, output.key, CHELSEA, media_type="image/png")
+        return output
+
+
+@pytest.fixture
+def hands(api: Api) -> Hands:
+    return Kept(api.domain, api.tenant)
+
+
+def posted(api: Api, **body: Any) -> dict[str, Any]:
+    answer = api.http.post("/v1/batches", json=body)
+    assert answer.status_code == 202, answer.text
+    made: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/batches/{made['id']}"
+    return made
+
+
+def uploaded(api: Api, data: bytes, **fields: str) -> httpx.Response:
+    return api.http.post("/v1/batches", data=fields, files={"manifest": ("m.csv", data, "text/csv")})
+
+
+def items(number: int) -> list[dict[str, Any]]:
+    return [{"custom_id": f"SKU-{n}", "image": f"https://example.com/{n}.jpg"} for n in range(1, number + 1)]
+
+
+def test_inline_items_become_a_batch(api: Api, hands: Hands) -> None:
+    made = posted(api, name="shoes", defaults={"prompt": PROMPT}, items=items(3), metadata={"season": "winter"})
+    assert (made["state"], made["name"], made["metadata"]) == ("ingesting", "shoes", {"season": "winter"})
+    hands.read(made["id"])
+    batch = api.http.get(f"/v1/batches/{made['id']}").json()
+    assert (batch["state"], batch["counts"]["queued"], batch["counts"]["total"]) == ("running", 3, 3)
+    assert "tenant" not in batch
+    job = api.http.get("/v1/jobs", params={"batch_id": made["id"], "custom_id": "SKU-2"}).json()["data"][0]
+    assert (job["batch_id"], job["prompt"]) == (made["id"], PROMPT)
+
+
+def test_an_uploaded_manifest_takes_the_fields_of_a_job_as_defaults(api: Api, hands: Hands) -> None:
+    answer = uploaded(api, hands.csv(2), prompt=PROMPT, steps="8", trial="1", budget_usd="2.5")
+    assert answer.status_code == 202, answer.text
+    made = answer.json()
+    assert made["defaults"] == {"prompt": PROMPT, "steps": 8, "model": "step-image-edit-2"}
+    assert (made["trial"], made["budget_usd"]) == (1, 2.5)
+
+
+def test_the_same_key_and_request_answer_with_the_same_batch(api: Api, hands: Hands) -> None:
+    key = {"Idempotency-Key": "once"}
+    body = {"defaults": {"prompt": PROMPT}, "items": items(1)}
+    first = api.http.post("/v1/batches", json=body, headers=key)
+    again = api.http.post("/v1/batches", json=body, headers=key)
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len(api.http.get("/v1/batches").json()["data"]) == 1
+    other = api.http.post("/v1/batches", json={**body, "items": items(2)}, headers=key)
+    assert problem(other, 422)["type"].endswith("idempotency-mismatch")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, ""),
+        ({"items": [], "defaults": {"prompt": "p"}}, ""),
+        ({"items": items(1), "manifest": "s3://retouch/x.csv"}, ""),
+        ({"items": items(1), "defaults": {"promt": "p"}}, "defaults.promt"),
+        ({"items": items(1), "defaults": {"prompt": "p", "steps": 100_000}}, "defaults.steps"),
+        ({"items": items(1), "defaults": {"prompt": "p", "model": "gpt-image-1"}}, "defaults.model"),
+        ({"items": items(1), "trial": 0}, "trial"),
+        ({"items": items(1), "budget_usd": -1}, "budget_usd"),
+        ({"items": items(1), "webhook_url": "http://10.0.0.1/"}, "webhook_url"),
+        ({"items": items(1), "webhook_events": ["jobs.*"]}, "webhook_events"),
+        ({"manifest": "s3://elsewhere/x.csv"}, "manifest"),
+        ({"manifest": "s3://retouch/there-is-none.csv"}, "manifest"),
+        ({"manifest": "ftp://example.com/x.csv"}, "manifest"),
+    ],
+)
+def test_what_breaks_a_rule_is_refused_by_its_field(api: Api, body: dict[str, Any], field: str) -> None:
+    told = problem(api.http.post("/v1/batches", json=body), 422)
+    assert field in {one["field"] for one in told["errors"]}
+    assert api.http.get("/v1/batches").json() == {"data": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize("address", ["", "s3://retouch/" + "x" * 2048])
+def test_a_form_with_an_invalid_manifest_address_is_refused(api: Api, address: str) -> None:
+    form = {"prompt": (None, PROMPT), "manifest": (None, address)}
+    told = problem(api.http.post("/v1/batches", files=form), 422)
+    assert {one["field"] for one in told["errors"]} == {"manifest"}
+
+
+def test_another_tenant_sees_nothing_of_a_batch(api: Api, domain: Domain) -> None:
+    made = posted(api, defaults={"prompt": PROMPT}, items=items(1))
+    key = domain.tenants.create_key("stranger")
+    for method, path in [
+        ("GET", ""),
+        ("GET", "/results"),
+        ("GET", "/rejects"),
+        ("GET", "/archive.zip"),
+        ("GET", "/events"),
+        ("GET", "/sheet/1"),
+        *(("POST", f"/{act}") for act in ("approve", "pause", "resume", "cancel", "retry")),
+    ]:
+        answer = api.http.request(method, f"/v1/batches/{made['id']}{path}", headers={"Authorization": f"Bearer {key}"})
+        problem(answer, 404)
+
+
+def test_acts_answer_with_the_batch_and_409_where_the_state_does_not_allow_them(api: Api, hands: Hands) -> None:
+    batch_id = posted(api, defaults={"prompt": PROMPT}, items=items(4), trial=1)["id"]
+    hands.read(batch_id)
+    hands.work()
+    path = f"/v1/batches/{batch_id}"
+    problem(api.http.post(f"{path}/pause"), 409)
+    assert problem(api.http.post(f"{path}/approve", json={"steps": 100_000}), 422)["errors"][0]["field"] == "steps"
+    assert api.http.post(f"{path}/approve", json={"prompt": "On marble"}).json()["changes"] == {"prompt": "On marble"}
+    assert api.http.post(f"{path}/pause").json()["reason"] == "user"
+    assert api.http.post(f"{path}/resume", json={"budget_usd": 5}).json()["budget_usd"] == 5
+    hands.work(State.FAILED)
+    again = api.http.post(f"{path}/retry", json={"states": ["failed"]}).json()
+    assert (again["state"], again["retrying"]) == ("running", True)
+    hands.do(Kind.SWEEP, batch_id)
+    assert api.http.post(f"{path}/cancel").json()["state"] == "canceled"
+    problem(api.http.post(f"{path}/cancel"), 409)
+
+
+def test_results_come_in_manifest_order_with_the_refused_rows(api: Api, hands: Hands) -> None:
+    lines = hands.csv(3).splitlines()
+    data = b"\n".join([lines[0], lines[1], b"BAD,nowhere", *lines[2:]])
+    batch_id = uploaded(api, data, prompt=PROMPT).json()["id"]
+    hands.read(batch_id)
+    for claim in hands.start():
+        hands.end(claim, State.FAILED if claim.job_id.endswith("4") else State.SUCCEEDED)
+    path = f"/v1/batches/{batch_id}/results"
+    found = [json.loads(line) for line in api.http.get(path).text.splitlines()]
+    assert [(one["row"], one["state"]) for one in found] == [
+        (1, "succeeded"),
+        (2, "rejected"),
+        (3, "succeeded"),
+        (4, "failed"),
+    ]
+    assert found[1]["errors"][0]["field"] == "image"
+    failed = api.http.get(path, params={"state": "failed"}).text.splitlines()
+    assert [json.loads(line)["custom_id"] for line in failed] == ["SKU-3"]
+    table = list(csv.DictReader(io.StringIO(api.http.get(path, params={"format": "csv"}).content.decode("utf-8-sig"))))
+    assert [row["state"] for row in table] == ["succeeded", "rejected", "succeeded", "failed"]
+    assert table[0]["output"].startswith("s3://")
+    assert problem(api.http.get(path, params={"state": "done"}), 422)["errors"][0]["field"] == "state"
+
+
+def test_no_cell_of_a_csv_is_a_formula(api: Api, hands: Hands) -> None:
+    data = 'custom_id,image,metadata.note\n"=HYPERLINK(""http://x"")",s3://retouch/a.png,@SUM(A1)\n+1,nowhere,-2\n'
+    batch_id = uploaded(api, data.encode(), prompt=PROMPT).json()["id"]
+    hands.read(batch_id)
+    for path in ("results", "rejects"):
+        text = api.http.get(f"/v1/batches/{batch_id}/{path}", params={"format": "csv"}).content.decode("utf-8-sig")
+        for row in csv.reader(io.StringIO(text)):
+            assert not [cell for cell in row if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
+def test_the_mended_rejects_are_a_manifest_again(api: Api, hands: Hands) -> None:
+    data = b"custom_id,image,prompt\nA,s3://retouch/a.png,p\nB,nowhere,=bold\nC,,p\n"
+    first = uploaded(api, data).json()["id"]
+    hands.read(first)
+    text = api.http.get(f"/v1/batches/{first}/rejects").content.decode("utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["rejected_line"], row["rejected_field"], row["custom_id"]) for row in rows] == [
+        ("3", "image", "B"),
+        ("4", "image", "C"),
+    ]
+    mended = text.replace("nowhere", "s3://retouch/b.png").replace("C,,", "C,s3://retouch/c.png,")
+    second = uploaded(api, mended.encode()).json()["id"]
+    batch = hands.read(second)
+    assert (batch.counts.queued, batch.counts.rejected) == (2, 0)
+    assert hands.job(second, 1).prompt == "=bold"
+
+
+def test_the_archive_holds_every_picture_by_its_custom_id(api: Api, hands: Hands) -> None:
+    batch_id = posted(api, defaults={"prompt": PROMPT}, items=[*items(2), {"image": "https://example.com/x.jpg"}])["id"]
+    hands.read(batch_id)
+    hands.work()
+    archive = zipfile.ZipFile(io.BytesIO(api.http.get(f"/v1/batches/{batch_id}/archive.zip").content))
+    assert archive.testzip() is None
+    names = archive.namelist()
+    assert names[:2] == ["SKU-1.png", "SKU-2.png"]
+    assert names[2].startswith("job_")
+    assert archive.read("SKU-1.png") == CHELSEA
+
+
+def test_an_ended_batch_keeps_its_record_beside_the_pictures(api: Api, hands: Hands, domain: Domain) -> None:
+    data = hands.csv(3) + b"BAD,nowhere\n"
+    batch_id = uploaded(api, data, prompt=PROMPT).json()["id"]
+    hands.read(batch_id)
+    hands.work()
+    assert api.http.get(f"/v1/batches/{batch_id}").json()["results"] is None
+    hands.do(Kind.RESULTS, batch_id)
+    kept = api.http.get(f"/v1/batches/{batch_id}").json()["results"]
+    prefix = f"s3://{domain.bucket.name}/outputs/{batch_id}"
+    assert (kept["jsonl"], kept["csv"]) == (f"{prefix}/results.jsonl", f"{prefix}/results.csv")
+    lines = domain.bucket.get(domain.bucket.name, f"outputs/{batch_id}/results.jsonl", max_bytes=1 << 20).splitlines()
+    assert [json.loads(line)["state"] for line in lines] == ["succeeded"] * 3 + ["rejected"]
+    # The record outlives those of the jobs.
+    for row in range(1, 4):
+        domain.redis.delete(domain.keys.job(f"job_{batch_id[4:]}-{row:07d}"))
+    domain.redis.hset(domain.keys.batch(batch_id), mapping={"created": 0, "finished": 1})
+    found = api.http.get(f"/v1/batches/{batch_id}/results", params={"state": "succeeded"}).text.splitlines()
+    assert [json.loads(line)["custom_id"] for line in found] == ["SKU-1", "SKU-2", "SKU-3"]
+
+
+def test_events_tell_of_progress_and_then_of_the_end(api: Api, hands: Hands) -> None:
+    batch_id = posted(api, defaults={"prompt": PROMPT}, items=items(2))["id"]
+    hands.read(batch_id)
+    told: list[tuple[str, dict[str, Any]]] = []
+    with api.http.stream("GET", f"/v1/batches/{batch_id}/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        kind = ""
+        for line in stream.iter_lines():
+            if line.startswith("event:"):
+                kind = line.removeprefix("event:").strip()
+            if line.startswith("data:"):
+                told.append((kind, json.loads(line.removeprefix("data:"))))
+                if len(told) == 1:
+                    hands.work()
+    assert told[0][0] == "progress"
+    assert told[-1][0] == "completed"
+    assert told[-1][1]["counts"]["succeeded"] == 2
+
+
+def test_a_prefix_means_every_picture_under_it(api: Api, hands: Hands, domain: Domain) -> None:
+    for name in ("a.jpg", "sub/b.PNG", "notes.txt", "c.webp"):
+        domain.bucket.put(domain.bucket.name, f"{api.tenant}-shop/{name}", b"x", media_type="image/png")
+    batch_id = posted(api, defaults={"prompt": PROMPT}, manifest=f"s3://{domain.bucket.name}/{api.tenant}-shop/")["id"]
+    assert hands.read(batch_id).counts.total == 3
+    assert [hands.job(batch_id, row).custom_id for row in (1, 2, 3)] == ["a.jpg", "c.webp", "sub/b.PNG"]
+
+
+def test_a_manifest_in_the_bucket_is_kept_as_it_was(api: Api, hands: Hands, domain: Domain) -> None:
+    key = f"{api.tenant}-shop/m.csv"
+    domain.bucket.put(domain.bucket.name, key, hands.csv(2), media_type="text/csv")
+    batch_id = posted(api, defaults={"prompt": PROMPT}, manifest=f"s3://{domain.bucket.name}/{key}")["id"]
+    domain.bucket.put(domain.bucket.name, key, b"changed", media_type="text/csv")
+    assert hands.read(batch_id).counts.queued == 2
+
+
+def test_a_picture_inside_an_item_is_kept_in_the_bucket(api: Api, hands: Hands) -> None:
+    image = f"data:image/png;base64,{b64encode(CHELSEA).decode()}"
+    bad = "data:image/png;base64,aGVsbG8="
+    batch_id = posted(
+        api, defaults={"prompt": PROMPT}, items=[{"custom_id": "A", "image": image}, {"custom_id": "B", "image": bad}]
+    )["id"]
+    batch = hands.read(batch_id)
+    assert (batch.counts.queued, batch.counts.rejected) == (1, 1)
+    job = hands.job(batch_id, 1)
+    assert job.input.image.startswith("s3://")
+    assert (job.input.bytes, job.input.width) == (len(CHELSEA), 451)

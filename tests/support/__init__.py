@@ -1,0 +1,1 @@
+"""Fixtures and harnesses. README.md of `tests/` says which to use."""

@@ -1,0 +1,157 @@
+"""Batches over a real domain, with a worker's hands: chores done at once, jobs ended as a test wants."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore, Retry
+
+from jobs.batches.manifests.columns import ManifestFault
+from jobs.batches.models import Batch, BatchOptions, BatchRequest
+from jobs.batches.submission import Upload
+from jobs.foundation.errors import Filtered, RequestRefused
+from jobs.foundation.ids import batch_job_id
+from jobs.foundation.job_states import State
+from jobs.foundation.settings import Settings
+from jobs.plan.records import Claim, Dispatch
+from jobs.plan.settlement import OK, Settlement
+from jobs.queueing.background_tasks import Kind
+from jobs.records.job_models import Job, Output
+from jobs.wiring import Domain
+from workers.background.tasks import register_background_tasks
+from workers.process.wiring import build_background_tasks
+
+CATALOGUE = """
+[models.step-image-edit-2]
+dialect = "stepfun"
+base_url = "http://127.0.0.1:9/v1"
+concurrency = 1000
+rpm = 1000000
+price_usd = 0.003
+"""
+PROMPT = "Put it on a white background"
+WORKER = "hands"
+IMAGE = "s3://{bucket}/pictures/{number}.png"
+
+
+@contextmanager
+def generous(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Domain]:
+    """A domain whose one model permits all at once, with the tenants `acme` and `globex`."""
+    config = tmp_path / "retouch.toml"
+    config.write_text(CATALOGUE)
+    opened = Domain.open(make_settings(config=config))
+    opened.planner.register_models()
+    for tenant in ("acme", "globex"):
+        opened.tenants.ensure(tenant)
+    yield opened
+    opened.close()
+
+
+class Hands:
+    """What a fleet does for batches, one step at a time."""
+
+    def __init__(self, domain: Domain, tenant: str = "acme", slots: int = 1000) -> None:
+        self.domain = domain
+        self.tenant = tenant
+        self._tasks: dict[Kind, Callable[[str], str]] = {}
+        app = Celery("hands", set_as_current=False)
+        register_background_tasks(app, build_background_tasks(domain))
+        self._tasks = {kind: app.tasks[kind.value] for kind in Kind if kind.value in app.tasks}
+        self.slots = slots
+
+    def csv(self, rows: int, *, header: str = "custom_id,image", line: str = "SKU-{n},s3://{b}/in/{n}.png") -> bytes:
+        bucket = self.domain.settings.s3_bucket
+        return "\n".join([header, *(line.format(n=n, b=bucket) for n in range(1, rows + 1))]).encode() + b"\n"
+
+    def upload(self, data: bytes, prompt: str | None = PROMPT, **options: Any) -> str:
+        """Submit a manifest; its rows are not read yet."""
+        defaults = {"prompt": prompt, **options.pop("defaults", {})} if prompt else options.pop("defaults", {})
+        request = BatchOptions.model_validate({"defaults": defaults, **options})
+        manifest = Upload("m.csv", [data], hashlib.sha256(data).hexdigest())
+        return self.domain.batch_submission.submit(request, tenant=self.tenant, upload=manifest).batch.id
+
+    def ask(self, **request: Any) -> str:
+        """Submit items or the address of a manifest."""
+        asked = BatchRequest.model_validate(request)
+        return self.domain.batch_submission.submit(asked, tenant=self.tenant).batch.id
+
+    def do(self, kind: Kind, batch_id: str) -> str:
+        """Run a chore's task as a worker would: what it returns, or why it did not end well."""
+        try:
+            return self._tasks[kind](batch_id)
+        except (Ignore, Retry, ManifestFault) as told:
+            return str(told)
+
+    def read(self, batch_id: str) -> Batch:
+        """Let its manifest be read."""
+        self.do(Kind.INGEST, batch_id)
+        return self.batch(batch_id)
+
+    def running(self, data: bytes | int, **options: Any) -> str:
+        """A batch whose rows were read."""
+        batch_id = self.upload(self.csv(data) if isinstance(data, int) else data, **options)
+        self.read(batch_id)
+        return batch_id
+
+    def batch(self, batch_id: str) -> Batch:
+        return self.domain.batches.get(self.tenant, batch_id)
+
+    def job(self, batch_id: str, row: int) -> Job:
+        return self.domain.store.get(self.tenant, batch_job_id(batch_id, row))
+
+    def start(self, limit: int = 100) -> list[Claim]:
+        """Start what may start now."""
+        # There are threads for this moment alone, so that no chore starts anything on its own.
+        self.domain.planner.renew(WORKER, slots=self.slots, words="{}", held=[])
+        found = [self.claim(one) for one in self.domain.planner.plan(limit=limit).dispatches]
+        self.domain.planner.depart(WORKER, gone=True)
+        return [claim for claim in found if claim is not None]
+
+    def claim(self, one: Dispatch) -> Claim | None:
+        return self.domain.planner.claim(one.job_id, one.attempt, WORKER)
+
+    def end(self, claim: Claim, to: State = State.SUCCEEDED, *, cost_micro_usd: int = 0) -> bool:
+        settlement = {
+            State.SUCCEEDED: Settlement.succeeded(self.output(claim), signal=OK, trace_id=None),
+            State.FILTERED: Settlement.filtered(Filtered("not that")),
+            State.FAILED: Settlement.failed(RequestRefused("wrong size"), OK),
+        }[to]
+        return self.domain.planner.settle(
+            claim, settlement, finished_at=datetime.now(UTC), cost_micro_usd=cost_micro_usd
+        )
+
+    def output(self, claim: Claim) -> Output:
+        return Output(
+            bucket=self.domain.bucket.name,
+            key=f"outputs/{claim.job_id}.png",
+            sha256="0" * 64,
+            bytes=7,
+            media_type="image/png",
+            width=4,
+            height=4,
+            seed=claim.spec.seed,
+        )
+
+    def work(self, to: State = State.SUCCEEDED, *, cost_micro_usd: int = 0) -> int:
+        """Start and end jobs until nothing starts any more; returns how many."""
+        count = 0
+        while claims := self.start():
+            for claim in claims:
+                assert self.end(claim, to, cost_micro_usd=cost_micro_usd)
+            count += len(claims)
+        return count
+
+    def events(self, prefix: str = "batch.") -> list[str]:
+        """Types of all events so far that begin so."""
+        entries: Any = self.domain.redis.xrange(self.domain.keys.outbox)
+        return [fields["type"] for _, fields in entries if fields["type"].startswith(prefix)]
+
+
+def adds_up(batch: Batch, states: Iterable[State] = State) -> bool:
+    """Whether its counts make up its total."""
+    counts: dict[str, int] = batch.counts.model_dump()
+    return counts["total"] == sum(counts[state] for state in states) + counts["rejected"]

@@ -1,0 +1,105 @@
+"""Batches edited in this process: chores done at once, and attempts by a real editor against the simulator."""
+
+import io
+import random
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from PIL import Image
+
+from jobs.batches.models import Batch
+from jobs.foundation.ids import batch_job_id, new_job_id
+from jobs.queueing.background_tasks import Kind
+from jobs.records.job_models import Job
+from tests.support.batches import Hands
+from tests.support.fleet import Fleet
+from workers.edits.active_attempts import ActiveAttempts
+from workers.process.wiring import build_editor
+
+WORKER = "editing"
+
+
+def unique(words: str) -> str:
+    """A prompt that no other test has."""
+    return f"{words} {new_job_id()}"
+
+
+def picture(seed: int, side: int = 32) -> bytes:
+    """A small picture that no other seed gives."""
+    dice = random.Random(seed)
+    made = Image.frombytes("RGB", (side, side), dice.randbytes(side * side * 3))
+    held = io.BytesIO()
+    made.save(held, "PNG")
+    return held.getvalue()
+
+
+class Studio:
+    """A worker's whole work, one step at a time."""
+
+    def __init__(self, fleet: Fleet, tenant: str = "acme", threads: int = 8) -> None:
+        domain = fleet.domain
+        self.fleet = fleet
+        self.domain = domain
+        self.tenant = tenant
+        self.hands = Hands(domain, tenant)
+        self.editor = build_editor(domain, ActiveAttempts(), WORKER)
+        self._threads = threads
+
+    def put(self, name: str, seed: int) -> str:
+        """A picture in the bucket; its address."""
+        bucket = self.domain.bucket
+        bucket.put(bucket.name, name, picture(seed), media_type="image/png")
+        return f"s3://{bucket.name}/{name}"
+
+    def edit(self) -> int:
+        """Edit all that can be started, until nothing can; returns how many attempts there were."""
+        attempts = 0
+        with ThreadPoolExecutor(self._threads) as threads:
+            while True:
+                self.domain.planner.renew(WORKER, slots=1000, words="{}", held=[])
+                found = self.domain.planner.plan(limit=500).dispatches
+                self.domain.planner.depart(WORKER, gone=True)
+                if not found:
+                    return attempts
+                list(threads.map(lambda one: self.editor.edit(one.job_id, one.attempt), found))
+                attempts += len(found)
+
+    def chores(self, *kinds: Kind) -> int:
+        """Do what is to be done for batches and runs; all kinds unless some are named."""
+        done = 0
+        for kind in kinds or Kind:
+            members: Any = self.domain.redis.zrange(self.domain.keys.chores, 0, -1)
+            for member in members:
+                name, key = member.split(" ", 1)
+                if name == kind:
+                    self.hands.do(kind, self.domain.keys.id_of(key))
+                    done += 1
+        return done
+
+    def finish(self) -> None:
+        """Work everything off."""
+        while self.chores() or self.edit():
+            pass
+
+    def batch(self, items: Iterable[dict[str, Any]], prompt: str, **options: Any) -> str:
+        """A batch of items, edited to its end."""
+        defaults = {"prompt": prompt, **options.pop("defaults", {})}
+        batch_id = self.hands.ask(items=list(items), defaults=defaults, **options)
+        self.finish()
+        return batch_id
+
+    def shown(self, batch_id: str) -> Batch:
+        return self.domain.batches.get(self.tenant, batch_id)
+
+    def job(self, batch_id: str, row: int = 1) -> Job:
+        return self.domain.store.get(self.tenant, batch_job_id(batch_id, row))
+
+    def calls(self, prompt: str) -> int:
+        """Calls with a prompt that the simulator has counted."""
+        return int(self.fleet.calls(prompt=prompt)["calls"])
+
+    def bytes_of(self, job: Job) -> bytes:
+        """What lies where a job says that its output is."""
+        assert job.output is not None
+        return self.domain.bucket.get(job.output.bucket, job.output.key, max_bytes=1 << 24)

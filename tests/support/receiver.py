@@ -1,0 +1,103 @@
+"""A receiver of webhooks: a real HTTP server that notes what it gets and answers as it is told."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from standardwebhooks import Webhook
+
+
+@dataclass(frozen=True)
+class Got:
+    """One request."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+    def verified(self, secret: str) -> dict[str, Any]:
+        """The event, its signature checked by Standard Webhooks' own library."""
+        event: dict[str, Any] = Webhook(secret).verify(self.body, self.headers)
+        return event
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int = 200
+    body: bytes = b"thanks"
+    headers: dict[str, str] = field(default_factory=dict)
+    hang: bool = False
+
+
+class Receiver:
+    """What came, and what is answered: `answer` is asked with each request and its number from 0."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Got, int], Answer] = lambda _got, _number: Answer()
+        self.got: list[Got] = []
+        self.url = ""
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+
+    def take(self, got: Got) -> Answer:
+        with self._changed:
+            number = len(self.got)
+            self.got.append(got)
+            self._changed.notify_all()
+        answer = self.answer(got, number)
+        if answer.hang:
+            self._closing.wait(60)
+        return answer
+
+    def wait_for(self, condition: Callable[[list[Got]], bool], *, within_s: float = 120) -> list[Got]:
+        """What came, as soon as it meets the condition; fails where it does not in time."""
+        with self._changed:
+            met = self._changed.wait_for(lambda: condition(self.got), timeout=within_s)
+            assert met, f"after {within_s:g} s the receiver has {len(self.got)} requests"
+            return list(self.got)
+
+    def close(self) -> None:
+        self._closing.set()
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver on a free port of loopback."""
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("content-length", "0"))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            answer = receiver.take(Got(self.path, headers, self.rfile.read(length)))
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    receiver.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield receiver
+    finally:
+        receiver.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,104 @@
+"""Schedules over a real domain with a clock of its own, and a worker's hands that do their chores at once."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from jobs.foundation.settings import Settings
+from jobs.queueing.background_tasks import Kind
+from jobs.records.job_codec import to_ms
+from jobs.schedules.models import Run, RunState, Schedule
+from jobs.schedules.submission import parse_schedule
+from jobs.wiring import Domain
+from tests.conftest import Clock
+from tests.support.batches import CATALOGUE, Hands
+from workers.process.wiring import build_schedule_poller
+
+PROMPT = "Put it on a white background"
+ITEM = {"custom_id": "A", "image": "s3://{bucket}/in/a.png"}
+MIDNIGHT = datetime(2027, 1, 15, tzinfo=UTC)
+
+
+def hours(number: float) -> timedelta:
+    return timedelta(hours=number)
+
+
+def open_at(
+    make_settings: Callable[..., Settings], directory: Path, clock: Clock, *, catalogue: str = CATALOGUE, **changes: Any
+) -> Domain:
+    """A domain whose scripts use `clock`; `changes` are settings."""
+    config = directory / "retouch.toml"
+    config.write_text(catalogue)
+    return Domain.open(make_settings(**{"config": config, "retention_days": 1, **changes}), clock_ms=clock)
+
+
+class Timetable:
+    """Schedules of one tenant, their clock, and hands that work for them."""
+
+    def __init__(self, domain: Domain, clock: Clock, tenant: str = "acme") -> None:
+        self.domain = domain
+        self.clock = clock
+        self.tenant = tenant
+        domain.planner.register_models()
+        domain.tenants.ensure(tenant)
+        self.hands = Hands(domain, tenant)
+
+    def set(self, at: datetime) -> None:
+        """What the clock shows."""
+        self.clock.now_ms = to_ms(at)
+
+    def make(self, cron: str = "0 * * * *", **fields: Any) -> str:
+        """A schedule; of one item unless it is given a source."""
+        if "manifest" not in fields and "items" not in fields:
+            item = {name: text.format(bucket=self.domain.bucket.name) for name, text in ITEM.items()}
+            fields["items"] = [item]
+        body = {"name": "nightly", "cron": cron, "defaults": {"prompt": PROMPT}, **fields}
+        return self.domain.schedule_submission.create(parse_schedule(body), tenant=self.tenant).id
+
+    def schedule(self, schedule_id: str) -> Schedule:
+        return self.domain.schedules.get(self.tenant, schedule_id)
+
+    def fire(self) -> int:
+        """One look of a worker."""
+        return build_schedule_poller(self.domain).fire()
+
+    def runs(self, schedule_id: str) -> list[Run]:
+        """Its runs, the first one first."""
+        return list(reversed(self.domain.runs.page(self.tenant, schedule_id, limit=200).data))
+
+    def states(self, schedule_id: str) -> list[str]:
+        return [str(run.state) for run in self.runs(schedule_id)]
+
+    def open_chores(self, kind: Kind) -> list[str]:
+        """What is to be done of a kind, by id."""
+        found: Any = self.domain.redis.zrange(self.domain.keys.chores, 0, -1)
+        split = (member.split(" ", 1) for member in found)
+        return [self.domain.keys.id_of(key) for name, key in split if name == kind]
+
+    def do(self, *kinds: Kind) -> int:
+        """Do every chore of these kinds that there is now; returns how many."""
+        done = 0
+        for kind in kinds:
+            for thing in self.open_chores(kind):
+                self.hands.do(kind, thing)
+                done += 1
+        return done
+
+    def begin(self) -> None:
+        """Let due runs become batches, and their manifests be read."""
+        self.do(Kind.RUN, Kind.INGEST)
+
+    def finish(self) -> int:
+        """Work off everything; returns how many jobs there were."""
+        jobs = 0
+        while True:
+            chores = self.do(Kind.RUN, Kind.INGEST, Kind.SWEEP, Kind.RESULTS)
+            ended = self.hands.work()
+            jobs += ended
+            if not chores and not ended:
+                return jobs
+
+    def open_runs(self, schedule_id: str) -> list[Run]:
+        going = {RunState.DUE, RunState.QUEUED, RunState.RUNNING}
+        return [run for run in self.runs(schedule_id) if run.state in going]

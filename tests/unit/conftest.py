@@ -1,0 +1,3 @@
+from tests.tls import one_tls_context
+
+__all__ = ["one_tls_context"]

@@ -1,0 +1,1 @@
+"""Background tasks: ingest, schedules, cleaning of indexes."""

@@ -1,0 +1,38 @@
+"""Cleaning the indexes: one worker of the fleet takes one step a minute."""
+
+import structlog
+from redis import Redis
+
+from jobs.foundation.redis_keys import Keys
+from jobs.operations.index_cleanup import Tidying
+
+EVERY_S = 60.0
+_TURN_MS = 54_000
+"""How long a worker that takes a step keeps the others from taking one, in milliseconds."""
+
+log = structlog.get_logger(__name__)
+
+
+class IndexCleanup:
+    """Takes the steps.
+
+    Args:
+        redis: a client of the store.
+        keys: names of the keys.
+        tidying: removes index entries of expired records.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, tidying: Tidying) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._tidying = tidying
+
+    def step(self) -> None:
+        """Take this minute's step, unless another worker has taken it.
+
+        Raises:
+            redis.exceptions.RedisError: the store does not answer.
+        """
+        if self._redis.set(self._keys.tidying, "1", nx=True, px=_TURN_MS):
+            removed = self._tidying.step()
+            log.debug("tidying.stepped", removed=removed)

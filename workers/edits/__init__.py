@@ -1,0 +1,1 @@
+"""One attempt of an edit, step by step."""

@@ -1,0 +1,1 @@
+"""HTTP on behalf of users: bounded, and guarded against private addresses."""

@@ -1,0 +1,1 @@
+"""The worker process: Celery app, consumer, threads, heartbeat, metrics."""

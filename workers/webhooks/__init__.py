@@ -1,0 +1,1 @@
+"""Sending webhooks: reading the outbox, and one delivery attempt."""
