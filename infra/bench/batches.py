@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from infra.bench.workbench import TENANT, Bench, bench, row, until
+from infra.bench.workbench import TENANT, Bench, open_bench, row, until
 from infra.local.harness import Process, api_process
 from infra.local.ports import Ports
 from jobs.foundation.ids import batch_job_id
@@ -34,14 +34,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a batch of many rows.")
     parser.add_argument("--rows", type=int, default=100_000)
     rows = parser.parse_args().rows
-    with bench(limits=MODEL_LIMITS) as stand:
+    with open_bench(limits=MODEL_LIMITS) as bench:
         port = Ports().choose("api")
-        api = api_process(stand.domain.settings, stand.directory / "api.log", port)
+        api = api_process(bench.domain.settings, bench.directory / "api.log", port)
         try:
-            key = stand.domain.tenants.create_key(TENANT)
+            key = bench.domain.tenants.create_key(TENANT)
             api.wait_until(lambda: _answers(port, key))
             with Client(f"http://127.0.0.1:{port}", key, timeout=120) as client:
-                _measure(stand, api, client, rows)
+                _measure(bench, api, client, rows)
         finally:
             api.close()
 
@@ -54,10 +54,10 @@ def _answers(port: int, key: str) -> bool:
         return False
 
 
-def _measure(stand: Bench, api: Process, client: Client, rows: int) -> None:
-    worker = stand.worker(concurrency=4, queues="ingest")
-    redis = stand.domain.redis
-    manifest = stand.directory / "catalogue.csv"
+def _measure(bench: Bench, api: Process, client: Client, rows: int) -> None:
+    worker = bench.worker(concurrency=4, queues="ingest")
+    redis = bench.domain.redis
+    manifest = bench.directory / "catalogue.csv"
     with manifest.open("w", encoding="utf-8") as file:
         file.write("custom_id,image,metadata.title\n")
         file.writelines(LINE.format(n=n) for n in range(1, rows + 1))
@@ -77,7 +77,7 @@ def _measure(stand: Bench, api: Process, client: Client, rows: int) -> None:
     row("all rows on their lane (target 20 s)", f"{ended - began:.1f} s", f"{rows / (ended - accepted):.0f} rows/s")
     queued_bytes = (memory_queued - memory_before) / rows
     row("Redis, a queued job", f"{queued_bytes:.0f} bytes")
-    finished_bytes = _finished_job_bytes(stand, batch.id, queued_bytes)
+    finished_bytes = _finished_job_bytes(bench, batch.id, queued_bytes)
     row("Redis, a finished job (target 1,500)", f"{finished_bytes:.0f} bytes")
 
     row("read", _timed(lambda: client.batches.get(batch.id)))
@@ -91,7 +91,7 @@ def _measure(stand: Bench, api: Process, client: Client, rows: int) -> None:
     row("results as CSV", _timed(lambda: client.batches.write(batch.id, "results", body, form="csv")), _megabytes(body))
     row("cancel", _timed(lambda: client.batches.cancel(batch.id)))
     began = time.perf_counter()
-    until(lambda: not redis.hexists(stand.domain.keys.batch(batch.id), "sweep"), 300)
+    until(lambda: not redis.hexists(bench.domain.keys.batch(batch.id), "sweep"), 300)
     row("all records of its jobs are canceled", f"{time.perf_counter() - began:.1f} s")
     until(lambda: client.batches.get(batch.id).results, 300)
     row("its results are in the bucket", f"{time.perf_counter() - began:.1f} s")
@@ -103,35 +103,35 @@ def _measure(stand: Bench, api: Process, client: Client, rows: int) -> None:
     row("peak memory of the worker (target 300 MB)", f"{_peak_mb(worker):.0f} MB")
 
 
-def _finished_job_bytes(stand: Bench, batch_id: str, queued_bytes: float) -> float:
+def _finished_job_bytes(bench: Bench, batch_id: str, queued_bytes: float) -> float:
     """Redis memory of a finished job, with its share of the indexes; ``queued_bytes`` is that of a queued job."""
-    domain = stand.domain
+    domain = bench.domain
     domain.planner.renew("bench", slots=SAMPLE, words="{}", held=[])
     keys = [domain.keys.job(batch_job_id(batch_id, number)) for number in range(1, SAMPLE + 1)]
-    before = sum(_memory_usage(stand, key) for key in keys) / SAMPLE
+    before = sum(_memory_usage(bench, key) for key in keys) / SAMPLE
     remaining = SAMPLE
     while remaining > 0:
         started = domain.planner.plan(limit=min(100, remaining)).dispatches
         for dispatch in started:
             claim = domain.planner.claim(dispatch.job_id, dispatch.attempt, "bench")
             if claim is not None:
-                _finish(stand, claim)
+                _finish(bench, claim)
         remaining -= len(started)
     domain.planner.depart("bench", gone=True)
-    after = sum(_memory_usage(stand, key) for key in keys) / SAMPLE
+    after = sum(_memory_usage(bench, key) for key in keys) / SAMPLE
     return queued_bytes - before + after
 
 
-def _finish(stand: Bench, claim: Claim) -> None:
+def _finish(bench: Bench, claim: Claim) -> None:
     source = Input(
         image=claim.input.image, sha256="a" * 64, bytes=512_000, media_type="image/jpeg", width=1024, height=1024
     )
     claim = replace(claim, input=source)
     now = datetime.now(UTC)
     answer = Checkpoint(kind="url", url="https://results.example.com/" + "x" * 80, at=now, attempt=claim.attempt)
-    stand.domain.planner.checkpoint(claim, answer, cost_micro_usd=3000)
+    bench.domain.planner.checkpoint(claim, answer, cost_micro_usd=3000)
     output = Output(
-        bucket=stand.domain.bucket.name,
+        bucket=bench.domain.bucket.name,
         key=f"outputs/{claim.job_id[4:30]}/{claim.spec.custom_id}.png",
         sha256="b" * 64,
         bytes=1_024_000,
@@ -141,11 +141,11 @@ def _finish(stand: Bench, claim: Claim) -> None:
         seed=claim.spec.seed,
     )
     settlement = Settlement.succeeded(output, signal=OK, trace_id="0123456789abcdef0123456789abcdef")
-    stand.domain.planner.settle(claim, settlement, finished_at=now)
+    bench.domain.planner.settle(claim, settlement, finished_at=now)
 
 
-def _memory_usage(stand: Bench, key: str) -> int:
-    answer: Any = stand.domain.redis.memory_usage(key, samples=0)
+def _memory_usage(bench: Bench, key: str) -> int:
+    answer: Any = bench.domain.redis.memory_usage(key, samples=0)
     return int(answer)
 
 

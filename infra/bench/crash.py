@@ -12,7 +12,7 @@ from collections import Counter
 import httpx
 
 from infra.bench.limit import fill
-from infra.bench.workbench import TENANT, Bench, bench, photograph, row, until
+from infra.bench.workbench import TENANT, Bench, open_bench, photograph, row, until
 from jobs.foundation.job_states import FINAL, State
 
 MAX_S = 45
@@ -25,31 +25,31 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=int, default=3000)
     options = parser.parse_args()
     limits = {"concurrency": options.jobs, "rpm": 60_000}
-    with bench(limits=limits, fast=True, output_format="jpeg", latency_ms=options.latency_ms) as stand:
-        victim = stand.worker(concurrency=options.jobs)
-        fill(stand, photograph(), options.jobs)
-        stand.domain.edit_loop.dispatch()
-        until(lambda: _calls(stand)["calls"] >= options.jobs, timeout_s=60)
+    with open_bench(limits=limits, fast=True, output_format="jpeg", latency_ms=options.latency_ms) as bench:
+        victim = bench.worker(concurrency=options.jobs)
+        fill(bench, photograph(), options.jobs)
+        bench.domain.edit_loop.dispatch()
+        until(lambda: _calls(bench)["calls"] >= options.jobs, timeout_s=60)
         victim.kill()
-        stand.worker(concurrency=options.jobs)
+        bench.worker(concurrency=options.jobs)
         began = time.monotonic()
-        until(lambda: _finished(stand) == options.jobs, timeout_s=300)
+        until(lambda: _finished(bench) == options.jobs, timeout_s=300)
         duration_s = time.monotonic() - began
-        calls = httpx.get(f"{stand.simulator}/_sim/calls").json()["data"]
+        calls = httpx.get(f"{bench.simulator}/_sim/calls").json()["data"]
         billed = Counter(Counter(call["prompt"] for call in calls if call["billed"]).values())
-        succeeded = stand.domain.stats.tenant(TENANT).jobs[State.SUCCEEDED]
+        succeeded = bench.domain.stats.tenant(TENANT).jobs[State.SUCCEEDED]
     row("", "succeeded", "billed once", "billed twice", "more often", "finished after s")
     row(f"{options.jobs} in flight at the kill", succeeded, billed[1], billed[2],
         sum(n for times, n in billed.items() if times > 2), f"{duration_s:.1f}")  # fmt: skip
     raise SystemExit(0 if duration_s <= MAX_S and max(billed) <= 2 and succeeded == options.jobs else 1)
 
 
-def _calls(stand: Bench) -> dict[str, int]:
-    return dict(httpx.get(f"{stand.simulator}/_sim/calls", params={"summary": "1"}).json())
+def _calls(bench: Bench) -> dict[str, int]:
+    return dict(httpx.get(f"{bench.simulator}/_sim/calls", params={"summary": "1"}).json())
 
 
-def _finished(stand: Bench) -> int:
-    jobs = stand.domain.stats.tenant(TENANT).jobs
+def _finished(bench: Bench) -> int:
+    jobs = bench.domain.stats.tenant(TENANT).jobs
     return sum(jobs[state] for state in FINAL)
 
 

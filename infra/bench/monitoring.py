@@ -22,7 +22,7 @@ from secrets import token_hex
 
 import httpx
 
-from infra.bench.workbench import TENANT, Bench, bench, median_and_p95, photograph, row, until
+from infra.bench.workbench import TENANT, Bench, median_and_p95, open_bench, photograph, row, until
 from infra.local.harness import MODEL, Process, api_process, environment_of, worker_process
 from infra.local.ports import Ports
 from jobs.foundation.ids import new_job_id
@@ -46,13 +46,13 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=1000)
     options = parser.parse_args()
     picture = photograph(options.kilobytes)
-    with bench(fast=True, output_format="jpeg") as stand:
-        stand.domain.bucket.put(stand.domain.settings.s3_bucket, "in.jpg", picture, media_type="image/jpeg")
+    with open_bench(fast=True, output_format="jpeg") as bench:
+        bench.domain.bucket.put(bench.domain.settings.s3_bucket, "in.jpg", picture, media_type="image/jpeg")
         with (
-            _fleet(stand, "monitored", options.threads, RETOUCH_METRICS_PORT="0") as (monitored, worker),
-            _fleet(stand, "unmonitored", options.threads, RETOUCH_TASK_EVENTS="false") as (unmonitored, other),
-            _flower(stand, monitored) as flower,
-            _api(stand, monitored) as url,
+            _fleet(bench, "monitored", options.threads, RETOUCH_METRICS_PORT="0") as (monitored, worker),
+            _fleet(bench, "unmonitored", options.threads, RETOUCH_TASK_EVENTS="false") as (unmonitored, other),
+            _flower(bench, monitored) as flower,
+            _api(bench, monitored) as url,
         ):
             used: dict[str, list[float]] = {"monitored": [], "unmonitored": []}
             flower_used, scrapes = [], []
@@ -67,7 +67,7 @@ def main() -> None:
                         if name == "monitored":
                             flower_used.append(1000 * (flower.cpu_s() - flower_before) / options.jobs)
                             scrapes += times
-            with _many_lanes(stand, options.lanes) as lanes, _scraped(lanes) as lane_scrapes:
+            with _many_lanes(bench, options.lanes) as lanes, _scraped(lanes) as lane_scrapes:
                 _run(monitored, 3 * options.jobs)
         part = _report(used, flower_used, scrapes, len(picture), options)
         title = f"  the same of a fleet with {options.lanes:,} lanes, ms"
@@ -104,15 +104,15 @@ def _report(
 
 
 @contextmanager
-def _fleet(stand: Bench, name: str, threads: int, **environment: str) -> Iterator[tuple[Domain, Process]]:
-    settings = stand.domain.settings.model_copy(update={"key_prefix": f"{name}:"})
+def _fleet(bench: Bench, name: str, threads: int, **environment: str) -> Iterator[tuple[Domain, Process]]:
+    settings = bench.domain.settings.model_copy(update={"key_prefix": f"{name}:"})
     with closing(Domain.open(settings)) as domain:
         domain.planner.register_models()
         domain.tenants.ensure(TENANT)
         worker_name = f"{name}@bench"
         process = worker_process(
             settings,
-            stand.directory / f"{name}.log",
+            bench.directory / f"{name}.log",
             worker_name,
             queues="edits",
             concurrency=threads,
@@ -127,11 +127,11 @@ def _fleet(stand: Bench, name: str, threads: int, **environment: str) -> Iterato
 
 
 @contextmanager
-def _flower(stand: Bench, domain: Domain) -> Iterator[Process]:
+def _flower(bench: Bench, domain: Domain) -> Iterator[Process]:
     port = Ports().choose("flower")
     environment = environment_of(domain.settings, FLOWER_BASIC_AUTH="bench:bench")
     command = [sys.executable, "-m", "retouch", "flower", "--port", str(port)]
-    process = Process(command, stand.directory / "flower.log", environment)
+    process = Process(command, bench.directory / "flower.log", environment)
     try:
         process.wait_until(lambda: _answers(f"http://127.0.0.1:{port}/healthcheck"))
         yield process
@@ -140,9 +140,9 @@ def _flower(stand: Bench, domain: Domain) -> Iterator[Process]:
 
 
 @contextmanager
-def _api(stand: Bench, domain: Domain) -> Iterator[str]:
+def _api(bench: Bench, domain: Domain) -> Iterator[str]:
     port = Ports().choose("api")
-    process = api_process(domain.settings, stand.directory / "api.log", port)
+    process = api_process(domain.settings, bench.directory / "api.log", port)
     try:
         process.wait_until(lambda: _answers(f"http://127.0.0.1:{port}/livez"))
         yield f"http://127.0.0.1:{port}/metrics"
@@ -194,14 +194,14 @@ def _draft(domain: Domain) -> Draft:
 
 
 @contextmanager
-def _many_lanes(stand: Bench, lanes: int) -> Iterator[str]:
+def _many_lanes(bench: Bench, lanes: int) -> Iterator[str]:
     """Start the API of a fleet in which every lane has a queued job; yields the URL to scrape."""
-    with closing(Domain.open(stand.domain.settings.model_copy(update={"key_prefix": "lanes:"}))) as domain:
+    with closing(Domain.open(bench.domain.settings.model_copy(update={"key_prefix": "lanes:"}))) as domain:
         domain.planner.register_models()
         for number in range(lanes):
             domain.tenants.ensure(f"t{number}")
             domain.planner.submit([_draft(domain)], tenant=f"t{number}")
-        with _api(stand, domain) as url:
+        with _api(bench, domain) as url:
             yield url
 
 

@@ -17,7 +17,7 @@ import httpx
 from PIL import Image
 from ulid import ULID
 
-from infra.bench.workbench import TENANT, Bench, bench, row, until
+from infra.bench.workbench import TENANT, Bench, open_bench, row, until
 from jobs.edits.reuse import LastRead, fingerprint
 from jobs.images.probe import Picture
 from jobs.records.job_models import JobSpec
@@ -40,14 +40,14 @@ def picture(seed: int, side: int = 48) -> bytes:
     return out.getvalue()
 
 
-def calls(stand: Bench) -> int:
+def calls(bench: Bench) -> int:
     """Number of calls of the simulator."""
-    return int(httpx.get(f"{stand.simulator}/_sim/calls", params={"summary": "1"}).json()["calls"])
+    return int(httpx.get(f"{bench.simulator}/_sim/calls", params={"summary": "1"}).json()["calls"])
 
 
-def put(stand: Bench, pictures: range, first_seed: int) -> None:
+def put(bench: Bench, pictures: range, first_seed: int) -> None:
     """Upload pictures; the number of a picture is its key."""
-    bucket = stand.domain.bucket
+    bucket = bench.domain.bucket
 
     def put_one(number: int) -> None:
         data = picture(first_seed + number)
@@ -57,43 +57,43 @@ def put(stand: Bench, pictures: range, first_seed: int) -> None:
         list(threads.map(put_one, pictures))
 
 
-def night(stand: Bench, schedule_id: str) -> tuple[Run, int, float]:
+def night(bench: Bench, schedule_id: str) -> tuple[Run, int, float]:
     """Execute one run: the finished run, its provider calls, and its duration in seconds."""
-    before, began = calls(stand), time.monotonic()
-    run = stand.domain.schedules.run_now(TENANT, schedule_id).id
+    before, began = calls(bench), time.monotonic()
+    run = bench.domain.schedules.run_now(TENANT, schedule_id).id
 
     def now() -> Run:
-        return stand.domain.runs.get(TENANT, schedule_id, run)
+        return bench.domain.runs.get(TENANT, schedule_id, run)
 
     until(lambda: now().state in FINAL_RUNS, 600)
-    return now(), calls(stand) - before, time.monotonic() - began
+    return now(), calls(bench) - before, time.monotonic() - began
 
 
 def nights(number: int) -> None:
     """Run three nights over the same pictures, by list and by prefix; some pictures change before the second."""
-    with bench(limits={"concurrency": 64}, fast=True) as stand:
-        bucket = stand.domain.bucket
-        put(stand, range(number), 0)
+    with open_bench(limits={"concurrency": 64}, fast=True) as bench:
+        bucket = bench.domain.bucket
+        put(bench, range(number), 0)
         rows = "".join(f"{n:06d},s3://{bucket.name}/night/{n:06d}.png\n" for n in range(number))
         bucket.put(bucket.name, "lists/night.csv", f"custom_id,image\n{rows}".encode(), media_type="text/csv")
-        stand.worker(concurrency=32, queues="edits,ingest")
+        bench.worker(concurrency=32, queues="edits,ingest")
         row(f"{number:,} pictures", "calls", "reused", "unchanged", "cost $", "seconds")
         for source, manifest in (("list", "lists/night.csv"), ("prefix", "night/")):
             body = {"name": source, "cron": "0 3 * * *", "manifest": f"s3://{bucket.name}/{manifest}"}
             body["defaults"] = {"prompt": f"by its {source}"}  # type: ignore[assignment]
-            schedule = stand.domain.schedule_submission.create(parse_schedule(body), tenant=TENANT)
+            schedule = bench.domain.schedule_submission.create(parse_schedule(body), tenant=TENANT)
             for which in ("first night", f"{CHANGED} changed", "nothing changed"):
                 if which.endswith("changed") and which[0].isdigit():
-                    put(stand, range(CHANGED), 1_000_000 * (1 + len(source)))
-                run, called, seconds = night(stand, schedule.id)
+                    put(bench, range(CHANGED), 1_000_000 * (1 + len(source)))
+                run, called, seconds = night(bench, schedule.id)
                 reused = run.counts.reused if run.counts else 0
                 row(f"{source}, {which}", called, reused, run.unchanged or 0, f"{run.cost_usd:.3f}", f"{seconds:.1f}")
 
 
 def memory() -> None:
     """Measure the Redis memory for seen pictures, finished edits and last reads."""
-    with bench(fast=True) as stand:
-        domain = stand.domain
+    with open_bench(fast=True) as bench:
+        domain = bench.domain
         model = domain.catalogue.get(None)
 
         def record_seen(first: int, last: int) -> None:
@@ -116,11 +116,11 @@ def memory() -> None:
                 domain.reuse.remember(TENANT, f"s3://shop/in/{n}.png", known)
 
         row("memory of Redis", "entries", "bytes an entry")
-        memory_row(stand, "pictures of a prefix (few)", 2_000, record_seen)
-        memory_row(stand, "pictures of a prefix (many)", SEEN_PICTURES, record_seen, first=2_000)
-        memory_row(stand, "finished edits (few)", 2_000, record_edits)
-        memory_row(stand, "finished edits (many)", FINISHED_EDITS, record_edits, first=2_000)
-        memory_row(stand, "last reads", LAST_READS, record_reads)
+        memory_row(bench, "pictures of a prefix (few)", 2_000, record_seen)
+        memory_row(bench, "pictures of a prefix (many)", SEEN_PICTURES, record_seen, first=2_000)
+        memory_row(bench, "finished edits (few)", 2_000, record_edits)
+        memory_row(bench, "finished edits (many)", FINISHED_EDITS, record_edits, first=2_000)
+        memory_row(bench, "last reads", LAST_READS, record_reads)
 
 
 def listing(number: int) -> None:
@@ -128,8 +128,8 @@ def listing(number: int) -> None:
 
     The listing is generated here, because uploading so many objects would take too long.
     """
-    with bench(fast=True) as stand:
-        domain, schedule = stand.domain, "sch_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"
+    with open_bench(fast=True) as bench:
+        domain, schedule = bench.domain, "sch_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"
         body = {
             "name": "n",
             "cron": "@daily",
@@ -140,18 +140,18 @@ def listing(number: int) -> None:
         pages = ((Listed(f"in/{n:07d}.png", n, f'"{n:032x}"') for n in range(number)) for _ in range(2))
         domain.bucket.list_objects = lambda *_, **__: next(pages)  # type: ignore[method-assign]
         row(f"{number:,} keys", "changed", "seconds", "memory MB")
-        for what in ("all are new", "nothing changed"):
-            before, begun = memory_mb(), time.monotonic()
-            taken = domain.changed_objects.save_changed(
+        for case in ("all are new", "nothing changed"):
+            before, began = memory_mb(), time.monotonic()
+            selection = domain.changed_objects.save_changed(
                 template, schedule_id=schedule, tenant=TENANT, batch_id=f"bat_{ULID()}", check=lambda: None
             )
-            row(what, taken.changed, f"{time.monotonic() - begun:.1f}", round(memory_mb() - before))
+            row(case, selection.changed, f"{time.monotonic() - began:.1f}", round(memory_mb() - before))
             for first in range(0, number, 2_000):
-                found = [
+                marks = [
                     mark_of(Listed(f"in/{n:07d}.png", n, f'"{n:032x}"'), domain.changed_objects.recipe_of(template))
                     for n in range(first, min(first + 2_000, number))
                 ]
-                domain.seen.record(schedule, found)
+                domain.seen.record(schedule, marks)
 
 
 def memory_mb() -> float:
@@ -159,17 +159,17 @@ def memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
-def memory_row(stand: Bench, name: str, last: int, write: Callable[[int, int], None], *, first: int = 0) -> None:
+def memory_row(bench: Bench, name: str, last: int, write: Callable[[int, int], None], *, first: int = 0) -> None:
     """Print one line of the table: the memory for ``last - first`` entries."""
-    before = used(stand)
+    before = used(bench)
     for start in range(first, last, 2_000):
         write(start, min(start + 2_000, last))
-    row(name, f"{last - first:,}", round((used(stand) - before) / (last - first)))
+    row(name, f"{last - first:,}", round((used(bench) - before) / (last - first)))
 
 
-def used(stand: Bench) -> int:
+def used(bench: Bench) -> int:
     """Memory that the server uses, in bytes."""
-    info: Any = stand.domain.redis.info("memory")
+    info: Any = bench.domain.redis.info("memory")
     return int(info["used_memory"])
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from infra.bench.workbench import Bench, bench, row
+from infra.bench.workbench import Bench, open_bench, row
 from jobs.foundation.ids import new_id, new_job_id
 from jobs.records.job_codec import to_json
 from jobs.records.job_models import JobSpec
@@ -34,28 +34,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=16)
     options = parser.parse_args()
     p95s: dict[bool, list[float]] = {False: [], True: []}
-    with bench(fast=True) as stand:
-        stand.worker(concurrency=options.threads, queues="webhooks")
+    with open_bench(fast=True) as bench:
+        bench.worker(concurrency=options.threads, queues="webhooks")
         print(f"{options.events} events, the first {FAILURE_RATE:.0%} of the requests fail, {options.threads} threads")  # noqa: T201
         row("", "p50 s", "p95 s", "all s", "requests", "worker CPU ms a request")
         for _ in range(options.rounds):
             for hanging in (False, True):
-                p95s[hanging].append(_measure(stand, options.events, hanging=hanging))
+                p95s[hanging].append(_measure(bench, options.events, hanging=hanging))
     ratio = statistics.median(p95s[True]) / statistics.median(p95s[False])
     print(f"95th percentile with a hanging receiver, divided by that without: {ratio:.3f}")  # noqa: T201
     raise SystemExit(0 if ratio <= 1.1 else 1)
 
 
-def _measure(stand: Bench, events: int, *, hanging: bool) -> float:
+def _measure(bench: Bench, events: int, *, hanging: bool) -> float:
     """One run with a new tenant; returns the 95th percentile in seconds."""
-    domain = stand.domain
+    domain = bench.domain
     tenant = new_id("t").lower().replace("_", "-")
     domain.tenants.ensure(tenant)
     with _receiver(int(events * FAILURE_RATE)) as receiver, _hanging_receiver() as hanging_url:
         endpoints = [domain.endpoints.create(tenant, EndpointFields(url=receiver.url, events=["job.*"]))]
         if hanging:
             endpoints.append(domain.endpoints.create(tenant, EndpointFields(url=hanging_url, events=["job.*"])))
-        cpu_before = stand.cpu()["workers"]
+        cpu_before = bench.cpu()["workers"]
         spec = to_json(JobSpec(model="step-image-edit-2", prompt="p", image="s3://b/k", seed=1))
         record = f'{{"lane":"","state":"succeeded","spec":{_quoted(spec)}}}'
         began = time.time()
@@ -71,7 +71,7 @@ def _measure(stand: Bench, events: int, *, hanging: bool) -> float:
             pipe.xadd(domain.keys.outbox, fields)
         pipe.execute()
         receiver.wait_for(events)
-        cpu = stand.cpu()["workers"] - cpu_before
+        cpu = bench.cpu()["workers"] - cpu_before
         times = sorted(at - began for at in receiver.arrived.values())
         for endpoint in endpoints:
             domain.endpoints.delete(tenant, endpoint.id)

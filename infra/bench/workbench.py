@@ -60,7 +60,7 @@ class Bench:
 
 
 @contextmanager
-def bench(*, limits: Mapping[str, object] | None = None, **knobs: object) -> Iterator[Bench]:
+def open_bench(*, limits: Mapping[str, object] | None = None, **knobs: object) -> Iterator[Bench]:
     """Start the servers and a simulator; `limits` configure the model's catalogue entry, `knobs` the simulator."""
     with (
         tempfile.TemporaryDirectory(prefix="retouch-bench-") as folder,
@@ -85,11 +85,11 @@ def bench(*, limits: Mapping[str, object] | None = None, **knobs: object) -> Ite
         domain = Domain.open(settings)
         domain.planner.register_models()
         domain.tenants.ensure(TENANT)
-        stand = Bench(domain, simulator, valkey, seaweedfs, directory)
+        bench = Bench(domain, simulator, valkey, seaweedfs, directory)
         try:
-            yield stand
+            yield bench
         finally:
-            for process in stand.workers:
+            for process in bench.workers:
                 process.close()
             domain.close()
 
