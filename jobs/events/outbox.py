@@ -12,7 +12,7 @@ from ulid import ULID
 
 from jobs.foundation.errors import InvalidInput
 from jobs.foundation.redis_keys import Keys
-from jobs.records.job_codec import moment
+from jobs.foundation.values import moment
 
 GROUP = "tellers"
 """The consumer group of all tellers."""

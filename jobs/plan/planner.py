@@ -13,6 +13,7 @@ from jobs.foundation.errors import Conflict, IdempotencyMismatch, NotFound, Quot
 from jobs.foundation.ids import batch_of, made_at
 from jobs.foundation.job_states import FINAL, State
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment, pairs, to_ms
 from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Plan, Submitted
 from jobs.plan.reuse_entry import Entry
 from jobs.plan.script_runner import ScriptRunner
@@ -25,10 +26,7 @@ from jobs.records.job_codec import (
     encode_attempt,
     encode_input,
     encode_output,
-    moment,
-    pairs,
     to_json,
-    to_ms,
 )
 from jobs.records.job_models import WEIGHTS, Attempt, Checkpoint
 

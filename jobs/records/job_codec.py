@@ -7,12 +7,13 @@ tell ('1': its events are wanted), queued (ms: put back on its lane), again_afte
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from jobs.foundation.ids import batch_of, made_at
 from jobs.foundation.job_states import State
+from jobs.foundation.values import moment, to_ms
 from jobs.records.job_models import Attempt, Checkpoint, Input, Job, JobError, JobSpec, Output, Record
 from jobs.records.output_key import default_key
 
@@ -22,22 +23,6 @@ MICRO = 1_000_000
 def to_json(record: Record) -> str:
     """A record without what equals its default: memory is counted by the hundred thousand jobs."""
     return record.model_dump_json(exclude_defaults=True)
-
-
-def moment(ms: float | str) -> datetime:
-    """Milliseconds since 1970 as a moment in UTC."""
-    return datetime.fromtimestamp(float(ms) / 1000, UTC)
-
-
-def to_ms(at: datetime) -> int:
-    """A moment as whole milliseconds since 1970."""
-    return round(at.timestamp() * 1000)
-
-
-def pairs(flat: Iterable[str]) -> dict[str, str]:
-    """The field-value list that a script returns as a mapping."""
-    items = iter(flat)
-    return dict(zip(items, items, strict=True))
 
 
 def decode_spec(

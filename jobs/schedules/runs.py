@@ -12,8 +12,9 @@ from jobs.events.outbox import Event
 from jobs.foundation.errors import NotFound
 from jobs.foundation.paging import Page, check_limit, read_cursor, write_cursor
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment
 from jobs.plan.script_runner import ScriptRunner
-from jobs.records.job_codec import MICRO, moment
+from jobs.records.job_codec import MICRO
 from jobs.schedules.models import FINAL_RUNS, Run, RunState, run_id
 
 MOST_A_PAGE = 200

@@ -12,8 +12,8 @@ from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import made_at
 from jobs.foundation.paging import Page, check_limit, page_of_keys, read_cursor, write_cursor
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment, to_ms
 from jobs.plan.script_runner import ScriptRunner
-from jobs.records.job_codec import moment, to_ms
 from jobs.schedules.cron import Cron
 from jobs.schedules.models import (
     Run,

@@ -18,9 +18,9 @@ from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.tracing import traceparent_of
+from jobs.foundation.values import moment, pairs, to_ms
 from jobs.plan import lua_loader
 from jobs.queueing.broker import Broker
-from jobs.records.job_codec import moment, pairs, to_ms
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.retry_policy import Exchange, Verdict
 from jobs.webhooks.routing import Target

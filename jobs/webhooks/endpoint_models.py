@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from jobs.foundation.errors import FieldError, InvalidInput
 from jobs.foundation.secret_box import Seal
-from jobs.records.job_codec import moment
+from jobs.foundation.values import moment
 from jobs.records.job_models import Moment, Record
 
 MASK = "********"

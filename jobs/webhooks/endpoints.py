@@ -15,10 +15,10 @@ from jobs.foundation.ids import new_id
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.secret_box import Seal
 from jobs.foundation.settings import Settings
+from jobs.foundation.values import moment
 from jobs.foundation.webhook_secrets import new_secret, rotate
 from jobs.foundation.webhook_url_policy import checked_webhook_url
 from jobs.plan import lua_loader
-from jobs.records.job_codec import moment
 from jobs.webhooks.deliveries import Deliveries
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.delivery_reader import DeliveryLog

@@ -11,11 +11,11 @@ from jobs.foundation.ids import batch_job_id, new_batch_id, new_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.secret_box import Seal
+from jobs.foundation.values import moment
 from jobs.plan.planner import Planner
 from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Submitted
 from jobs.plan.script_runner import ScriptRunner
 from jobs.plan.settlement import OK, Settlement, Signal
-from jobs.records.job_codec import moment
 from jobs.records.job_models import Input, JobSpec
 from jobs.tenants.tenants import Tenants
 from tests.conftest import Clock

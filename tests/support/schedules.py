@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.foundation.settings import Settings
+from jobs.foundation.values import to_ms
 from jobs.queueing.background_tasks import Kind
-from jobs.records.job_codec import to_ms
 from jobs.schedules.models import Run, RunState, Schedule
 from jobs.schedules.submission import parse_schedule
 from jobs.wiring import Domain

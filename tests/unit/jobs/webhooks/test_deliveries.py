@@ -12,9 +12,9 @@ from jobs.foundation.errors import ConfigurationError, InvalidInput
 from jobs.foundation.ids import made_at
 from jobs.foundation.secret_box import SEALED, Seal
 from jobs.foundation.settings import Settings
+from jobs.foundation.values import moment
 from jobs.foundation.webhook_secrets import new_secret, secrets_of, signature
 from jobs.foundation.webhook_url_policy import check_webhook_url
-from jobs.records.job_codec import moment
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.endpoint_models import check_headers
 from jobs.webhooks.retry_policy import JITTER, SCHEDULE_S, Exchange, judge
