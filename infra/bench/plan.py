@@ -129,7 +129,7 @@ class Plan:
         pipe = self.redis.pipeline(transaction=False)
         for one, arguments in calls:
             job = self.keys.job(one.job_id)
-            keys = [*self.keys.spine, job, job]
+            keys = [*self.keys.common_keys, job, job]
             script(keys=keys, args=[0, RETENTION_MS, LEASE_MS, *arguments], client=pipe)
         pipe.execute()
 

@@ -125,7 +125,7 @@ class Outbox:
 
     def put(self, event_type: str, *, tenant: str, subject: str, data: str, at_ms: int, only: str = "") -> str:
         """Tell of something; returns the entry's id."""
-        key = self._keys.line(subject)
+        key = self._keys.receiver_queue(subject)
         fields = {"type": event_type, "tenant": tenant, "subject": key, "at": at_ms, "data": data, "only": only}
         return str(self._redis.xadd(self._keys.outbox, fields))  # type: ignore[arg-type]
 

@@ -23,7 +23,7 @@ class Keys:
     prefix: str
 
     @property
-    def spine(self) -> list[str]:
+    def common_keys(self) -> list[str]:
         """The first KEYS of every script that changes a job, in their order."""
         return [self.leases, self.waiting, self.deadlines, self.outbox, self.fleet]
 
@@ -94,7 +94,7 @@ class Keys:
         return f"{self.prefix}places:{batch_id}"
 
     @property
-    def chores(self) -> str:
+    def background_tasks(self) -> str:
         """Sorted set: `kind batch key` of work on whole batches, by the moment it is due or its lease ends, in ms."""
         return f"{self.prefix}chores"
 
@@ -151,17 +151,17 @@ class Keys:
         """Sorted set, all scores 0: a tenant's job keys in one state, in the order of their ids."""
         return f"{self.prefix}index:{tenant}:{state}"
 
-    def customs(self, tenant: str) -> str:
+    def custom_ids(self, tenant: str) -> str:
         """Sorted set, all scores 0: `custom_id`, a zero byte, job key."""
         return f"{self.prefix}customs:{tenant}"
 
     @property
-    def tidied(self) -> str:
+    def index_cleanup_positions(self) -> str:
         """Hash: index key -> the member at which the walk that tidies it has come."""
         return f"{self.prefix}tidied"
 
     @property
-    def tidying(self) -> str:
+    def index_cleanup_lock(self) -> str:
         """String: who takes this minute's step has set it."""
         return f"{self.prefix}tidying"
 
@@ -182,41 +182,41 @@ class Keys:
         return f"{self.prefix}deliveries:{name}"
 
     @property
-    def telling(self) -> list[str]:
+    def delivery_keys(self) -> list[str]:
         """The first KEYS of every script about deliveries, in their order."""
         kinds = ("quick", "new", "slow")
         lists, leases = ([self.deliveries(f"{what}:{kind}") for kind in kinds] for what in ("turns", "leases"))
         return [self.outbox, self.deliveries("lines"), *lists, *leases, self.deliveries("tellers")]
 
-    def line(self, line_id: str) -> str:
+    def receiver_queue(self, queue_id: str) -> str:
         """Hash: an endpoint's record, or that of the addresses of one origin that jobs and batches name."""
-        return f"{self.prefix}{line_id}"
+        return f"{self.prefix}{queue_id}"
 
-    def line_due(self, line_id: str) -> str:
+    def receiver_queue_due(self, queue_id: str) -> str:
         """Sorted set: a line's waiting delivery keys, by the next try in ms."""
-        return f"{self.prefix}due:{line_id}"
+        return f"{self.prefix}due:{queue_id}"
 
-    def told(self, line_id: str, state: str) -> str:
+    def deliveries_in_state(self, queue_id: str, state: str) -> str:
         """Sorted set, all scores 0: a line's delivery keys in one state, in the order of their events."""
-        return f"{self.prefix}told:{line_id}:{state}"
+        return f"{self.prefix}told:{queue_id}:{state}"
 
     def endpoints(self, tenant: str) -> str:
         """Set: keys of a tenant's endpoints."""
         return f"{self.prefix}endpoints:{tenant}"
 
-    def digest(self, batch_id: str, line_id: str) -> str:
+    def digest(self, batch_id: str, queue_id: str) -> str:
         """Hash: a digest of a batch's job events for one line."""
-        return f"{self.prefix}digest:{batch_id}:{line_id}"
+        return f"{self.prefix}digest:{batch_id}:{queue_id}"
 
-    def digest_list(self, batch_id: str, line_id: str) -> str:
+    def digest_list(self, batch_id: str, queue_id: str) -> str:
         """List: what a digest has collected, a JSON text an event."""
-        return f"{self.prefix}digestlist:{batch_id}:{line_id}"
+        return f"{self.prefix}digestlist:{batch_id}:{queue_id}"
 
-    def origins(self, tenant: str) -> str:
+    def origin_queues(self, tenant: str) -> str:
         """Sorted set: keys of the lines of a tenant's `webhook_url`s and deleted endpoints, by their last event, ms."""
         return f"{self.prefix}origins:{tenant}"
 
-    def listeners(self, tenant: str) -> str:
+    def job_event_endpoints(self, tenant: str) -> str:
         """Set: keys of a tenant's endpoints that want to hear of single jobs."""
         return f"{self.prefix}listeners:{tenant}"
 
@@ -249,14 +249,14 @@ class Keys:
         """List: keys of runs that wait for the one before, the next one first."""
         return f"{self.prefix}runs-waiting:{schedule_id}"
 
-    def seen(self, schedule_id: str, part: int) -> str:
+    def seen_objects(self, schedule_id: str, part: int) -> str:
         """Hash, one of many: digest of an object's key to digest of what it was at its last success."""
         return f"{self.prefix}seen:{schedule_id}:{part:x}"
 
-    def made(self, tenant: str, period: int, part: int) -> str:
+    def edit_results(self, tenant: str, period: int, part: int) -> str:
         """Hash, one of many: digest of an edit's fingerprint to the job that made it in some period."""
         return f"{self.prefix}made:{tenant}:{period}:{part:x}"
 
-    def read(self, tenant: str, digest: str) -> str:
+    def address_contents(self, tenant: str, digest: str) -> str:
         """String: what a picture's address held when it was last read for a tenant."""
         return f"{self.prefix}read:{tenant}:{digest}"

@@ -121,7 +121,7 @@ class Planner:
             "jobs/submit",
             [
                 self._keys.tenant(tenant),
-                self._keys.customs(tenant),
+                self._keys.custom_ids(tenant),
                 self._keys.idempotency(tenant, idempotency.key_sha256 if idempotency else "-"),
                 self._keys.batch(batch_id or "-"),
                 *(self._keys.job(draft.job_id) for draft in drafts),

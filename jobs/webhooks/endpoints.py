@@ -106,7 +106,7 @@ class Endpoints:
         ids = sorted(map(self._keys.id_of, lines), reverse=True)
         pipe = self._redis.pipeline(transaction=False)
         for endpoint_id in ids:
-            pipe.hgetall(self._keys.line(endpoint_id))
+            pipe.hgetall(self._keys.receiver_queue(endpoint_id))
         return [self._shown(one, record) for one, record in zip(ids, pipe.execute(), strict=True) if record]
 
     def change(self, tenant: str, endpoint_id: str, wanted: EndpointChange) -> Endpoint:
@@ -138,9 +138,9 @@ class Endpoints:
         """
         self._record(tenant, endpoint_id)
         # Noted before it goes: a process that dies in between costs nobody the sight of what was told.
-        known = self._keys.origins(tenant)
+        known = self._keys.origin_queues(tenant)
         pipe = self._redis.pipeline()
-        pipe.zadd(known, {self._keys.line(endpoint_id): self._clock_ms()})
+        pipe.zadd(known, {self._keys.receiver_queue(endpoint_id): self._clock_ms()})
         pipe.pexpire(known, self._listed_ms)
         pipe.execute()
         if self._do("delete", tenant, endpoint_id, {}, ["old_secrets"]) == "missing":
@@ -154,7 +154,7 @@ class Endpoints:
             Conflict: too many secrets sign already.
         """
         record = self._record(tenant, endpoint_id)
-        secret = rotate(self._redis, self._keys.line(endpoint_id), self._seal, self._clock_ms())
+        secret = rotate(self._redis, self._keys.receiver_queue(endpoint_id), self._seal, self._clock_ms())
         return NewEndpoint(**dict(self._shown(endpoint_id, record)), secret=secret)
 
     def ping(self, tenant: str, endpoint_id: str) -> tuple[str, str]:
@@ -206,13 +206,13 @@ class Endpoints:
     def _record(self, tenant: str, endpoint_id: str) -> dict[str, str]:
         if not ENDPOINT_ID.fullmatch(endpoint_id):
             raise _no(endpoint_id)
-        record: Any = self._redis.hgetall(self._keys.line(endpoint_id))
+        record: Any = self._redis.hgetall(self._keys.receiver_queue(endpoint_id))
         if not record or record["owner"] != tenant or record.get("deleted") == "1":
             raise _no(endpoint_id)
         return dict(record)
 
     def _shown(self, endpoint_id: str, record: dict[str, str]) -> Endpoint:
-        waiting: Any = self._redis.zcard(self._keys.line_due(endpoint_id))
+        waiting: Any = self._redis.zcard(self._keys.receiver_queue_due(endpoint_id))
         return decode_endpoint(endpoint_id, record, waiting, self._clock_ms())
 
     def _stored(self, wanted: EndpointFields | EndpointChange, headers: dict[str, str]) -> dict[str, str]:
@@ -237,7 +237,7 @@ class Endpoints:
         return fields
 
     def _do(self, act: str, tenant: str, endpoint_id: str, fields: dict[str, str], drop: Sequence[str] = ()) -> str:
-        keys = [*self._keys.telling, self._keys.line(endpoint_id), self._keys.endpoints(tenant)]
+        keys = [*self._keys.delivery_keys, self._keys.receiver_queue(endpoint_id), self._keys.endpoints(tenant)]
         order = json.dumps({"set": fields, "drop": list(drop)})
         # Lease and retention play no part in it.
         return str(self._write(keys=keys, args=[self._clock_ms(), 0, 0, 30 * 86_400_000, act, MOST_ENDPOINTS, order]))

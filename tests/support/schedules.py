@@ -72,7 +72,7 @@ class Timetable:
 
     def open_chores(self, kind: Kind) -> list[str]:
         """What is to be done of a kind, by id."""
-        found: Any = self.domain.redis.zrange(self.domain.keys.chores, 0, -1)
+        found: Any = self.domain.redis.zrange(self.domain.keys.background_tasks, 0, -1)
         split = (member.split(" ", 1) for member in found)
         return [self.domain.keys.id_of(key) for name, key in split if name == kind]
 

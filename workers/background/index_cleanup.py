@@ -21,7 +21,7 @@ def start_tidying(domain: Domain) -> Callable[..., None]:
         while not stop.wait(EVERY_S):
             try:
                 # Whoever sets it first takes this minute's step.
-                if domain.redis.set(domain.keys.tidying, "1", nx=True, px=int(EVERY_S * 900)):
+                if domain.redis.set(domain.keys.index_cleanup_lock, "1", nx=True, px=int(EVERY_S * 900)):
                     removed = domain.tidying.step()
                     log.debug("tidying.stepped", removed=removed)
             except RedisError as error:
