@@ -28,7 +28,7 @@ from jobs.records.job_codec import (
     encode_output,
     to_json,
 )
-from jobs.records.job_models import WEIGHTS, Attempt, Checkpoint
+from jobs.records.job_models import WEIGHTS, AttemptRecord, Checkpoint
 
 IDEMPOTENCY_S = 24 * 3600
 BURST_MS = 500
@@ -239,7 +239,7 @@ class Planner:
         Returns:
             False where the fence refused it: another attempt, or the user, was faster.
         """
-        log = Attempt(
+        log = AttemptRecord(
             number=claim.attempt,
             started_at=claim.claimed_at,
             finished_at=finished_at,

@@ -14,7 +14,7 @@ from typing import Any
 from jobs.foundation.ids import batch_of, made_at
 from jobs.foundation.job_states import State
 from jobs.foundation.values import moment, to_ms
-from jobs.records.job_models import Attempt, Checkpoint, Input, Job, JobError, JobSpec, Output, Record
+from jobs.records.job_models import AttemptRecord, Checkpoint, Input, Job, JobError, JobSpec, Output, Record
 from jobs.records.output_key import default_key
 
 MICRO = 1_000_000
@@ -79,7 +79,7 @@ def decode_checkpoint(record: Mapping[str, str]) -> Checkpoint | None:
     return Checkpoint.model_validate_json(text) if text else None
 
 
-def encode_attempt(attempt: Attempt) -> str:
+def encode_attempt(attempt: AttemptRecord) -> str:
     """A line of the attempt log: moments as whole milliseconds, which are shorter than RFC 3339."""
     entry = attempt.model_dump(mode="json", exclude_defaults=True, exclude={"started_at", "finished_at"})
     for name, at in (("started_ms", attempt.started_at), ("finished_ms", attempt.finished_at)):
@@ -88,7 +88,7 @@ def encode_attempt(attempt: Attempt) -> str:
     return json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
 
 
-def decode_attempts(log: str) -> list[Attempt]:
+def decode_attempts(log: str) -> list[AttemptRecord]:
     """The attempt log; scripts write moments as milliseconds (`started_ms`), workers as RFC 3339."""
     attempts = []
     # Not splitlines: it would split at U+2028 and the like, which a provider's message may have.
@@ -97,7 +97,7 @@ def decode_attempts(log: str) -> list[Attempt]:
         for name in ("started", "finished"):
             if f"{name}_ms" in entry:
                 entry[f"{name}_at"] = moment(entry.pop(f"{name}_ms"))
-        attempts.append(Attempt.model_validate(entry))
+        attempts.append(AttemptRecord.model_validate(entry))
     return attempts
 
 
@@ -142,10 +142,10 @@ def _shown(job_id: str, tenant: str, spec: JobSpec) -> dict[str, Any]:
     }
 
 
-_NONE = Attempt(number=0, outcome="failed")
+_NONE = AttemptRecord(number=0, outcome="failed")
 
 
-def _finished_at(record: Mapping[str, str], attempts: list[Attempt]) -> datetime | None:
+def _finished_at(record: Mapping[str, str], attempts: list[AttemptRecord]) -> datetime | None:
     """A success keeps no moment beside its log's: records are counted by the hundred thousand."""
     if "finished" in record:
         return moment(record["finished"])

@@ -175,7 +175,7 @@ Outcome = Literal[
 ]
 
 
-class Attempt(Record):
+class AttemptRecord(Record):
     """One try of a job, as its log tells it."""
 
     number: int
@@ -224,7 +224,7 @@ class Job(EditParameters):
     input: Input
     output: Output | None = None
     error: JobError | None = None
-    attempts: list[Attempt] = Field(default_factory=list)
+    attempts: list[AttemptRecord] = Field(default_factory=list)
     cost_usd: float = 0.0
     created_at: Moment
     not_before: Moment | None = None
