@@ -13,7 +13,7 @@ SEALED = "sealed:"
 SHORTEST_KEY = 16
 
 
-class Seal:
+class SecretBox:
     """Seals texts, and opens them again.
 
     Without a key texts stay as they are. Several keys, separated by commas, let one be replaced: the first one seals,
@@ -33,11 +33,11 @@ class Seal:
             raise ConfigurationError(f"RETOUCH_SECRET_KEY: each key needs at least {SHORTEST_KEY} random characters")
         self._keys = MultiFernet([Fernet(_derive(part)) for part in parts]) if parts else None
 
-    def seal(self, text: str) -> str:
+    def encrypt(self, text: str) -> str:
         """The text as it is stored."""
         return SEALED + self._keys.encrypt(text.encode()).decode() if self._keys else text
 
-    def open(self, stored: str) -> str:
+    def decrypt(self, stored: str) -> str:
         """The text that was sealed.
 
         Raises:

@@ -12,7 +12,7 @@ from redis.client import Pipeline
 from standardwebhooks import Webhook
 
 from jobs.foundation.errors import Conflict
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 
 PREFIX = "whsec_"
 """What a secret begins with; base 64 of its bytes follows (https://www.standardwebhooks.com)."""
@@ -28,21 +28,21 @@ def new_secret() -> str:
     return PREFIX + b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
-def secrets_of(record: Mapping[str, str], seal: Seal, now_ms: float) -> list[str]:
+def secrets_of(record: Mapping[str, str], secret_box: SecretBox, now_ms: float) -> list[str]:
     """The secrets that sign at a moment, the newest first.
 
     Args:
         record: with `secret`, and after a rotation with those that still sign, see `_replaced`.
-        seal: opens them.
+        secret_box: opens them.
         now_ms: the moment, in ms since 1970.
 
     Raises:
         ConfigurationError: one cannot be opened.
     """
-    return [seal.open(stored) for stored in (record["secret"], *(old for old, _ in _replaced(record, now_ms)))]
+    return [secret_box.decrypt(stored) for stored in (record["secret"], *(old for old, _ in _replaced(record, now_ms)))]
 
 
-def rotate(redis: Redis, key: str, seal: Seal, now_ms: float) -> str:
+def rotate(redis: Redis, key: str, secret_box: SecretBox, now_ms: float) -> str:
     """Give the record at `key` a new secret and return it; each one it had signs for a day after it was replaced.
 
     Whoever lost an answer rotates again, and the receiver still has the secret of before the first rotation.
@@ -60,7 +60,7 @@ def rotate(redis: Redis, key: str, seal: Seal, now_ms: float) -> str:
         if len(old) >= MOST_SIGN:
             raise Conflict(f"{MOST_SIGN} secrets sign already: rotate when the oldest is a day old")
         pipe.multi()
-        pipe.hset(key, mapping={"secret": seal.seal(fresh), "old_secrets": json.dumps(old)})
+        pipe.hset(key, mapping={"secret": secret_box.encrypt(fresh), "old_secrets": json.dumps(old)})
         pipe.hdel(key, "old_secret", "old_until")
 
     redis.transaction(change, key)

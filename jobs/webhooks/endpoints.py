@@ -13,7 +13,7 @@ from jobs.events.outbox import PING, Event, Outbox, check_filters, wants_jobs
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound
 from jobs.foundation.ids import new_id
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.settings import Settings
 from jobs.foundation.values import moment
 from jobs.foundation.webhook_secrets import new_secret, rotate
@@ -47,7 +47,7 @@ class Endpoints:
         redis: a client that decodes answers.
         keys: names of the keys.
         settings: which addresses may be told.
-        seal: for secrets and headers at rest.
+        secret_box: for secrets and headers at rest.
         deliveries: for `recover`.
         clock_ms: milliseconds since 1970.
     """
@@ -57,7 +57,7 @@ class Endpoints:
         redis: Redis,
         keys: Keys,
         settings: Settings,
-        seal: Seal,
+        secret_box: SecretBox,
         deliveries: Deliveries,
         *,
         clock_ms: Callable[[], int] = lambda: round(time.time() * 1000),
@@ -65,7 +65,7 @@ class Endpoints:
         self._redis = redis
         self._keys = keys
         self._settings = settings
-        self._seal = seal
+        self._secret_box = secret_box
         self._deliveries = deliveries
         self._log = DeliveryLog(redis, keys)
         self._outbox = Outbox(redis, keys)
@@ -84,7 +84,7 @@ class Endpoints:
         fields = {
             **line_card(self._keys, endpoint_id, tenant),
             "endpoint": "1",
-            "secret": self._seal.seal(secret),
+            "secret": self._secret_box.encrypt(secret),
             "created": now,
             **self._stored(wanted, dict(wanted.headers)),
         }
@@ -117,7 +117,7 @@ class Endpoints:
             InvalidInput: naming the fields that break a rule.
         """
         record = self._record(tenant, endpoint_id)
-        headers = open_headers(record, self._seal) if wanted.headers is not None else {}
+        headers = open_headers(record, self._secret_box) if wanted.headers is not None else {}
         if wanted.headers is not None:
             check_headers(wanted.headers)
             for name, value in wanted.headers.items():
@@ -154,7 +154,7 @@ class Endpoints:
             Conflict: too many secrets sign already.
         """
         record = self._record(tenant, endpoint_id)
-        secret = rotate(self._redis, self._keys.receiver_queue(endpoint_id), self._seal, self._clock_ms())
+        secret = rotate(self._redis, self._keys.receiver_queue(endpoint_id), self._secret_box, self._clock_ms())
         return NewEndpoint(**dict(self._shown(endpoint_id, record)), secret=secret)
 
     def ping(self, tenant: str, endpoint_id: str) -> tuple[str, str]:
@@ -228,7 +228,7 @@ class Endpoints:
             fields["jobs"] = "1" if wants_jobs(wanted.events) else "0"
         if wanted.headers is not None:
             check_headers(headers)
-            fields["headers"] = seal_headers(headers, self._seal)
+            fields["headers"] = seal_headers(headers, self._secret_box)
             fields["header_names"] = json.dumps(sorted(headers))
         if wanted.rate_limit is not None:
             fields["rate"] = repr(wanted.rate_limit)

@@ -10,7 +10,7 @@ from jobs.edits.reader import Store
 from jobs.foundation.ids import batch_job_id, new_batch_id, new_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.values import moment
 from jobs.plan.planner import Planner
 from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Submitted
@@ -41,7 +41,7 @@ class Plans:
         self.planner = Planner(redis, self.keys, catalogue, self.scripts)
         self.planner.register_models()
         self.store = Store(redis, self.keys)
-        self.tenants = Tenants(redis, self.keys, Seal(None))
+        self.tenants = Tenants(redis, self.keys, SecretBox(None))
         self.slots = slots
         self.beat()
         self._seeds = count(1)

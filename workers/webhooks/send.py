@@ -138,13 +138,13 @@ class Deliverer:
 
     def _headers(self, telling: Telling) -> dict[str, str]:
         """An endpoint's own headers, and those of Standard Webhooks over them."""
-        now, line, seal = self._now(), telling.line, self._domain.seal
+        now, line, secret_box = self._now(), telling.line, self._domain.secret_box
         if "secret" in line:
-            keys = secrets_of(line, seal, now.timestamp() * 1000)
+            keys = secrets_of(line, secret_box, now.timestamp() * 1000)
         else:
             keys = self._domain.tenants.webhook_secrets(telling.tenant)
         return {
-            **open_headers(line, seal),
+            **open_headers(line, secret_box),
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "webhook-id": telling.event_id,
