@@ -16,12 +16,12 @@ from pydantic import (
 )
 
 from jobs.foundation.job_states import State
+from jobs.records.output_key import check_output_key
 
 Priority = Literal["high", "normal", "low"]
 WEIGHTS: dict[str, int] = {"high": 16, "normal": 4, "low": 1}
 """A lane's part of its tenant's share, by priority."""
 
-OUTPUT_KEY_FIELDS = ("custom_id", "job_id", "batch_id", "ext")
 MAX_METADATA = 32
 
 
@@ -240,28 +240,3 @@ class Job(EditParameters):
         if self.output is None:
             return self
         return self.model_copy(update={"output": self.output.model_copy(update={"url": url})})
-
-
-def check_output_key(template: str) -> None:
-    """Refuse an `output_key` template that could not become an object's key.
-
-    Raises:
-        ValueError: saying what is wrong with it.
-    """
-    names = re.findall(r"\{([^{}]*)\}", template)
-    unknown = sorted(set(names) - set(OUTPUT_KEY_FIELDS))
-    if unknown:
-        known = ", ".join(f"{{{name}}}" for name in OUTPUT_KEY_FIELDS)
-        raise ValueError(f"unknown placeholder {{{unknown[0]}}}: use {known}")
-    rest = re.sub(r"\{[^{}]*\}", "x", template)
-    if "{" in rest or "}" in rest:
-        raise ValueError("a brace is not closed")
-    if not rest or len(template) > 512:
-        raise ValueError("between 1 and 512 characters")
-    path = rest.removeprefix("s3://")
-    if (
-        path.startswith("/")
-        or any(part in {"", ".", ".."} for part in path.split("/"))
-        or re.search(r"[\x00-\x1f\x7f\\]", path)
-    ):
-        raise ValueError("a key has no empty, '.' or '..' part, no backslash, and does not begin or end with '/'")
