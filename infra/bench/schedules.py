@@ -19,7 +19,7 @@ from ulid import ULID
 
 from infra.bench.workbench import TENANT, Bench, bench, row, until
 from jobs.edits.reuse import LastRead, fingerprint
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.records.job_models import JobSpec
 from jobs.schedules.models import FINAL_RUNS, Run, ScheduleTemplate
 from jobs.schedules.seen_objects import mark_of

@@ -18,7 +18,7 @@ from redis import Redis
 from jobs.catalogue.catalogue import PARAMETERS, ModelSpec
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.plan.reuse_entry import Entry
 from jobs.records.job_codec import decode_output, decode_spec
 from jobs.records.job_models import JobSpec, Output

@@ -29,7 +29,7 @@ from jobs.foundation.errors import (
     Unavailable,
 )
 from jobs.foundation.media_types import EXTENSIONS
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.plan.records import Claim
 from jobs.plan.retry_decision import History, decide
 from jobs.plan.reuse_entry import Entry

@@ -22,7 +22,8 @@ from jobs.foundation.errors import (
     ResultGone,
     Transient,
 )
-from jobs.images.probe import Picture, probe
+from jobs.images.picture import Picture
+from jobs.images.probe import probe
 from jobs.records.job_models import EditParameters
 from workers.dialects import EditCall, dialect_of
 from workers.edits.verify_result import verify
