@@ -10,7 +10,7 @@ from jobs.batches.models import BatchOptions
 from jobs.events.outbox import JOB_DIGEST, TYPES, Event, check_filters, matches, wants_jobs
 from jobs.foundation.errors import ConfigurationError, InvalidInput
 from jobs.foundation.ids import made_at
-from jobs.foundation.secret_box import SEALED, SecretBox
+from jobs.foundation.secret_box import ENCRYPTED_PREFIX, SecretBox
 from jobs.foundation.settings import Settings
 from jobs.foundation.values import moment
 from jobs.foundation.webhook_secrets import new_secret, secrets_of, signature
@@ -145,7 +145,7 @@ def test_an_events_id_follows_from_its_entry_and_tells_its_moment() -> None:
 def test_sealed_texts_are_opened_by_every_key_that_is_named_and_sealed_by_the_first() -> None:
     old, both = SecretBox(SecretStr(KEY)), SecretBox(SecretStr(f"another random text, {KEY}"))
     sealed = old.encrypt("whsec_x")
-    assert sealed.startswith(SEALED)
+    assert sealed.startswith(ENCRYPTED_PREFIX)
     assert "whsec_x" not in sealed
     assert both.decrypt(sealed) == "whsec_x"
     with pytest.raises(ConfigurationError):
