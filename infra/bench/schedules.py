@@ -24,7 +24,7 @@ from jobs.records.job_models import JobSpec
 from jobs.schedules.models import FINAL_RUNS, Run, ScheduleTemplate
 from jobs.schedules.seen_objects import mark_of
 from jobs.schedules.submission import parse_schedule
-from jobs.storage.bucket import Listed
+from jobs.storage.objects import Listed
 
 CHANGED = 37
 SEEN = 500_000

@@ -17,9 +17,10 @@ from jobs.plan.script_runner import ScriptRunner
 from jobs.records.job_codec import decode_output, decode_spec, to_json
 from jobs.records.job_models import Output
 from jobs.records.output_key import key_part
-from jobs.storage.bucket import JOB, Bucket, StoredObject
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
 from jobs.storage.object_keys import KEY_MAX
+from jobs.storage.objects import JOB, StoredObject
 
 VERSION, BEFORE, REPLACED, TOP = "version", "version-before", "replaced", "version-top"
 """Metadata: an object's version, the one before it and that one's job, and the highest that its key ever had."""

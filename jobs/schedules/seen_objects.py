@@ -13,7 +13,7 @@ from typing import Any
 from redis import Redis
 
 from jobs.foundation.redis_keys import Keys
-from jobs.storage.bucket import Listed
+from jobs.storage.objects import Listed
 
 PARTS = 16_384
 """Hashes a schedule: a million pictures make 61 fields each, under `hash-max-listpack-entries`."""

@@ -11,9 +11,9 @@ from jobs.edits.reuse import LastRead, Made, fingerprint
 from jobs.foundation.errors import Interrupted, NotFound
 from jobs.plan.records import Claim
 from jobs.records.job_models import Input, Output
-from jobs.storage.bucket import ATTEMPT, JOB, StoredObject, is_later
 from jobs.storage.conditional import copy_exact
 from jobs.storage.object_keys import output_location
+from jobs.storage.objects import ATTEMPT, JOB, StoredObject, is_later
 from jobs.wiring import Domain
 from workers.edits.fetch_input import Fetched, InputFetcher
 from workers.edits.store_result import next_standing, versioned

@@ -6,8 +6,8 @@ from jobs.edits.output_versions import Standing, first_of, keep_aside
 from jobs.foundation.errors import NotFound, StorageFailed, Unavailable
 from jobs.plan.records import Claim
 from jobs.records.job_models import Output
-from jobs.storage.bucket import ATTEMPT, JOB, StoredObject, is_later
 from jobs.storage.conditional import put_over
+from jobs.storage.objects import ATTEMPT, JOB, StoredObject, is_later
 from jobs.wiring import Domain
 
 TRIES = 6

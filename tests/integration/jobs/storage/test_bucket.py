@@ -17,7 +17,8 @@ from jobs.foundation.errors import (
     Unavailable,
 )
 from jobs.foundation.settings import Settings
-from jobs.storage.bucket import ATTEMPT, JOB, Bucket
+from jobs.storage.bucket import Bucket
+from jobs.storage.objects import ATTEMPT, JOB
 from tests.support.loopback import answer, serve
 
 _prefixes = count(1)
