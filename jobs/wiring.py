@@ -26,7 +26,7 @@ from jobs.edits.submission import JobSubmission
 from jobs.edits.uploads import UploadedPictures
 from jobs.foundation.redis_client import connect
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.settings import Settings
 from jobs.foundation.tracing import Spans, open_spans
 from jobs.operations.index_cleanup import Tidying
@@ -70,7 +70,7 @@ class Domain:
     publisher: Publisher
     edit_loop: DispatchLoop[Dispatch]
     delivery_loop: DispatchLoop[tuple[str, int]]
-    seal: Seal
+    secret_box: SecretBox
     deliveries: Deliveries
     bodies: Bodies
     endpoints: Endpoints
@@ -114,7 +114,7 @@ class Domain:
         retention_s = settings.retention_s
         scripts = ScriptRunner(redis, keys, retention_s=retention_s, lease_s=settings.lease_s, clock_ms=clock_ms)
         planner = Planner(redis, keys, catalogue, scripts)
-        seal, bucket = Seal(settings.secret_key), Bucket(settings)
+        secret_box, bucket = SecretBox(settings.secret_key), Bucket(settings)
         status = Status(redis, keys, catalogue)
         deliveries = Deliveries(
             redis,
@@ -123,7 +123,7 @@ class Domain:
             lease_s=max(settings.lease_s, settings.webhook_timeout_s + 2),
             clock_ms=clock_ms,
         )
-        endpoints = Endpoints(redis, keys, settings, seal, deliveries)
+        endpoints = Endpoints(redis, keys, settings, secret_box, deliveries)
         batches = Batches(redis, keys, catalogue, scripts, status)
         runs = Runs(redis, keys, scripts)
         bodies = Bodies(redis, keys, bucket)
@@ -160,7 +160,7 @@ class Domain:
             publisher=publisher,
             edit_loop=edit_loop,
             delivery_loop=DispatchLoop(deliveries.plan, publisher.publish_deliveries),
-            seal=seal,
+            secret_box=secret_box,
             deliveries=deliveries,
             bodies=bodies,
             endpoints=endpoints,
@@ -222,7 +222,7 @@ def make_tenants(redis: Redis, settings: Settings) -> Tenants:
     Raises:
         ConfigurationError: RETOUCH_SECRET_KEY is too short.
     """
-    return Tenants(redis, Keys(settings.key_prefix), Seal(settings.secret_key))
+    return Tenants(redis, Keys(settings.key_prefix), SecretBox(settings.secret_key))
 
 
 @contextmanager

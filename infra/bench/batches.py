@@ -22,7 +22,7 @@ from jobs.foundation.ids import batch_job_id
 from jobs.plan.records import Claim
 from jobs.plan.settlement import OK, Settlement
 from jobs.records.job_models import Checkpoint, Input, Output
-from retouch import Client
+from retouch.client import Client
 
 SAMPLE = 2000
 LINE = "SKU-{n:08d},https://images.example.com/catalogue/2026/winter/product-{n:08d}.jpg,Winter boot {n}\n"

@@ -29,7 +29,7 @@ from infra.local.harness import cpu_s
 from jobs.catalogue.catalogue import Catalogue, load_catalogue
 from jobs.foundation.ids import batch_job_id, new_batch_id
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.plan import lua_loader
 from jobs.plan.planner import Planner
 from jobs.plan.records import Dispatch, Draft
@@ -75,7 +75,7 @@ class Plan:
         self.batches = [(f"tenant{n % 50}", new_batch_id()) for n in range(lanes)]
         self.rows = [0] * lanes
         for tenant, batch in self.batches:
-            Tenants(self.redis, self.keys, Seal(None)).ensure(tenant)
+            Tenants(self.redis, self.keys, SecretBox(None)).ensure(tenant)
             self.redis.hset(
                 self.keys.batch(batch), mapping={"defaults": json.dumps({"prompt": "soft studio background"})}
             )
@@ -130,7 +130,7 @@ class Plan:
         pipe = self.redis.pipeline(transaction=False)
         for dispatch, arguments in calls:
             job = self.keys.job(dispatch.job_id)
-            keys = [*self.keys.spine, job, job]
+            keys = [*self.keys.common_keys, job, job]
             script(keys=keys, args=[0, RETENTION_MS, LEASE_MS, *arguments], client=pipe)
         pipe.execute()
 

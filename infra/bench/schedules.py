@@ -19,12 +19,12 @@ from ulid import ULID
 
 from infra.bench.workbench import TENANT, Bench, open_bench, row, until
 from jobs.edits.reuse import LastRead, fingerprint
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.records.job_models import JobSpec
 from jobs.schedules.models import FINAL_RUNS, Run, ScheduleTemplate
 from jobs.schedules.seen_objects import mark_of
 from jobs.schedules.submission import parse_schedule
-from jobs.storage.bucket import Listed
+from jobs.storage.objects import Listed
 
 CHANGED = 37
 SEEN_PICTURES = 500_000

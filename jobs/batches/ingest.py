@@ -209,7 +209,7 @@ class Reading:
             [
                 keys.batch(self._batch_id),
                 keys.tenant(self._tenant),
-                keys.customs(self._tenant),
+                keys.custom_ids(self._tenant),
                 keys.batch_rejects(self._batch_id),
                 keys.batch_outputs(self._batch_id),
                 keys.batch_lanes(self._batch_id),

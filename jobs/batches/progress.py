@@ -7,7 +7,8 @@ from typing import Any
 from jobs.batches.models import COUNTED, ENDED, Batch, BatchState, Counts, Kept, Rollback
 from jobs.foundation.ids import made_at
 from jobs.foundation.job_states import State
-from jobs.records.job_codec import MICRO, moment
+from jobs.foundation.values import moment
+from jobs.records.job_codec import MICRO
 
 TICK_S = 10
 """The beat in which the scripts look at how many have ended."""

@@ -16,9 +16,10 @@ from jobs.foundation.settings import Settings
 from jobs.plan.script_runner import ScriptRunner
 from jobs.queueing.background_tasks import Held, Lost
 from jobs.records.job_models import Job, JobSpec, Output
-from jobs.storage.bucket import Bucket, StoredObject
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
 from jobs.storage.object_keys import output_location
+from jobs.storage.objects import StoredObject
 
 STRETCH = 200
 THREADS = 8

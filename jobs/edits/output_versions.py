@@ -17,9 +17,10 @@ from jobs.plan.script_runner import ScriptRunner
 from jobs.records.job_codec import decode_output, decode_spec, to_json
 from jobs.records.job_models import Output
 from jobs.records.output_key import key_part
-from jobs.storage.bucket import JOB, Bucket, StoredObject
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
-from jobs.storage.object_keys import KEY_MAX
+from jobs.storage.object_keys import MAX_KEY_BYTES
+from jobs.storage.objects import JOB, StoredObject
 
 VERSION, BEFORE, REPLACED, TOP = "version", "version-before", "replaced", "version-top"
 """Metadata: an object's version, the one before it and that one's job, and the highest that its key ever had."""
@@ -85,7 +86,7 @@ def aside_key(key: str, version: int, job_id: str) -> str:
     whose = "other" if job_id == NOBODY else job_id
     file = f"{version:04d}-{whose}" + (f".{extension}" if dot and stem else "")
     found = f"{folder}{slash}{FOLDER}/{name}/{file}"
-    if len(found.encode(errors="surrogatepass")) <= KEY_MAX:
+    if len(found.encode(errors="surrogatepass")) <= MAX_KEY_BYTES:
         return found
     # key_part shortens what is long and keeps two of them apart.
     return f"{FOLDER}/{key_part(key)}/{file}"

@@ -18,7 +18,7 @@ from redis import Redis
 from jobs.catalogue.catalogue import PARAMETERS, ModelSpec
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.plan.reuse_entry import Entry
 from jobs.records.job_codec import decode_output, decode_spec
 from jobs.records.job_models import JobSpec, Output
@@ -112,7 +112,7 @@ class Reuse:
 
     def _place(self, tenant: str, print_: bytes, period: int) -> tuple[str, str]:
         part = int.from_bytes(print_[:2], "big") % PARTS
-        return self._keys.made(tenant, period, part), b64encode(print_[2 : 2 + _FIELD]).decode()
+        return self._keys.edit_results(tenant, period, part), b64encode(print_[2 : 2 + _FIELD]).decode()
 
     def last_read(self, tenant: str, address: str) -> LastRead | None:
         """What an address held when it was last read for a tenant; None where that is not known."""
@@ -132,4 +132,4 @@ class Reuse:
 
     def _read_key(self, tenant: str, address: str) -> str:
         digest = hashlib.blake2b(address.encode(errors="surrogatepass"), digest_size=12).digest()
-        return self._keys.read(tenant, b64encode(digest).decode())
+        return self._keys.address_contents(tenant, b64encode(digest).decode())

@@ -13,6 +13,7 @@ from jobs.foundation.errors import Conflict, IdempotencyMismatch, NotFound, Quot
 from jobs.foundation.ids import batch_of, made_at
 from jobs.foundation.job_states import FINAL, State
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment, pairs, to_ms
 from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Plan, Submitted
 from jobs.plan.reuse_entry import Entry
 from jobs.plan.script_runner import ScriptRunner
@@ -25,12 +26,9 @@ from jobs.records.job_codec import (
     encode_attempt,
     encode_input,
     encode_output,
-    moment,
-    pairs,
     to_json,
-    to_ms,
 )
-from jobs.records.job_models import WEIGHTS, Attempt, Checkpoint
+from jobs.records.job_models import WEIGHTS, AttemptRecord, Checkpoint
 
 IDEMPOTENCY_S = 24 * 3600
 BURST_MS = 500
@@ -123,7 +121,7 @@ class Planner:
             "jobs/submit",
             [
                 self._keys.tenant(tenant),
-                self._keys.customs(tenant),
+                self._keys.custom_ids(tenant),
                 self._keys.idempotency(tenant, idempotency.key_sha256 if idempotency else "-"),
                 self._keys.batch(batch_id or "-"),
                 *(self._keys.job(draft.job_id) for draft in drafts),
@@ -241,7 +239,7 @@ class Planner:
         Returns:
             False where the fence refused it: another attempt, or the user, was faster.
         """
-        log = Attempt(
+        log = AttemptRecord(
             number=claim.attempt,
             started_at=claim.claimed_at,
             finished_at=finished_at,

@@ -115,7 +115,9 @@ class Chores:
 
     def due(self) -> list[tuple[Kind, str]]:
         """What is to be published now: kind and batch id. It is due again after a lease's time."""
-        found = self._scripts.run("background/list_due", [self._keys.chores], [int(self.lease_s * 1000), MOST_AT_ONCE])
+        found = self._scripts.run(
+            "background/list_due", [self._keys.background_tasks], [int(self.lease_s * 1000), MOST_AT_ONCE]
+        )
         split = (member.split(" ", 1) for member in found)
         return [(Kind(kind), self._keys.id_of(key)) for kind, key in split]
 
@@ -123,7 +125,9 @@ class Chores:
     def hold(self, kind: Kind, batch_id: str) -> Iterator[Held | None]:
         """Take up a chore and renew its lease; None where there is nothing to do or another holds it."""
         number = self._scripts.run(
-            "background/claim", [self._keys.chores, self._keys.batch(batch_id)], [kind, int(self.lease_s * 1000)]
+            "background/claim",
+            [self._keys.background_tasks, self._keys.batch(batch_id)],
+            [kind, int(self.lease_s * 1000)],
         )
         if not number:
             yield None
@@ -139,6 +143,6 @@ class Chores:
         self, kind: Kind, batch_id: str, number: int, seconds: float, *, put_off: bool = False, why: str = ""
     ) -> bool:
         """Keep a chore for so many seconds, or put it off for them; False where it is another's."""
-        keys = [self._keys.chores, self._keys.batch(batch_id)]
+        keys = [self._keys.background_tasks, self._keys.batch(batch_id)]
         args = [kind, number, int(seconds * 1000), "1" if put_off else "0", why]
         return bool(self._scripts.run("background/renew", keys, args))

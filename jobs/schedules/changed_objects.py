@@ -23,8 +23,9 @@ from jobs.queueing.background_tasks import Lost
 from jobs.records.job_models import EditParameters
 from jobs.schedules.models import ScheduleTemplate
 from jobs.schedules.seen_objects import Mark, Seen, mark_of
-from jobs.storage.bucket import Bucket, Listed
+from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key
+from jobs.storage.objects import Listed
 from jobs.storage.streams import PIECE, put_pieces, read_pieces
 
 STRETCH = 1000

@@ -11,8 +11,8 @@ from jobs.batches.models import ENDED, BatchOptions, BatchRequest, BatchState
 from jobs.batches.submission import BatchSubmission
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment
 from jobs.queueing.background_tasks import Held
-from jobs.records.job_codec import moment
 from jobs.schedules.changed_objects import ChangedObjects, Taken
 from jobs.schedules.models import RunState, ScheduleTemplate, batch_id_of
 from jobs.schedules.runs import Runs, counts_of

@@ -12,8 +12,9 @@ from jobs.events.outbox import Event
 from jobs.foundation.errors import NotFound
 from jobs.foundation.paging import Page, check_limit, read_cursor, write_cursor
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment
 from jobs.plan.script_runner import ScriptRunner
-from jobs.records.job_codec import MICRO, moment
+from jobs.records.job_codec import MICRO
 from jobs.schedules.models import FINAL_RUNS, Run, RunState, run_id
 
 MOST_A_PAGE = 200
@@ -38,7 +39,7 @@ class Runs:
     ) -> bool:
         """A run goes on: `fields` with its new `state`; False where the claim `number` is another's by now."""
         keys = [
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.run(run),
             self._keys.schedule(schedule_id),
             self._keys.runs_waiting(schedule_id),

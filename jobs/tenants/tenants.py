@@ -13,7 +13,7 @@ from redis import Redis
 
 from jobs.foundation.errors import InvalidInput, NotFound, Unauthorized
 from jobs.foundation.redis_keys import TENANT_LABEL, Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.webhook_secrets import new_secret, rotate, secrets_of
 from jobs.records.job_models import Record
 
@@ -72,13 +72,13 @@ class Tenants:
     Args:
         redis: a client that decodes answers.
         keys: names of the keys.
-        seal: encrypts secrets at rest.
+        secret_box: encrypts secrets at rest.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, seal: Seal) -> None:
+    def __init__(self, redis: Redis, keys: Keys, secret_box: SecretBox) -> None:
         self._redis = redis
         self._keys = keys
-        self._seal = seal
+        self._secret_box = secret_box
 
     def ensure(self, tenant: str) -> None:
         """Make the tenant known, with a secret of its own; nothing changes where it is known.
@@ -93,7 +93,7 @@ class Tenants:
         key = self._keys.tenant(tenant)
         pipe = self._redis.pipeline()
         pipe.hsetnx(key, "name", tenant)
-        pipe.hsetnx(key, "secret", self._seal.seal(new_secret()))
+        pipe.hsetnx(key, "secret", self._secret_box.encrypt(new_secret()))
         pipe.hsetnx(key, "stalled", self._keys.stalled(tenant))
         pipe.sadd(self._keys.tenants, tenant)
         pipe.execute()
@@ -191,7 +191,7 @@ class Tenants:
         """The secrets that sign what the tenant's jobs and batches tell, the newest first."""
         self.ensure(tenant)
         record: Any = self._redis.hgetall(self._keys.tenant(tenant))
-        return secrets_of(record, self._seal, time.time() * 1000)
+        return secrets_of(record, self._secret_box, time.time() * 1000)
 
     def rotate_webhook_secret(self, tenant: str) -> str:
         """A new secret, returned; the one before it signs for another day.
@@ -200,7 +200,7 @@ class Tenants:
             Conflict: too many are signing already.
         """
         self.ensure(tenant)
-        return rotate(self._redis, self._keys.tenant(tenant), self._seal, time.time() * 1000)
+        return rotate(self._redis, self._keys.tenant(tenant), self._secret_box, time.time() * 1000)
 
 
 def key_id_of(digest: str) -> str:

@@ -17,8 +17,8 @@ from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.tracing import traceparent_of
+from jobs.foundation.values import moment, pairs, to_ms
 from jobs.plan import lua_loader
-from jobs.records.job_codec import moment, pairs, to_ms
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.retry_policy import Exchange, Verdict
 from jobs.webhooks.routing import Target
@@ -143,7 +143,7 @@ class Deliveries:
         now = self._clock_ms() if self._clock_ms else 0
         kept = (int(self._succeeded_kept_s * 1000), int(self._exhausted_kept_s * 1000))
         return self._scripts[name](
-            keys=[*self._keys.telling, *keys], args=[now, self._lease_ms, *kept, *args], client=client
+            keys=[*self._keys.delivery_keys, *keys], args=[now, self._lease_ms, *kept, *args], client=client
         )
 
     def fan_out(self, event: Event, body: str, targets: Iterable[Target]) -> int:
@@ -164,7 +164,7 @@ class Deliveries:
     def _fan_out(self, pipe: Any, event: Event, body: str, targets: Iterable[Target]) -> None:
         names, lines, deliveries, digests = [], [], [], []
         for target in targets:
-            names += [self._keys.delivery(target.delivery_id(event.ulid)), self._keys.line(target.line_id)]
+            names += [self._keys.delivery(target.delivery_id(event.ulid)), self._keys.receiver_queue(target.line_id)]
             lines.append(target.card or False)
             deliveries.append(target.address)
             digests.append(self._collected(event, target))
@@ -243,7 +243,7 @@ class Deliveries:
         target = Target(digest.line_id, url=digest.address.get("url"))
         names = [
             self._keys.delivery(target.delivery_id(digest.ulid)),
-            self._keys.line(digest.line_id),
+            self._keys.receiver_queue(digest.line_id),
             self._keys.digest(digest.batch_id, digest.line_id),
             self._keys.digest_list(digest.batch_id, digest.line_id),
             self._keys.deliveries("digests"),

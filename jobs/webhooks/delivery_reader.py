@@ -111,7 +111,11 @@ class DeliveryLog:
         if cursor:
             below = read_cursor(cursor, DELIVERY_ID.pattern)
             high = min(high, f"({self._keys.delivery(below)}", key=lambda bound: bound[1:])
-        streams = [falling(self._redis, self._keys.told(line, state), high, low) for line in lines for state in states]
+        streams = [
+            falling(self._redis, self._keys.deliveries_in_state(line, state), high, low)
+            for line in lines
+            for state in states
+        ]
         candidates = (self._keys.id_of(key) for key in heapq.merge(*streams, reverse=True))
         found: list[Delivery] = []
         while chunk := list(islice(candidates, max(limit, 100))):
@@ -126,7 +130,9 @@ class DeliveryLog:
         """Ids of a line's deliveries in one state, of events since a moment, the oldest first."""
         low = self._bound(since)
         while True:
-            members: Any = self._redis.zrangebylex(self._keys.told(line_id, state), low, "+", start=0, num=1000)
+            members: Any = self._redis.zrangebylex(
+                self._keys.deliveries_in_state(line_id, state), low, "+", start=0, num=1000
+            )
             yield from map(self._keys.id_of, members)
             if len(members) < 1000:
                 return
@@ -140,7 +146,7 @@ class DeliveryLog:
     def _lines(self, tenant: str) -> Sequence[str]:
         endpoints: Any = self._redis.smembers(self._keys.endpoints(tenant))
         # Lines that only their deliveries are left of: `webhook_url`s, and endpoints that were deleted.
-        others: Any = self._redis.zrange(self._keys.origins(tenant), 0, -1)
+        others: Any = self._redis.zrange(self._keys.origin_queues(tenant), 0, -1)
         return [self._keys.id_of(key) for key in dict.fromkeys((*endpoints, *others))]
 
     def _read(self, tenant: str, ids: Iterable[str]) -> list[Delivery]:

@@ -13,12 +13,12 @@ from jobs.events.outbox import PING, Event, Outbox, check_filters, wants_jobs
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound
 from jobs.foundation.ids import new_id
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.settings import Settings
+from jobs.foundation.values import moment
 from jobs.foundation.webhook_secrets import new_secret, rotate
 from jobs.foundation.webhook_url_policy import checked_webhook_url
 from jobs.plan import lua_loader
-from jobs.records.job_codec import moment
 from jobs.webhooks.deliveries import Deliveries
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.delivery_reader import DeliveryLog
@@ -47,7 +47,7 @@ class Endpoints:
         redis: a client that decodes answers.
         keys: names of the keys.
         settings: which addresses may be told.
-        seal: for secrets and headers at rest.
+        secret_box: for secrets and headers at rest.
         deliveries: for `recover`.
         clock_ms: milliseconds since 1970.
     """
@@ -57,7 +57,7 @@ class Endpoints:
         redis: Redis,
         keys: Keys,
         settings: Settings,
-        seal: Seal,
+        secret_box: SecretBox,
         deliveries: Deliveries,
         *,
         clock_ms: Callable[[], int] = lambda: round(time.time() * 1000),
@@ -65,7 +65,7 @@ class Endpoints:
         self._redis = redis
         self._keys = keys
         self._settings = settings
-        self._seal = seal
+        self._secret_box = secret_box
         self._deliveries = deliveries
         self._log = DeliveryLog(redis, keys)
         self._outbox = Outbox(redis, keys)
@@ -84,7 +84,7 @@ class Endpoints:
         fields = {
             **line_card(self._keys, endpoint_id, tenant),
             "endpoint": "1",
-            "secret": self._seal.seal(secret),
+            "secret": self._secret_box.encrypt(secret),
             "created": now,
             **self._stored(wanted, dict(wanted.headers)),
         }
@@ -106,7 +106,7 @@ class Endpoints:
         ids = sorted(map(self._keys.id_of, lines), reverse=True)
         pipe = self._redis.pipeline(transaction=False)
         for endpoint_id in ids:
-            pipe.hgetall(self._keys.line(endpoint_id))
+            pipe.hgetall(self._keys.receiver_queue(endpoint_id))
         return [self._shown(one, record) for one, record in zip(ids, pipe.execute(), strict=True) if record]
 
     def change(self, tenant: str, endpoint_id: str, wanted: EndpointChange) -> Endpoint:
@@ -117,7 +117,7 @@ class Endpoints:
             InvalidInput: naming the fields that break a rule.
         """
         record = self._record(tenant, endpoint_id)
-        headers = open_headers(record, self._seal) if wanted.headers is not None else {}
+        headers = open_headers(record, self._secret_box) if wanted.headers is not None else {}
         if wanted.headers is not None:
             check_headers(wanted.headers)
             for name, value in wanted.headers.items():
@@ -138,9 +138,9 @@ class Endpoints:
         """
         self._record(tenant, endpoint_id)
         # Noted before it goes: a process that dies in between costs nobody the sight of what was told.
-        known = self._keys.origins(tenant)
+        known = self._keys.origin_queues(tenant)
         pipe = self._redis.pipeline()
-        pipe.zadd(known, {self._keys.line(endpoint_id): self._clock_ms()})
+        pipe.zadd(known, {self._keys.receiver_queue(endpoint_id): self._clock_ms()})
         pipe.pexpire(known, self._listed_ms)
         pipe.execute()
         if self._do("delete", tenant, endpoint_id, {}, ["old_secrets"]) == "missing":
@@ -154,7 +154,7 @@ class Endpoints:
             Conflict: too many secrets sign already.
         """
         record = self._record(tenant, endpoint_id)
-        secret = rotate(self._redis, self._keys.line(endpoint_id), self._seal, self._clock_ms())
+        secret = rotate(self._redis, self._keys.receiver_queue(endpoint_id), self._secret_box, self._clock_ms())
         return NewEndpoint(**dict(self._shown(endpoint_id, record)), secret=secret)
 
     def ping(self, tenant: str, endpoint_id: str) -> tuple[str, str]:
@@ -206,13 +206,13 @@ class Endpoints:
     def _record(self, tenant: str, endpoint_id: str) -> dict[str, str]:
         if not ENDPOINT_ID.fullmatch(endpoint_id):
             raise _no(endpoint_id)
-        record: Any = self._redis.hgetall(self._keys.line(endpoint_id))
+        record: Any = self._redis.hgetall(self._keys.receiver_queue(endpoint_id))
         if not record or record["owner"] != tenant or record.get("deleted") == "1":
             raise _no(endpoint_id)
         return dict(record)
 
     def _shown(self, endpoint_id: str, record: dict[str, str]) -> Endpoint:
-        waiting: Any = self._redis.zcard(self._keys.line_due(endpoint_id))
+        waiting: Any = self._redis.zcard(self._keys.receiver_queue_due(endpoint_id))
         return decode_endpoint(endpoint_id, record, waiting, self._clock_ms())
 
     def _stored(self, wanted: EndpointFields | EndpointChange, headers: dict[str, str]) -> dict[str, str]:
@@ -228,7 +228,7 @@ class Endpoints:
             fields["jobs"] = "1" if wants_jobs(wanted.events) else "0"
         if wanted.headers is not None:
             check_headers(headers)
-            fields["headers"] = seal_headers(headers, self._seal)
+            fields["headers"] = seal_headers(headers, self._secret_box)
             fields["header_names"] = json.dumps(sorted(headers))
         if wanted.rate_limit is not None:
             fields["rate"] = repr(wanted.rate_limit)
@@ -237,7 +237,7 @@ class Endpoints:
         return fields
 
     def _do(self, act: str, tenant: str, endpoint_id: str, fields: dict[str, str], drop: Sequence[str] = ()) -> str:
-        keys = [*self._keys.telling, self._keys.line(endpoint_id), self._keys.endpoints(tenant)]
+        keys = [*self._keys.delivery_keys, self._keys.receiver_queue(endpoint_id), self._keys.endpoints(tenant)]
         order = json.dumps({"set": fields, "drop": list(drop)})
         # Lease and retention play no part in it.
         return str(self._write(keys=keys, args=[self._clock_ms(), 0, 0, 30 * 86_400_000, act, MOST_ENDPOINTS, order]))

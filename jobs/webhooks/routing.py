@@ -147,7 +147,7 @@ class Audience:
         card = {
             **line_card(self._keys, line_id, tenant),
             "origin": origin,
-            "known": self._keys.origins(tenant),
+            "known": self._keys.origin_queues(tenant),
             "enabled": "1",
         }
         return Target(line_id, card, url, digest_s)
@@ -159,11 +159,11 @@ def line_card(keys: Keys, line_id: str, tenant: str) -> dict[str, str]:
         "id": line_id,
         "owner": tenant,
         "tenant": keys.tenant(tenant),
-        "listeners": keys.listeners(tenant),
-        "due": keys.line_due(line_id),
+        "listeners": keys.job_event_endpoints(tenant),
+        "due": keys.receiver_queue_due(line_id),
         "totals": keys.deliveries("totals"),
         "breakers": keys.deliveries("breakers"),
-        **{f"i:{state}": keys.told(line_id, state) for state in DeliveryState},
+        **{f"i:{state}": keys.deliveries_in_state(line_id, state) for state in DeliveryState},
     }
 
 

@@ -19,7 +19,7 @@ from botocore.config import Config
 
 from infra.local.ports import Ports, is_free
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import SEALED
+from jobs.foundation.secret_box import ENCRYPTED_PREFIX
 
 READY_S = 150
 STOP_S = 90
@@ -167,7 +167,7 @@ def test_only_the_owner_can_read_the_secrets(up: Up) -> None:
 
 def test_the_webhook_secret_of_the_local_tenant_is_encrypted(up: Up) -> None:
     secret = up.redis.hget(Keys("rt:").tenant("local"), "secret")
-    assert str(secret).startswith(SEALED)
+    assert str(secret).startswith(ENCRYPTED_PREFIX)
 
 
 def test_a_killed_server_is_restarted_with_its_data(up: Up) -> None:

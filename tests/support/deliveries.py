@@ -47,7 +47,7 @@ class Tellings:
             "url": "http://r",
             **fields,
         }
-        self.redis.hset(self.keys.line(line_id), mapping=card)
+        self.redis.hset(self.keys.receiver_queue(line_id), mapping=card)
         return line_id
 
     def event(self, event_type: str = "job.succeeded", *, tenant: str = "acme", subject: str = "job_x") -> Event:
@@ -84,7 +84,7 @@ class Tellings:
         return tellings
 
     def field(self, thing: str, name: str) -> str | None:
-        value = self.redis.hget(self.keys.line(thing), name)
+        value = self.redis.hget(self.keys.receiver_queue(thing), name)
         return None if value is None else str(value)
 
     def state(self, delivery_id: str) -> str | None:

@@ -69,7 +69,7 @@ class Studio:
         """Do what is to be done for batches and runs; all kinds unless some are named."""
         done = 0
         for kind in kinds or Kind:
-            members: Any = self.domain.redis.zrange(self.domain.keys.chores, 0, -1)
+            members: Any = self.domain.redis.zrange(self.domain.keys.background_tasks, 0, -1)
             for member in members:
                 name, key = member.split(" ", 1)
                 if name == kind:

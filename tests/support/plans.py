@@ -10,12 +10,12 @@ from jobs.edits.reader import Store
 from jobs.foundation.ids import batch_job_id, new_batch_id, new_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
+from jobs.foundation.values import moment
 from jobs.plan.planner import Planner
 from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Submitted
 from jobs.plan.script_runner import ScriptRunner
 from jobs.plan.settlement import OK, Settlement, Signal
-from jobs.records.job_codec import moment
 from jobs.records.job_models import Input, JobSpec
 from jobs.tenants.tenants import Tenants
 from tests.conftest import Clock
@@ -41,7 +41,7 @@ class Plans:
         self.planner = Planner(redis, self.keys, catalogue, self.scripts)
         self.planner.register_models()
         self.store = Store(redis, self.keys)
-        self.tenants = Tenants(redis, self.keys, Seal(None))
+        self.tenants = Tenants(redis, self.keys, SecretBox(None))
         self.slots = slots
         self.beat()
         self._seeds = count(1)

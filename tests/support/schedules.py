@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.foundation.settings import Settings
+from jobs.foundation.values import to_ms
 from jobs.queueing.background_tasks import Kind
-from jobs.records.job_codec import to_ms
 from jobs.schedules.models import Run, RunState, Schedule
 from jobs.schedules.submission import parse_schedule
 from jobs.wiring import Domain
@@ -72,7 +72,7 @@ class Timetable:
 
     def open_chores(self, kind: Kind) -> list[str]:
         """What is to be done of a kind, by id."""
-        found: Any = self.domain.redis.zrange(self.domain.keys.chores, 0, -1)
+        found: Any = self.domain.redis.zrange(self.domain.keys.background_tasks, 0, -1)
         split = (member.split(" ", 1) for member in found)
         return [self.domain.keys.id_of(key) for name, key in split if name == kind]
 

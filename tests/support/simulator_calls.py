@@ -12,7 +12,7 @@ from typing import Any
 from httpx import Client, Response
 from PIL import Image
 
-from infra.simulator import Knobs
+from infra.simulator.knobs import Knobs
 from infra.simulator.serving import serve_in_thread
 
 SKIMAGE = find_spec("skimage")

@@ -33,6 +33,6 @@ class IndexCleanup:
         Raises:
             redis.exceptions.RedisError: the store does not answer.
         """
-        if self._redis.set(self._keys.tidying, "1", nx=True, px=_TURN_MS):
+        if self._redis.set(self._keys.index_cleanup_lock, "1", nx=True, px=_TURN_MS):
             removed = self._tidying.step()
             log.debug("tidying.stepped", removed=removed)

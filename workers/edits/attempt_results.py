@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jobs.foundation.errors import EditFailure
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.plan.records import Claim
 from jobs.plan.settlement import Settlement
 from jobs.records.job_models import Output

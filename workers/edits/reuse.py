@@ -10,12 +10,13 @@ from jobs.catalogue.catalogue import ModelSpec
 from jobs.edits.output_versions import Standing
 from jobs.edits.reuse import LastRead, Made, Reuse, fingerprint
 from jobs.foundation.errors import Interrupted, NotFound
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.plan.records import Claim
 from jobs.plan.reuse_entry import Entry
 from jobs.records.job_models import Input, Output
-from jobs.storage.bucket import ATTEMPT, JOB, Bucket, StoredObject, is_later
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
+from jobs.storage.objects import ATTEMPT, JOB, StoredObject, is_later
 from workers.edits.fetch_input import Fetched, InputFetcher
 from workers.edits.store_result import ResultStore, versioned
 

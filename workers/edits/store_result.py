@@ -6,9 +6,10 @@ from jobs.edits.output_versions import OutputVersions, Standing, first_of, keep_
 from jobs.foundation.errors import NotFound, StorageFailed, Unavailable
 from jobs.plan.records import Claim
 from jobs.records.job_models import Output
-from jobs.storage.bucket import ATTEMPT, JOB, Bucket, StoredObject, is_later
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import put_over
 from jobs.storage.object_keys import output_location
+from jobs.storage.objects import ATTEMPT, JOB, StoredObject, is_later
 
 MAX_PUTS = 6
 """How often a put is tried where other writers change the object at the same time."""

@@ -101,7 +101,7 @@ def build_deliverer(
     settings = domain.settings
     return Deliverer(
         domain.deliveries,
-        WebhookSigner(domain.seal, domain.tenants, domain.spans),
+        WebhookSigner(domain.secret_box, domain.tenants, domain.spans),
         http or Http(settings.private_networks),
         domain.spans,
         check_url=partial(check_webhook_url, settings=settings),

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.exceptions import Retry
 
 from jobs.foundation.errors import ConfigurationError
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.tracing import Spans, trace_id_of
 from jobs.foundation.webhook_secrets import secrets_of, signature
 from jobs.queueing.celery_app import DELIVER
@@ -49,9 +49,14 @@ class WebhookSigner:
     """
 
     def __init__(
-        self, seal: Seal, tenants: Tenants, spans: Spans, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        secret_box: SecretBox,
+        tenants: Tenants,
+        spans: Spans,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._seal = seal
+        self._secret_box = secret_box
         self._tenants = tenants
         self._spans = spans
         self._now = now
@@ -64,12 +69,12 @@ class WebhookSigner:
         """
         now, line = self._now(), attempt.line
         if "secret" in line:
-            keys = secrets_of(line, self._seal, now.timestamp() * 1000)
+            keys = secrets_of(line, self._secret_box, now.timestamp() * 1000)
         else:
             keys = self._tenants.webhook_secrets(attempt.tenant)
         context = self._spans.traceparent(attempt.traceparent)
         return {
-            **open_headers(line, self._seal),
+            **open_headers(line, self._secret_box),
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "webhook-id": attempt.event_id,

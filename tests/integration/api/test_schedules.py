@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.wiring import Domain
-from retouch import Client
 from retouch.__main__ import app
+from retouch.client import Client
 from retouch.errors import ProblemError
 from tests.support.api_server import Api, api_of, fields_of, problem
 

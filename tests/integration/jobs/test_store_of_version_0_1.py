@@ -10,8 +10,8 @@ import pytest
 
 from jobs.foundation.errors import Unauthorized
 from jobs.foundation.job_states import State
+from jobs.foundation.values import moment
 from jobs.queueing.background_tasks import Kind
-from jobs.records.job_codec import moment
 from jobs.wiring import Domain
 from tests.conftest import Clock
 from tests.support.api_server import served

@@ -7,9 +7,9 @@ from redis.exceptions import ResponseError
 
 from jobs.foundation.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
 from jobs.foundation.job_states import FINAL, State
+from jobs.foundation.values import moment
 from jobs.plan.records import Dispatch, Idempotency
 from jobs.plan.settlement import OK
-from jobs.records.job_codec import moment
 from jobs.records.job_models import Checkpoint
 from jobs.tenants.tenants import Quotas
 from tests.support.plans import MODEL, Plans, model

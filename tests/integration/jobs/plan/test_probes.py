@@ -2,9 +2,9 @@
 
 from jobs.foundation.errors import Transient
 from jobs.foundation.job_states import State
+from jobs.foundation.values import moment
 from jobs.plan.records import Claim
 from jobs.plan.retry_decision import History, decide
-from jobs.records.job_codec import moment
 from tests.support.plans import MODEL, Plans, model
 
 MOST = model().max_attempts

@@ -157,7 +157,7 @@ def test_a_run_that_was_lost_before_it_took_note_of_its_end_does_so_later(night:
     night.chores(Kind.INGEST)
     night.edit()
     # The batch has ended, and the chore of taking note is there for whoever comes.
-    members: Any = night.domain.redis.zrange(night.domain.keys.chores, 0, -1)
+    members: Any = night.domain.redis.zrange(night.domain.keys.background_tasks, 0, -1)
     assert [member.split(" ")[0] for member in members if member.startswith("run ")] == ["run"]
     night.finish()
     assert night.run().state is RunState.UNCHANGED
@@ -168,7 +168,7 @@ def test_a_deleted_schedules_memory_is_gone(night: Night) -> None:
     night.open(unique("gone"))
     night.fill(NAMES[:5])
     night.run()
-    keys = [night.domain.keys.seen(night.schedule_id, part) for part in range(PARTS)]
+    keys = [night.domain.keys.seen_objects(night.schedule_id, part) for part in range(PARTS)]
     assert night.domain.redis.exists(*keys) == 5
     night.domain.seen.forget(night.schedule_id)
     assert night.domain.redis.exists(*keys) == 0

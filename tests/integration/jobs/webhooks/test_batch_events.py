@@ -10,7 +10,8 @@ import pytest
 from jobs.events.outbox import Event
 from jobs.foundation.ids import batch_job_id, new_batch_id
 from jobs.foundation.settings import Settings
-from jobs.records.job_codec import moment, to_json
+from jobs.foundation.values import moment
+from jobs.records.job_codec import to_json
 from jobs.records.job_models import JobSpec
 from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.delivery_reader import DeliveryFilter

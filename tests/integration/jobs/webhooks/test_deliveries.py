@@ -61,7 +61,7 @@ def test_every_try_sends_the_same_id_and_the_same_bytes(
     end_job(domain, webhook_url=receiver.url)
     receiver.answer = lambda _got, number: Answer(status=500 if number == 0 else 204, body=b"")
     assert [outcome[:5] for outcome in told()] == ["retry"]
-    (delivery,) = domain.redis.zrange(domain.keys.line_due(line_of(domain)), 0, -1)
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
     assert told() == ["the receiver answered 204"]
     first, second = receiver.got
@@ -70,7 +70,7 @@ def test_every_try_sends_the_same_id_and_the_same_bytes(
 
 
 def line_of(domain: Domain, tenant: str = "acme") -> str:
-    (line,) = domain.redis.zrange(domain.keys.origins(tenant), 0, -1)
+    (line,) = domain.redis.zrange(domain.keys.origin_queues(tenant), 0, -1)
     return domain.keys.id_of(str(line))
 
 
@@ -164,7 +164,7 @@ def test_the_log_shows_every_try_of_the_schedule_with_its_whole_answer_in_any_sc
 def test_a_log_that_grows_too_long_lets_go_of_old_answers_before_whole_tries(tellings: Tellings) -> None:
     line = tellings.endpoint("a")
     # An address that a job names is never disabled.
-    tellings.redis.hdel(tellings.keys.line(line), "endpoint")
+    tellings.redis.hdel(tellings.keys.receiver_queue(line), "endpoint")
     (delivery_id,) = tellings.tell(line)
     # Each of these bytes takes six in the log: the worst there is.
     answer = "\x00" * 1024
@@ -191,11 +191,11 @@ def test_a_line_outlives_the_whole_schedule_of_what_waits_in_it_however_short_th
     receiver.answer = lambda _got, _number: Answer(500)
     end_job(domain, webhook_url=receiver.url)
     told()
-    key = domain.keys.line(line_of(domain))
+    key = domain.keys.receiver_queue(line_of(domain))
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
     # Each try begins it anew: waiting for a receiver to recover may take longer than any schedule.
     domain.redis.pexpire(key, 60_000)
-    (delivery,) = domain.redis.zrange(domain.keys.line_due(line_of(domain)), 0, -1)
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
     told()
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
@@ -205,7 +205,7 @@ def test_an_endpoint_does_not_expire_by_being_told(tellings: Tellings) -> None:
     line = tellings.endpoint("a")
     tellings.tell(line)
     tellings.turn()
-    assert tellings.redis.pttl(tellings.keys.line(line)) == -1
+    assert tellings.redis.pttl(tellings.keys.receiver_queue(line)) == -1
 
 
 @pytest.mark.parametrize("change", [{"url": True}, {"enabled": True}])

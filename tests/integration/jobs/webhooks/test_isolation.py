@@ -75,7 +75,7 @@ def test_a_receiver_that_begins_to_hang_holds_at_most_half_of_the_threads(tellin
                 tellings.end(telling)
             else:
                 hanging += 1
-    assert tellings.redis.zcard(tellings.keys.told(good, "waiting")) == 0
+    assert tellings.redis.zcard(tellings.keys.deliveries_in_state(good, "waiting")) == 0
     assert hanging == 8
 
 
@@ -213,7 +213,7 @@ def test_the_rate_limit_of_an_endpoint_holds(tellings: Tellings) -> None:
 
 def test_410_disables_the_endpoint_and_tells_the_others(tellings: Tellings) -> None:
     line = tellings.endpoint("a", jobs="1")
-    tellings.redis.sadd(tellings.keys.listeners("acme"), tellings.keys.line(line))
+    tellings.redis.sadd(tellings.keys.job_event_endpoints("acme"), tellings.keys.receiver_queue(line))
     tellings.redis.hset(tellings.keys.tenant("acme"), "listening", "1")
     ids = tellings.tell(line, number=450)
     tellings.turn(lambda _: Exchange(took_ms=5, status=410))
@@ -301,7 +301,7 @@ def test_one_success_in_five_days_keeps_an_endpoint(tellings: Tellings) -> None:
 
 def test_addresses_that_jobs_name_are_never_disabled(tellings: Tellings) -> None:
     line = tellings.endpoint("a")
-    tellings.redis.hdel(tellings.keys.line(line), "endpoint")
+    tellings.redis.hdel(tellings.keys.receiver_queue(line), "endpoint")
     tellings.tell(line)
     tellings.turn(lambda _: Exchange(took_ms=5, status=410))
     assert tellings.field(line, "enabled") == "1"

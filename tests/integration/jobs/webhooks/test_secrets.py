@@ -69,21 +69,21 @@ def test_each_replaced_secret_signs_for_a_day_however_often_it_is_replaced(
     hand.tell()
     for secret in (endpoint["secret"], second, third):
         assert receiver.got[0].verified(secret)["type"] == "ping"
-    record: Any = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
-    seal, hour_ms = api.domain.seal, 3_600_000
-    assert secrets_of(record, seal, clock() + 23 * hour_ms - 1) == [third, second, endpoint["secret"]]
-    assert secrets_of(record, seal, clock() + 23 * hour_ms) == [third, second]
-    assert secrets_of(record, seal, clock() + 24 * hour_ms) == [third]
+    record: Any = api.domain.redis.hgetall(api.domain.keys.receiver_queue(endpoint["id"]))
+    secret_box, hour_ms = api.domain.secret_box, 3_600_000
+    assert secrets_of(record, secret_box, clock() + 23 * hour_ms - 1) == [third, second, endpoint["secret"]]
+    assert secrets_of(record, secret_box, clock() + 23 * hour_ms) == [third, second]
+    assert secrets_of(record, secret_box, clock() + 24 * hour_ms) == [third]
 
 
 def test_a_rotation_after_one_that_was_recorded_otherwise_keeps_both_old_secrets(api: Api) -> None:
     endpoint = endpoint_at(api, "https://shop.example/hook")
-    key, seal, now_ms = api.domain.keys.line(endpoint["id"]), api.domain.seal, time.time() * 1000
+    key, secret_box, now_ms = api.domain.keys.receiver_queue(endpoint["id"]), api.domain.secret_box, time.time() * 1000
     api.domain.redis.hset(key, mapping={"old_secret": "whsec_older", "old_until": str(int(now_ms) + 60_000)})
     fresh = api.http.post(f"/v1/webhooks/{endpoint['id']}/rotate-secret").json()["secret"]
     record: Any = api.domain.redis.hgetall(key)
-    assert secrets_of(record, seal, now_ms) == [fresh, endpoint["secret"], "whsec_older"]
-    assert secrets_of(record, seal, now_ms + 61_000) == [fresh, endpoint["secret"]]
+    assert secrets_of(record, secret_box, now_ms) == [fresh, endpoint["secret"], "whsec_older"]
+    assert secrets_of(record, secret_box, now_ms + 61_000) == [fresh, endpoint["secret"]]
 
 
 def test_a_rotation_that_would_silence_a_secret_before_its_day_is_over_is_refused(api: Api) -> None:
@@ -92,11 +92,11 @@ def test_a_rotation_that_would_silence_a_secret_before_its_day_is_over_is_refuse
     for _ in range(9):
         assert api.http.post(f"{path}/rotate-secret").status_code == 200
     problem(api.http.post(f"{path}/rotate-secret"), 409)
-    record: Any = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
-    secrets = secrets_of(record, api.domain.seal, time.time() * 1000)
+    record: Any = api.domain.redis.hgetall(api.domain.keys.receiver_queue(endpoint["id"]))
+    secrets = secrets_of(record, api.domain.secret_box, time.time() * 1000)
     assert (len(secrets), secrets[-1]) == (10, endpoint["secret"])
     assert api.http.delete(path).status_code == 204
-    left = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
+    left = api.domain.redis.hgetall(api.domain.keys.receiver_queue(endpoint["id"]))
     assert not [name for name in left if "secret" in name]
 
 

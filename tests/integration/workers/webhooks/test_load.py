@@ -56,7 +56,7 @@ def test_two_thousand_events_reach_a_receiver_that_fails_its_first_third_beside_
 
 
 def count(domain: Domain, endpoint_id: str, state: DeliveryState) -> int:
-    return int(str(domain.redis.zcard(domain.keys.told(endpoint_id, state))))
+    return int(str(domain.redis.zcard(domain.keys.deliveries_in_state(endpoint_id, state))))
 
 
 def put_events(domain: Domain) -> list[str]:

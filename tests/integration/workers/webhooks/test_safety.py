@@ -134,7 +134,7 @@ def test_a_worker_without_the_right_key_sends_nothing_and_uses_up_no_try(
     assert receiver.got == []
     with hand_of(good) as hand:
         assert hand.tell() == ["the receiver answered 200"]
-    line = good.redis.hgetall(good.keys.line(endpoint.id))
+    line = good.redis.hgetall(good.keys.receiver_queue(endpoint.id))
     assert (line["enabled"], line["fails"], "failing_since" in line) == ("1", "0", False)
     (delivery,) = good.delivery_log.page("acme", DeliveryFilter()).data
     assert [tried.error for tried in delivery.attempts] == ["the worker was lost"] * 2 + [None]
