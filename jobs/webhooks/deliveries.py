@@ -46,7 +46,7 @@ class DeliveryPlan:
 
 
 @dataclass(frozen=True)
-class Telling:
+class DeliveryAttempt:
     """A try that a worker holds.
 
     Attributes:
@@ -228,7 +228,7 @@ class Deliveries:
             )
         return found
 
-    def tell_digest(self, digest: Digest, body: str) -> bool:
+    def send_digest(self, digest: Digest, body: str) -> bool:
         """Make what was collected one delivery; False where another teller had done it."""
         fields = {
             "event": digest.id,
@@ -294,13 +294,13 @@ class Deliveries:
             if len(plan.started) < MOST_A_BATCH:
                 return plan.next_in_s
 
-    def claim(self, delivery_id: str, number: int) -> Telling | None:
+    def claim(self, delivery_id: str, number: int) -> DeliveryAttempt | None:
         """Take up a try; None where its message is to be dropped (late, taken, or nobody wants it any more)."""
         answer = self._run("claim", [self._keys.delivery(delivery_id)], [number, token_hex(8)])
         if not answer:
             return None
         record, line = pairs(answer[1]), pairs(answer[2])
-        return Telling(
+        return DeliveryAttempt(
             delivery_id=delivery_id,
             number=number,
             tenant=line["owner"],
@@ -313,7 +313,7 @@ class Deliveries:
             traceparent=record.get("traceparent"),
         )
 
-    def settle(self, telling: Telling, exchange: Exchange, verdict: Verdict) -> DeliveryState | None:
+    def settle(self, telling: DeliveryAttempt, exchange: Exchange, verdict: Verdict) -> DeliveryState | None:
         """End a try: state, log, and what it taught about the receiver, in one step.
 
         Returns:

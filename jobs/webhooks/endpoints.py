@@ -32,7 +32,7 @@ from jobs.webhooks.endpoint_models import (
     open_headers,
     seal_headers,
 )
-from jobs.webhooks.routing import Target, line_card
+from jobs.webhooks.routing import Target, queue_record
 
 MOST_ENDPOINTS = 50
 """Of one tenant."""
@@ -82,7 +82,7 @@ class Endpoints:
         """
         endpoint_id, secret, now = new_id("ep"), new_secret(), str(self._clock_ms())
         fields = {
-            **line_card(self._keys, endpoint_id, tenant),
+            **queue_record(self._keys, endpoint_id, tenant),
             "endpoint": "1",
             "secret": self._seal.seal(secret),
             "created": now,

@@ -7,7 +7,7 @@ SCHEDULE_S = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER = 0.2
 """By how much of itself a pause may become longer, so that what failed together does not come back together."""
 LONGEST_OBEYED_S = 86_400.0
-MOST_KEPT = 1024
+MAX_ANSWER_BYTES = 1024
 """Bytes of an answer that are kept."""
 
 

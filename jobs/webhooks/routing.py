@@ -46,7 +46,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class _Wish:
+class WebhookPreference:
     """What a batch asked to be told of."""
 
     url: str | None
@@ -55,7 +55,7 @@ class _Wish:
     defaults: dict[str, Any]
 
 
-class Audience:
+class EventRouter:
     """Finds an event's targets.
 
     Args:
@@ -67,7 +67,7 @@ class Audience:
         self._redis = redis
         self._keys = keys
 
-    def of(self, event: Event) -> list[Target]:
+    def targets(self, event: Event) -> list[Target]:
         """The event's targets, none twice."""
         kind = event.type.partition(".")[0]
         if event.only is not None:
@@ -81,28 +81,28 @@ class Audience:
         if kind == "schedule":
             return self._of_run(event)
         tenants = [event.tenant] if event.tenant else sorted(map(str, self._redis.smembers(self._keys.tenants)))
-        targets = self._endpoints(tenants, event.type)
-        return [one for one in targets if one.line_id != event.subject]
+        endpoints = self._endpoints(tenants, event.type)
+        return [target for target in endpoints if target.line_id != event.subject]
 
     def _of_job(self, event: Event) -> list[Target]:
         batch_id = batch_of(event.subject)
-        wish = self._wish(batch_id) if batch_id else None
+        preference = self._preference(batch_id) if batch_id else None
         record = json.loads(event.data)
         spec = json.loads(record["spec"])
-        own = spec.get("webhook_url") or (wish.defaults.get("webhook_url") if wish else None)
+        own = spec.get("webhook_url") or (preference.defaults.get("webhook_url") if preference else None)
         targets = [self._origin(event.tenant, own)] if own else []
-        if wish is None:
+        if preference is None:
             return targets + self._endpoints([event.tenant], event.type)
-        if not matches(wish.filters, event.type):
+        if not matches(preference.filters, event.type):
             return targets
-        if wish.url is not None and wish.url != own:
-            targets.append(self._origin(event.tenant, wish.url, wish.digest_s))
-        return targets + self._endpoints([event.tenant], event.type, wish.digest_s)
+        if preference.url is not None and preference.url != own:
+            targets.append(self._origin(event.tenant, preference.url, preference.digest_s))
+        return targets + self._endpoints([event.tenant], event.type, preference.digest_s)
 
     def _of_batch(self, event: Event) -> list[Target]:
-        wish = self._wish(event.subject)
-        told = wish.url is not None and matches(wish.filters, event.type)
-        targets = [self._origin(event.tenant, wish.url)] if told and wish.url else []
+        preference = self._preference(event.subject)
+        told = preference.url is not None and matches(preference.filters, event.type)
+        targets = [self._origin(event.tenant, preference.url)] if told and preference.url else []
         return targets + self._endpoints([event.tenant], event.type)
 
     def _of_run(self, event: Event) -> list[Target]:
@@ -113,12 +113,12 @@ class Audience:
         targets = [self._origin(event.tenant, url)] if told else []
         return targets + self._endpoints([event.tenant], event.type)
 
-    def _wish(self, batch_id: str) -> _Wish:
+    def _preference(self, batch_id: str) -> WebhookPreference:
         answer: Any = self._redis.hmget(
             self._keys.batch(batch_id), ["webhook_url", "webhook_events", "webhook_digest_s", "defaults"]
         )
         url, events, digest_s, defaults = answer
-        return _Wish(
+        return WebhookPreference(
             url or None,
             tuple(json.loads(events)) if events else BATCH_DEFAULT,
             float(digest_s or 0),
@@ -145,7 +145,7 @@ class Audience:
         origin = f"{parts.scheme}://{parts.netloc}".lower()
         line_id = "org_" + hashlib.sha256(f"{tenant}\0{origin}".encode()).hexdigest()[:24]
         card = {
-            **line_card(self._keys, line_id, tenant),
+            **queue_record(self._keys, line_id, tenant),
             "origin": origin,
             "known": self._keys.origins(tenant),
             "enabled": "1",
@@ -153,7 +153,7 @@ class Audience:
         return Target(line_id, card, url, digest_s)
 
 
-def line_card(keys: Keys, line_id: str, tenant: str) -> dict[str, str]:
+def queue_record(keys: Keys, line_id: str, tenant: str) -> dict[str, str]:
     """The fields of every line: whose it is, and the keys it belongs with."""
     return {
         "id": line_id,

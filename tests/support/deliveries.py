@@ -9,10 +9,10 @@ from redis import Redis
 
 from jobs.events.outbox import Event, Outbox
 from jobs.foundation.redis_keys import Keys
-from jobs.webhooks.deliveries import Deliveries, Telling
+from jobs.webhooks.deliveries import Deliveries, DeliveryAttempt
 from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.retry_policy import Exchange, judge
-from jobs.webhooks.routing import Target, line_card
+from jobs.webhooks.routing import Target, queue_record
 from tests.conftest import Clock
 
 GOOD = Exchange(took_ms=5, status=200, answer="thanks")
@@ -41,7 +41,7 @@ class Tellings:
         """A line as an endpoint's is; its id."""
         line_id = f"ep_{name}"
         card: dict[Any, Any] = {
-            **line_card(self.keys, line_id, tenant),
+            **queue_record(self.keys, line_id, tenant),
             "enabled": "1",
             "endpoint": "1",
             "url": "http://r",
@@ -68,15 +68,15 @@ class Tellings:
     def plan(self) -> list[tuple[str, int]]:
         return self.deliveries.plan().started
 
-    def claim(self, started: tuple[str, int]) -> Telling:
+    def claim(self, started: tuple[str, int]) -> DeliveryAttempt:
         telling = self.deliveries.claim(*started)
         assert telling is not None
         return telling
 
-    def end(self, telling: Telling, exchange: Exchange = GOOD, *, jitter: float = 0.0) -> DeliveryState | None:
+    def end(self, telling: DeliveryAttempt, exchange: Exchange = GOOD, *, jitter: float = 0.0) -> DeliveryState | None:
         return self.deliveries.settle(telling, exchange, judge(exchange, telling.tries, jitter))
 
-    def turn(self, answer: Callable[[Telling], Exchange] = lambda _: GOOD) -> list[Telling]:
+    def turn(self, answer: Callable[[DeliveryAttempt], Exchange] = lambda _: GOOD) -> list[DeliveryAttempt]:
         """Plan, and end all that was started."""
         tellings = [self.claim(one) for one in self.plan()]
         for telling in tellings:

@@ -161,8 +161,8 @@ def test_a_digest_that_two_tellers_make_is_told_once(domain: Domain, receiver: R
     domain.redis.zadd(domain.keys.deliveries("digests"), dict.fromkeys(due(domain), 1))
     (digest,) = domain.deliveries.due_digests()
     body = domain.bodies.render_digest(digest)
-    assert domain.deliveries.tell_digest(digest, body)
-    assert not domain.deliveries.tell_digest(digest, body)
+    assert domain.deliveries.send_digest(digest, body)
+    assert not domain.deliveries.send_digest(digest, body)
     hand.tell()
     assert len(receiver.got) == 1
 
