@@ -144,16 +144,12 @@ class Deliveries:
             keys=[*self._keys.telling, *keys], args=[now, self._lease_ms, *kept, *args], client=client
         )
 
-    def fan_out(self, event: Event, body: str, targets: Iterable[Target]) -> int:
-        """Make an event its deliveries, all of them or none, and take it out of the outbox.
+    def fan_out_many(self, events: Iterable[tuple[Event, str, Iterable[Target]]]) -> list[int]:
+        """Turn each event with its body into deliveries, all of them or none, and remove it from the outbox.
 
         Returns:
-            How many were written; -1 where another teller had done it.
+            For each event, how many deliveries were written; -1 if another outbox reader has done it.
         """
-        return self.fan_out_many([(event, body, targets)])[0]
-
-    def fan_out_many(self, events: Iterable[tuple[Event, str, Iterable[Target]]]) -> list[int]:
-        """The same for events and their bodies, each by itself, in one round trip."""
         pipe = self._redis.pipeline(transaction=False)
         for event, body, targets in events:
             self._fan_out(pipe, event, body, targets)

@@ -23,7 +23,7 @@ def test_two_thousand_events_reach_a_receiver_that_fails_its_first_third_beside_
     domain: Domain, tmp_path: Path
 ) -> None:
     with receiving() as receiver, socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
-        receiver.answer = lambda _got, number: Answer(status=500 if number < FAILING else 204, body=b"")
+        receiver.answer = lambda _request, number: Answer(status=500 if number < FAILING else 204, body=b"")
         good = domain.endpoints.create("acme", EndpointFields(url=receiver.url, events=["job.*"]))
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         hanging = domain.endpoints.create("acme", EndpointFields(url=url, events=["job.*"]))
@@ -37,7 +37,7 @@ def test_two_thousand_events_reach_a_receiver_that_fails_its_first_third_beside_
             worker.close()
         told: dict[str, str] = {}
         bodies: dict[str, set[bytes]] = {}
-        for number, got in enumerate(receiver.got):
+        for number, got in enumerate(receiver.requests):
             job_id = got.verified(good.secret)["data"]["id"]
             bodies.setdefault(got.id, set()).add(got.body)
             if number >= FAILING:
