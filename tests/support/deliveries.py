@@ -66,7 +66,7 @@ class DeliveryHarness:
         return ids
 
     def plan(self) -> list[tuple[str, int]]:
-        return self.deliveries.plan().started
+        return self.deliveries.plan().dispatches
 
     def claim(self, started: tuple[str, int]) -> DeliveryAttempt:
         attempt = self.deliveries.claim(*started)

@@ -9,8 +9,8 @@ from celery.exceptions import Retry
 from jobs.wiring import Domain
 from workers.net.http import Http
 from workers.net.ssrf_guard import Resolve, resolve
-from workers.webhooks.outbox_reader import Teller
-from workers.webhooks.send import Deliverer, NotDelivered
+from workers.process.wiring import build_deliverer, build_outbox_reader
+from workers.webhooks.send import NotDelivered
 
 
 class WebhookRunner:
@@ -18,15 +18,15 @@ class WebhookRunner:
 
     def __init__(self, domain: Domain, http: Http, exchange_s: float) -> None:
         self._domain = domain
-        self._reader = Teller(domain, threads=8)
-        self._deliverer = Deliverer(domain, http, changed=lambda: None, exchange_s=exchange_s)
+        self._reader = build_outbox_reader(domain, threads=8)
+        self._deliverer = build_deliverer(domain, changed=lambda: None, http=http, exchange_s=exchange_s)
 
     def deliver_all(self) -> list[str]:
         """Deliver all that is due. Returns the results of the attempts as Celery would show them."""
         results = []
         while self._reader.read_now():
             pass
-        while started := self._domain.deliveries.plan().started:
+        while started := self._domain.deliveries.plan().dispatches:
             for dispatch in started:
                 try:
                     results.append(self._deliverer.deliver(*dispatch))
