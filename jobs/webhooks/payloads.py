@@ -18,7 +18,7 @@ from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
 from jobs.records.job_codec import decode_job, moment
 from jobs.storage.bucket import Bucket
-from jobs.webhooks.deliveries import Digest
+from jobs.webhooks.digests import Digest
 
 URL_LIVES_S = 7 * 86_400
 """How long an output's URL in an event can be fetched: as long as S3's signatures can live."""

@@ -23,25 +23,25 @@ class Target:
     """One address of an event.
 
     Attributes:
-        line_id: the line its deliveries wait in: an endpoint's id, or that of an origin.
+        queue_id: the line its deliveries wait in: an endpoint's id, or that of an origin.
         card: the line's record, where it is an origin's; it is written when it is first needed.
         url: where the line does not know it.
         digest_s: events are collected, and told at most once in so many seconds.
     """
 
-    line_id: str
-    card: dict[str, str] | None = None
+    queue_id: str
+    queue_record: dict[str, str] | None = None
     url: str | None = None
     digest_s: float = 0
 
     @property
     def address(self) -> dict[str, str]:
         """The fields of a delivery that say where it goes."""
-        return {"url": self.url} if self.url else {"endpoint": self.line_id}
+        return {"url": self.url} if self.url else {"endpoint": self.queue_id}
 
     def delivery_id(self, ulid: str) -> str:
         """The id of the delivery of an event to this address: the same, whoever fans the event out."""
-        digest = hashlib.sha256(f"{self.line_id}\0{self.url or ''}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.queue_id}\0{self.url or ''}".encode()).hexdigest()
         return f"dlv_{ulid}-{digest[:10]}"
 
 
@@ -82,7 +82,7 @@ class EventRouter:
             return self._of_run(event)
         tenants = [event.tenant] if event.tenant else sorted(map(str, self._redis.smembers(self._keys.tenants)))
         endpoints = self._endpoints(tenants, event.type)
-        return [target for target in endpoints if target.line_id != event.subject]
+        return [target for target in endpoints if target.queue_id != event.subject]
 
     def _of_job(self, event: Event) -> list[Target]:
         batch_id = batch_of(event.subject)
@@ -143,27 +143,27 @@ class EventRouter:
         """The line of all of a tenant's addresses of one origin: what is down there is down for all of them."""
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}".lower()
-        line_id = "org_" + hashlib.sha256(f"{tenant}\0{origin}".encode()).hexdigest()[:24]
-        card = {
-            **queue_record(self._keys, line_id, tenant),
+        queue_id = "org_" + hashlib.sha256(f"{tenant}\0{origin}".encode()).hexdigest()[:24]
+        record = {
+            **queue_record(self._keys, queue_id, tenant),
             "origin": origin,
             "known": self._keys.origins(tenant),
             "enabled": "1",
         }
-        return Target(line_id, card, url, digest_s)
+        return Target(queue_id, record, url, digest_s)
 
 
-def queue_record(keys: Keys, line_id: str, tenant: str) -> dict[str, str]:
+def queue_record(keys: Keys, queue_id: str, tenant: str) -> dict[str, str]:
     """The fields of every line: whose it is, and the keys it belongs with."""
     return {
-        "id": line_id,
+        "id": queue_id,
         "owner": tenant,
         "tenant": keys.tenant(tenant),
         "listeners": keys.listeners(tenant),
-        "due": keys.line_due(line_id),
+        "due": keys.line_due(queue_id),
         "totals": keys.deliveries("totals"),
         "breakers": keys.deliveries("breakers"),
-        **{f"i:{state}": keys.told(line_id, state) for state in DeliveryState},
+        **{f"i:{state}": keys.told(queue_id, state) for state in DeliveryState},
     }
 
 

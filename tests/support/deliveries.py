@@ -11,6 +11,7 @@ from jobs.events.outbox import Event, Outbox
 from jobs.foundation.redis_keys import Keys
 from jobs.webhooks.deliveries import Deliveries, DeliveryAttempt
 from jobs.webhooks.delivery_models import DeliveryState
+from jobs.webhooks.delivery_scripts import DeliveryScripts
 from jobs.webhooks.retry_policy import Exchange, judge
 from jobs.webhooks.routing import Target, queue_record
 from tests.conftest import Clock
@@ -27,7 +28,8 @@ class DeliveryHarness:
         self.redis = redis
         self.clock = clock
         self.keys = Keys(prefix)
-        self.deliveries = Deliveries(redis, self.keys, retention_s=30 * 86_400, clock_ms=clock)
+        scripts = DeliveryScripts(redis, self.keys, retention_s=30 * 86_400, clock_ms=clock)
+        self.deliveries = Deliveries(redis, self.keys, scripts)
         self.outbox = Outbox(redis, self.keys)
         self.outbox.ensure()
         self.threads = threads
@@ -61,7 +63,7 @@ class DeliveryHarness:
         for _ in range(number):
             event = self.event()
             targets = [Target(queue) for queue in queues]
-            self.deliveries.fan_out_many([(event, json.dumps({"id": event.id}), targets)])
+            self.deliveries.fan_out([(event, json.dumps({"id": event.id}), targets)])
             ids += [target.delivery_id(event.ulid) for target in targets]
         return ids
 

@@ -75,6 +75,7 @@ def build_outbox_reader(domain: Domain, *, threads: int, name: str | None = None
         EventRouter(domain.redis, domain.keys),
         domain.bodies,
         domain.deliveries,
+        domain.digests,
         dispatch=domain.delivery_loop.dispatch,
         threads=threads,
         name=name,

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from jobs.events.outbox import Event, Outbox
 from jobs.webhooks.deliveries import Deliveries
+from jobs.webhooks.digests import Digests
 from jobs.webhooks.payloads import Bodies
 from jobs.webhooks.routing import EventRouter, Target
 
@@ -39,6 +40,7 @@ class OutboxReader:
         router: finds the receivers of an event.
         bodies: renders events.
         deliveries: where the deliveries are written.
+        digests: job events of batches that are sent together.
         dispatch: starts the deliveries that may start; returns the seconds until it may start more, or None.
         threads: the process's threads for deliveries.
         name: one of a kind; generated unless given.
@@ -51,6 +53,7 @@ class OutboxReader:
         router: EventRouter,
         bodies: Bodies,
         deliveries: Deliveries,
+        digests: Digests,
         *,
         dispatch: Callable[[], float | None],
         threads: int,
@@ -61,6 +64,7 @@ class OutboxReader:
         self._router = router
         self._bodies = bodies
         self._deliveries = deliveries
+        self._digests = digests
         self._dispatch = dispatch
         self._threads = threads
         self._take_over_ms = take_over_ms
@@ -115,9 +119,9 @@ class OutboxReader:
         events = self._beat() if time.monotonic() >= self._beat_at else []
         events += self._outbox.read(self.name, count=MAX_EVENTS, block_ms=0 if events else block_ms)
         if events:
-            self._deliveries.fan_out_many(filter(None, map(self._addressed, events)))
-        for digest in self._deliveries.due_digests():
-            self._deliveries.send_digest(digest, self._bodies.render_digest(digest))
+            self._deliveries.fan_out(filter(None, map(self._addressed, events)))
+        for digest in self._digests.due():
+            self._digests.send(digest, self._bodies.render_digest(digest))
         self._changed.set()
         return len(events)
 

@@ -17,8 +17,9 @@ from jobs.foundation.tracing import Spans, trace_id_of
 from jobs.foundation.webhook_secrets import secrets_of, signature
 from jobs.queueing.celery_app import DELIVER
 from jobs.tenants.tenants import Tenants
-from jobs.webhooks.deliveries import LEASE_S, Deliveries, DeliveryAttempt
+from jobs.webhooks.deliveries import Deliveries, DeliveryAttempt
 from jobs.webhooks.delivery_models import DeliveryState
+from jobs.webhooks.delivery_scripts import LEASE_S
 from jobs.webhooks.endpoint_models import open_headers
 from jobs.webhooks.retry_policy import MAX_ANSWER_BYTES, Exchange, Verdict, judge
 from workers.net.http import BodyLost, Http, Reach, retry_after_s
@@ -62,14 +63,14 @@ class WebhookSigner:
         Raises:
             ConfigurationError: this worker cannot decrypt the secrets or headers.
         """
-        now, line = self._now(), attempt.line
-        if "secret" in line:
-            keys = secrets_of(line, self._seal, now.timestamp() * 1000)
+        now, queue = self._now(), attempt.queue
+        if "secret" in queue:
+            keys = secrets_of(queue, self._seal, now.timestamp() * 1000)
         else:
             keys = self._tenants.webhook_secrets(attempt.tenant)
         context = self._spans.traceparent(attempt.traceparent)
         return {
-            **open_headers(line, self._seal),
+            **open_headers(queue, self._seal),
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "webhook-id": attempt.event_id,

@@ -222,7 +222,7 @@ def test_a_run_is_told_to_endpoints_and_to_the_schedules_own_address(timetable: 
     outbox.ensure()
     (event,) = [one for one in outbox.read("t", count=100, block_ms=0) if one.type.startswith("schedule.")]
     targets = EventRouter(domain.redis, domain.keys).targets(event)
-    assert {target.line_id for target in targets if target.url is None} == {endpoint.id}
+    assert {target.queue_id for target in targets if target.url is None} == {endpoint.id}
     assert {target.url for target in targets if target.url} == {"http://127.0.0.1:9/mine"}
     body = json.loads(domain.bodies.render(event))
     (run,) = timetable.runs(schedule)

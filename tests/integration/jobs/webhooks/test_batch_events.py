@@ -105,7 +105,7 @@ def test_a_row_that_names_a_url_of_its_own_is_told_there_alone(
 def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many_seconds(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
     jobs = [job_event(domain, batch_id, row) for row in range(1, 151)]
     assert webhooks.deliver_all() == []
@@ -137,7 +137,7 @@ def test_a_batch_submitted_with_a_digest_tells_its_jobs_together_and_its_end_by_
     hands: Hands, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = hands.domain
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     batch_id = hands.running(
         120, webhook_url=receiver.url, webhook_events=["job.*", "batch.completed"], webhook_digest_s=5
     )
@@ -165,10 +165,10 @@ def test_a_digest_that_two_tellers_make_is_told_once(
     job_event(domain, batch_id, 1)
     webhooks.deliver_all()
     domain.redis.zadd(domain.keys.deliveries("digests"), dict.fromkeys(due(domain), 1))
-    (digest,) = domain.deliveries.due_digests()
+    (digest,) = domain.digests.due()
     body = domain.bodies.render_digest(digest)
-    assert domain.deliveries.send_digest(digest, body)
-    assert not domain.deliveries.send_digest(digest, body)
+    assert domain.digests.send(digest, body)
+    assert not domain.digests.send(digest, body)
     webhooks.deliver_all()
     assert len(receiver.requests) == 1
 
@@ -176,7 +176,7 @@ def test_a_digest_that_two_tellers_make_is_told_once(
 def test_what_was_collected_for_an_endpoint_that_was_disabled_since_is_exhausted_and_can_be_recovered(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url, events=["job.*"]))
     batch_id = batch_of_wishes(domain, events=["job.*"], digest_s=10)
     jobs = [job_event(domain, batch_id, row) for row in (1, 2)]
@@ -198,7 +198,7 @@ def test_what_was_collected_for_an_endpoint_that_was_disabled_since_is_exhausted
 def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_told(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
     job_event(domain, batch_id, 1)
     webhooks.deliver_all()
@@ -215,7 +215,7 @@ def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_told(
 def test_a_digest_whose_record_is_lost_holds_back_no_other_and_what_it_collected_comes_with_the_next_event(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     lost, whole = (batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10) for _ in range(2))
     jobs = [job_event(domain, lost, 1)]
     webhooks.deliver_all()

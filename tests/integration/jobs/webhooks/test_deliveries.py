@@ -77,8 +77,8 @@ def line_of(domain: Domain, tenant: str = "acme") -> str:
 def test_an_event_that_is_fanned_out_twice_is_told_once(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     event = harness.event()
-    assert harness.deliveries.fan_out_many([(event, "{}", [Target(line)])]) == [1]
-    assert harness.deliveries.fan_out_many([(event, "{}", [Target(line)])]) == [-1]
+    assert harness.deliveries.fan_out([(event, "{}", [Target(line)])]) == [1]
+    assert harness.deliveries.fan_out([(event, "{}", [Target(line)])]) == [-1]
     assert len(harness.plan()) == 1
 
 
@@ -187,7 +187,7 @@ def test_a_line_outlives_the_whole_schedule_of_what_waits_in_it_however_short_th
     domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
 ) -> None:
     day_ms = 86_400_000
-    domain.deliveries._exhausted_kept_s = 86_400
+    domain.deliveries._scripts.exhausted_kept_s = 86_400
     receiver.answer = lambda _request, _number: Answer(500)
     end_job(domain, webhook_url=receiver.url)
     told()

@@ -49,7 +49,7 @@ def test_a_receiver_that_hangs_for_ever_holds_back_none_of_anothers_deliveries(h
         if not started:
             break
         for attempt in started:
-            if attempt.line["id"] == dead:
+            if attempt.queue["id"] == dead:
                 hanging.append(attempt)
             else:
                 told += 1
@@ -71,7 +71,7 @@ def test_a_receiver_that_begins_to_hang_holds_at_most_half_of_the_threads(harnes
     hanging = 0
     while started := [harness.claim(one) for one in harness.plan()]:
         for attempt in started:
-            if attempt.line["id"] == good:
+            if attempt.queue["id"] == good:
                 harness.settle(attempt)
             else:
                 hanging += 1
@@ -204,7 +204,7 @@ def test_the_rate_limit_of_an_endpoint_holds(harness: DeliveryHarness) -> None:
     counts: Counter[str] = Counter()
     for _ in range(100):
         while ended := harness.deliver_planned():
-            counts.update(attempt.line["id"] for attempt in ended)
+            counts.update(attempt.queue["id"] for attempt in ended)
         harness.clock.advance(0.1)
         harness.heartbeat()
     assert counts[free] == 40
@@ -241,7 +241,7 @@ def test_hundreds_of_silent_receivers_of_one_tenant_delay_another_tenants_new_on
     harness.heartbeat()
     for attempt in hanging:
         harness.settle(attempt, HUNG)
-    harness.deliver_planned(lambda attempt: GOOD if attempt.line["id"] == good else HUNG)
+    harness.deliver_planned(lambda attempt: GOOD if attempt.queue["id"] == good else HUNG)
     assert harness.state(told) == "succeeded"
 
 
@@ -252,7 +252,7 @@ def test_silent_receivers_of_one_tenant_hold_back_no_slow_one_of_another(harness
     waiting = harness.fan_out(slow, number=5)
     for _ in range(5):
         harness.deliver_planned(
-            lambda attempt: Exchange(took_ms=9000, status=200) if attempt.line["id"] == slow else HUNG
+            lambda attempt: Exchange(took_ms=9000, status=200) if attempt.queue["id"] == slow else HUNG
         )
         harness.clock.advance(15)
         harness.heartbeat()

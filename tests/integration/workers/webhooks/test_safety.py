@@ -123,7 +123,7 @@ def test_a_worker_without_the_right_key_sends_nothing_and_uses_up_no_try(
     good = Domain.open(make_settings(secret_key=SecretStr("a random text of enough characters")))
     domains = [good, *(Domain.open(make_settings(secret_key=key)) for key in (None, SecretStr("quite another key")))]
     for domain in domains:
-        monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+        monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     good.planner.register_models()
     endpoint = good.endpoints.create("acme", EndpointFields(url=receiver.url))
     end_job(good)
