@@ -27,7 +27,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class DeliveryPlan:
-    """What a call of the plan started.
+    """The attempts that one call of the plan started.
 
     Attributes:
         dispatches: `(delivery id, number of the attempt)`.
@@ -83,7 +83,7 @@ class Deliveries:
     def fan_out(self, events: Iterable[tuple[Event, str, Iterable[Target]]]) -> list[int]:
         """Turn events with their bodies into deliveries and remove them from the outbox, in one round trip.
 
-        Each event is a transaction of its own.
+        Each event is one transaction.
 
         Returns:
             For each event, how many deliveries were written; -1 if another outbox reader has done it.

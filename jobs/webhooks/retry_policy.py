@@ -1,4 +1,4 @@
-"""Decides what follows an attempt of a delivery. Pure: no I/O, no clock, no random numbers."""
+"""Decides the next step after an attempt of a delivery. Pure: no I/O, no clock, no random numbers."""
 
 from dataclasses import dataclass
 
@@ -38,11 +38,11 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What follows an attempt.
+    """The next step after an attempt.
 
     Attributes:
         ok: the delivery has succeeded.
-        delay_ms: milliseconds until the next attempt; None: there is none.
+        delay_ms: milliseconds until the next attempt; None: no further attempt.
         rest_ms: milliseconds during which the receiver gets no request.
         why: the reason why the delivery is exhausted.
         gone: the receiver refuses all further deliveries.

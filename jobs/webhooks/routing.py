@@ -23,10 +23,10 @@ class Target:
     """One address of an event.
 
     Attributes:
-        queue_id: the line its deliveries wait in: an endpoint's id, or that of an origin.
-        card: the line's record, where it is an origin's; it is written when it is first needed.
-        url: where the line does not know it.
-        digest_s: events are collected, and told at most once in so many seconds.
+        queue_id: id of the receiver queue in which the delivery waits: that of an endpoint or of an origin.
+        queue_record: the record of an origin's receiver queue, which its first delivery creates.
+        url: the address; None for an endpoint, whose record has it.
+        digest_s: shortest time between two digests, in seconds; 0: each event is sent on its own.
     """
 
     queue_id: str
