@@ -48,6 +48,8 @@ from jobs.storage.bucket import Bucket
 from jobs.tenants.tenants import Tenants
 from jobs.webhooks.deliveries import Deliveries
 from jobs.webhooks.delivery_reader import DeliveryLog
+from jobs.webhooks.delivery_scripts import DeliveryScripts
+from jobs.webhooks.digests import Digests
 from jobs.webhooks.endpoints import Endpoints
 from jobs.webhooks.payloads import Bodies
 
@@ -72,6 +74,7 @@ class Domain:
     delivery_loop: DispatchLoop[tuple[str, int]]
     secret_box: SecretBox
     deliveries: Deliveries
+    digests: Digests
     bodies: Bodies
     endpoints: Endpoints
     delivery_log: DeliveryLog
@@ -116,13 +119,11 @@ class Domain:
         planner = Planner(redis, keys, catalogue, scripts)
         secret_box, bucket = SecretBox(settings.secret_key), Bucket(settings)
         status = Status(redis, keys, catalogue)
-        deliveries = Deliveries(
-            redis,
-            keys,
-            retention_s=retention_s,
-            lease_s=max(settings.lease_s, settings.webhook_timeout_s + 2),
-            clock_ms=clock_ms,
+        delivery_lease_s = max(settings.lease_s, settings.webhook_timeout_s + 2)
+        delivery_scripts = DeliveryScripts(
+            redis, keys, retention_s=retention_s, lease_s=delivery_lease_s, clock_ms=clock_ms
         )
+        deliveries = Deliveries(redis, keys, delivery_scripts)
         endpoints = Endpoints(redis, keys, settings, secret_box, deliveries)
         batches = Batches(redis, keys, catalogue, scripts, status)
         runs = Runs(redis, keys, scripts)
@@ -162,6 +163,7 @@ class Domain:
             delivery_loop=DispatchLoop(deliveries.plan, publisher.publish_deliveries),
             secret_box=secret_box,
             deliveries=deliveries,
+            digests=Digests(redis, keys, delivery_scripts),
             bodies=bodies,
             endpoints=endpoints,
             delivery_log=DeliveryLog(redis, keys),

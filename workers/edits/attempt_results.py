@@ -7,7 +7,7 @@ from jobs.images.picture import Picture
 from jobs.plan.records import Claim
 from jobs.plan.settlement import Settlement
 from jobs.records.job_models import Output
-from workers.dialects import Answer
+from workers.dialects.calls import Answer
 from workers.edits.fetch_input import Fetched
 from workers.edits.reuse import EqualEdit
 

@@ -6,7 +6,7 @@ from functools import partial
 from jobs.events.outbox import Outbox
 from jobs.foundation.webhook_url_policy import check_webhook_url
 from jobs.webhooks.retry_policy import Exchange
-from jobs.webhooks.routing import Audience
+from jobs.webhooks.routing import EventRouter
 from jobs.wiring import Domain
 from workers.background.index_cleanup import IndexCleanup
 from workers.background.schedule_poller import SchedulePoller
@@ -72,9 +72,10 @@ def build_outbox_reader(domain: Domain, *, threads: int, name: str | None = None
     """
     return OutboxReader(
         Outbox(domain.redis, domain.keys),
-        Audience(domain.redis, domain.keys),
+        EventRouter(domain.redis, domain.keys),
         domain.bodies,
         domain.deliveries,
+        domain.digests,
         dispatch=domain.delivery_loop.dispatch,
         threads=threads,
         name=name,

@@ -10,7 +10,7 @@ import pytest
 from tests.support.api_server import Api, api_of, endpoint_at, fields_of, problem
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver
-from tests.support.webhook_worker import Hand
+from tests.support.webhook_worker import WebhookRunner
 
 UNKNOWN = "ep_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"
 
@@ -23,20 +23,20 @@ def listed(api: Api, endpoint_id: str, **query: Any) -> list[dict[str, Any]]:
 
 
 def test_single_jobs_are_told_to_endpoints_that_listen_and_to_no_others(
-    api: Api, hand: Hand, receiver: Receiver
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
 ) -> None:
     jobs = endpoint_at(api, f"{receiver.url}/jobs", events=["job.*"])
     endpoint_at(api, f"{receiver.url}/failures", events=["job.failed", "batch.*"])
     endpoint_at(api, f"{receiver.url}/off", enabled=False)
     job_id = end_job(api.domain, tenant=api.tenant)
     end_job(api.domain, tenant="globex")
-    assert hand.tell() == ["the receiver answered 200"]
-    (got,) = receiver.got
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
+    (got,) = receiver.requests
     assert got.path == "/jobs"
     assert got.verified(jobs["secret"])["data"]["id"] == job_id
     end_job(api.domain, tenant=api.tenant, failed=True)
-    assert len(hand.tell()) == 2
-    assert sorted(one.path for one in receiver.got[1:]) == ["/failures", "/jobs"]
+    assert len(webhooks.deliver_all()) == 2
+    assert sorted(one.path for one in receiver.requests[1:]) == ["/failures", "/jobs"]
 
 
 def test_only_a_tenant_with_a_listener_puts_its_jobs_into_the_outbox(api: Api, receiver: Receiver) -> None:
@@ -62,13 +62,15 @@ def test_only_a_tenant_with_a_listener_puts_its_jobs_into_the_outbox(api: Api, r
     assert in_outbox() == 0
 
 
-def test_a_ping_goes_to_its_endpoint_alone_whatever_its_filters(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_a_ping_goes_to_its_endpoint_alone_whatever_its_filters(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
+) -> None:
     endpoint = endpoint_at(api, f"{receiver.url}/a", events=["batch.completed"])
     endpoint_at(api, f"{receiver.url}/b", events=["*"])
     pinged = api.http.post(f"/v1/webhooks/{endpoint['id']}/test")
     assert pinged.status_code == 202
-    hand.tell()
-    (got,) = receiver.got
+    webhooks.deliver_all()
+    (got,) = receiver.requests
     event = got.verified(endpoint["secret"])
     assert (got.path, event["type"], got.id) == ("/a", "ping", pinged.json()["event_id"])
     delivery = api.http.get(f"/v1/deliveries/{pinged.json()['delivery_id']}").json()
@@ -78,11 +80,13 @@ def test_a_ping_goes_to_its_endpoint_alone_whatever_its_filters(api: Api, hand: 
     problem(api.http.post(f"/v1/webhooks/{endpoint['id']}/test"), 409)
 
 
-def test_each_try_can_be_looked_at_and_a_delivery_sent_again(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_each_try_can_be_looked_at_and_a_delivery_sent_again(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
+) -> None:
     endpoint = endpoint_at(api, receiver.url)
-    receiver.answer = lambda _got, number: Answer(status=500, body=b"x" * 5000) if number == 0 else Answer()
+    receiver.answer = lambda _request, number: Answer(status=500, body=b"x" * 5000) if number == 0 else Answer()
     job_id = end_job(api.domain, tenant=api.tenant)
-    assert hand.tell() == ["retry: the receiver answered 500"]
+    assert webhooks.deliver_all() == ["retry: the receiver answered 500"]
     (delivery,) = listed(api, endpoint["id"])
     assert (delivery["state"], delivery["event_type"], delivery["subject"]) == ("waiting", "job.succeeded", job_id)
     (tried,) = delivery["attempts"]
@@ -93,14 +97,14 @@ def test_each_try_can_be_looked_at_and_a_delivery_sent_again(api: Api, hand: Han
     again = api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver")
     assert again.status_code == 202
     release(api)
-    assert hand.tell() == ["the receiver answered 200"]
-    assert {got.id for got in receiver.got} == {delivery["event_id"]}
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
+    assert {got.id for got in receiver.requests} == {delivery["event_id"]}
     (delivery,) = listed(api, endpoint["id"])
     assert (delivery["state"], [one["status"] for one in delivery["attempts"]]) == ("succeeded", [500, 200])
     assert api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver").status_code == 202
     release(api)
-    hand.tell()
-    assert len(receiver.got) == 3
+    webhooks.deliver_all()
+    assert len(receiver.requests) == 3
 
 
 def release(api: Api) -> None:
@@ -111,13 +115,15 @@ def release(api: Api) -> None:
             api.domain.redis.zadd(key, {str(member): 1})
 
 
-def test_deliveries_are_listed_page_by_page_and_by_filter(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_deliveries_are_listed_page_by_page_and_by_filter(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
+) -> None:
     endpoint = endpoint_at(api, receiver.url, events=["job.*"])
     receiver.answer = lambda got, _: Answer(status=500 if b'"job.failed"' in got.body else 200)
     good = [end_job(api.domain, tenant=api.tenant) for _ in range(5)]
     bad = [end_job(api.domain, tenant=api.tenant, failed=True) for _ in range(3)]
     own = end_job(api.domain, tenant=api.tenant, webhook_url=receiver.url)
-    hand.tell()
+    webhooks.deliver_all()
     subjects = [one["subject"] for one in listed(api, endpoint["id"])]
     assert subjects == [own, *reversed(bad), *reversed(good)]
     pages: list[str] = []
@@ -139,54 +145,56 @@ def test_deliveries_are_listed_page_by_page_and_by_filter(api: Api, hand: Hand, 
     assert len(listed(api, endpoint["id"], until=later)) == 9
 
 
-def test_recover_sends_all_that_has_not_arrived_since_a_time(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_recover_sends_all_that_has_not_arrived_since_a_time(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
+) -> None:
     endpoint = endpoint_at(api, receiver.url)
     path = f"/v1/webhooks/{endpoint['id']}"
-    receiver.answer = lambda _got, _number: Answer(status=410)
+    receiver.answer = lambda _request, _number: Answer(status=410)
     first = end_job(api.domain, tenant=api.tenant)
-    assert hand.tell() == ["failure: the receiver answered 410"]
+    assert webhooks.deliver_all() == ["failure: the receiver answered 410"]
     shown = api.http.get(path).json()
     assert (shown["enabled"], shown["disabled_reason"]) == (False, "gone")
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     problem(api.http.post(f"{path}/recover", json={"since": since}), 409)
-    receiver.answer = lambda _got, _number: Answer()
+    receiver.answer = lambda _request, _number: Answer()
     enabled = api.http.patch(path, json={"enabled": True}).json()
     assert (enabled["enabled"], enabled["disabled_reason"]) == (True, None)
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     assert api.http.post(f"{path}/recover", json={"since": later}).json() == {"count": 0}
     assert api.http.post(f"{path}/recover", json={"since": since}).json() == {"count": 1}
     release(api)
-    hand.tell()
-    assert json.loads(receiver.got[-1].body)["data"]["id"] == first
+    webhooks.deliver_all()
+    assert json.loads(receiver.requests[-1].body)["data"]["id"] == first
     assert api.http.post(f"{path}/recover", json={"since": since}).json() == {"count": 0}
     answer = api.http.post(f"{path}/recover", json={"since": since, "states": ["succeeded"]})
     assert answer.json() == {"count": 1}
 
 
 def test_an_endpoint_that_is_disabled_by_410_is_told_of_to_the_tenants_others(
-    api: Api, hand: Hand, receiver: Receiver
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
 ) -> None:
     gone = endpoint_at(api, f"{receiver.url}/gone", events=["job.*"])
     endpoint_at(api, f"{receiver.url}/other", events=["endpoint.*"])
     receiver.answer = lambda got, _number: Answer(status=410 if got.path == "/gone" else 200)
     end_job(api.domain, tenant=api.tenant)
-    hand.tell()
-    hand.tell()
-    event = json.loads(receiver.got[-1].body)
-    assert receiver.got[-1].path == "/other"
+    webhooks.deliver_all()
+    webhooks.deliver_all()
+    event = json.loads(receiver.requests[-1].body)
+    assert receiver.requests[-1].path == "/other"
     assert event["type"] == "endpoint.disabled"
     assert (event["data"]["id"], event["data"]["disabled_reason"]) == (gone["id"], "gone")
     assert "secret" not in event["data"]
 
 
-def test_a_deleted_endpoint_is_told_nothing_more(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_a_deleted_endpoint_is_told_nothing_more(api: Api, webhooks: WebhookRunner, receiver: Receiver) -> None:
     endpoint = endpoint_at(api, receiver.url)
-    receiver.answer = lambda _got, _number: Answer(status=500)
+    receiver.answer = lambda _request, _number: Answer(status=500)
     end_job(api.domain, tenant=api.tenant)
-    hand.tell()
+    webhooks.deliver_all()
     (delivery,) = listed(api, endpoint["id"])
     assert api.http.delete(f"/v1/webhooks/{endpoint['id']}").status_code == 204
-    hand.tell()
+    webhooks.deliver_all()
     shown = api.http.get(f"/v1/deliveries/{delivery['id']}").json()
     assert (shown["state"], shown["reason"]) == ("exhausted", "its endpoint is disabled: deleted")
     assert [one["id"] for one in api.http.get("/v1/deliveries").json()["data"]] == [delivery["id"]]
@@ -197,7 +205,7 @@ def test_a_deleted_endpoint_is_told_nothing_more(api: Api, hand: Hand, receiver:
         api.http.delete(f"/v1/webhooks/{endpoint['id']}"),
     ):
         problem(answer, 404)
-    assert len(receiver.got) == 1
+    assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -221,11 +229,11 @@ def test_what_belongs_to_another_tenant_is_not_there(api: Api, receiver: Receive
         assert api.http.get("/v1/webhooks").json()["data"] == []
 
 
-def test_deliveries_of_another_tenant_are_not_there(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_deliveries_of_another_tenant_are_not_there(api: Api, webhooks: WebhookRunner, receiver: Receiver) -> None:
     with api_of(api.domain) as other:
         endpoint_at(other, receiver.url)
         end_job(api.domain, tenant=other.tenant)
-        hand.tell()
+        webhooks.deliver_all()
         (theirs,) = other.http.get("/v1/deliveries").json()["data"]
     assert api.http.get("/v1/deliveries").json()["data"] == []
     problem(api.http.get(f"/v1/deliveries/{theirs['id']}"), 404)

@@ -16,7 +16,7 @@ from jobs.foundation.settings import Settings
 from jobs.queueing.background_tasks import Kind
 from jobs.schedules.models import RunState, ScheduleChange, ScheduleState, batch_id_of, run_id
 from jobs.webhooks.endpoint_models import EndpointFields
-from jobs.webhooks.routing import Audience
+from jobs.webhooks.routing import EventRouter
 from tests.conftest import Clock
 from tests.support.schedules import MIDNIGHT, Timetable, hours, open_at
 from workers.process.wiring import build_schedule_poller
@@ -221,8 +221,8 @@ def test_a_run_is_told_to_endpoints_and_to_the_schedules_own_address(timetable: 
     outbox = Outbox(domain.redis, domain.keys)
     outbox.ensure()
     (event,) = [one for one in outbox.read("t", count=100, block_ms=0) if one.type.startswith("schedule.")]
-    targets = Audience(domain.redis, domain.keys).of(event)
-    assert {target.line_id for target in targets if target.url is None} == {endpoint.id}
+    targets = EventRouter(domain.redis, domain.keys).targets(event)
+    assert {target.queue_id for target in targets if target.url is None} == {endpoint.id}
     assert {target.url for target in targets if target.url} == {"http://127.0.0.1:9/mine"}
     body = json.loads(domain.bodies.render(event))
     (run,) = timetable.runs(schedule)
