@@ -21,7 +21,7 @@ from jobs.foundation import metric_catalogue as metrics
 from jobs.foundation.job_states import State
 from jobs.foundation.metric_catalogue import Metric
 from jobs.operations.stats import FleetStats, ModelStats, TenantStats
-from jobs.queueing.broker import QUEUES
+from jobs.queueing.celery_app import QUEUES
 from jobs.wiring import Domain
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
+from celery import Celery
 from redis import Redis
 
 from jobs.batches.commands import Batches
@@ -31,9 +32,12 @@ from jobs.foundation.tracing import Spans, open_spans
 from jobs.operations.index_cleanup import Tidying
 from jobs.operations.stats import Stats
 from jobs.plan.planner import Planner
+from jobs.plan.records import Dispatch
 from jobs.plan.script_runner import ScriptRunner
 from jobs.queueing.background_tasks import LEASE_S, Chores
-from jobs.queueing.broker import Broker, ChorePublisher, make_celery
+from jobs.queueing.celery_app import make_celery
+from jobs.queueing.dispatch_loop import DispatchLoop
+from jobs.queueing.publisher import ChorePublisher, Publisher
 from jobs.schedules.changed_objects import ChangedObjects
 from jobs.schedules.run_to_batch import RunToBatch
 from jobs.schedules.runs import Runs
@@ -62,7 +66,10 @@ class Domain:
     tenants: Tenants
     tidying: Tidying
     bucket: Bucket
-    broker: Broker
+    celery: Celery
+    publisher: Publisher
+    edit_loop: DispatchLoop[Dispatch]
+    delivery_loop: DispatchLoop[tuple[str, int]]
     seal: Seal
     deliveries: Deliveries
     bodies: Bodies
@@ -124,13 +131,15 @@ class Domain:
         for kind, data_of in (("endpoint", endpoints.data_of), ("model", status.data_of), ("batch", batches.data_of)):
             bodies.register(kind, data_of)
         store, spans = Store(redis, keys), open_spans()
-        broker = Broker(make_celery(settings), planner)
+        celery = make_celery(settings)
+        publisher = Publisher(celery)
+        edit_loop = DispatchLoop(planner.plan, publisher.publish_edits)
         chores = Chores(scripts, keys, lease_s=min(LEASE_S, settings.lease_s))
-        publisher = ChorePublisher(broker, chores)
+        chore_publisher = ChorePublisher(publisher, chores)
         pictures = UploadedPictures(bucket, settings)
         rules = JobRules(catalogue, settings, pictures)
         batch_submission = BatchSubmission(
-            rules, batches=batches, bucket=bucket, settings=settings, publisher=publisher, spans=spans
+            rules, batches=batches, bucket=bucket, settings=settings, publisher=chore_publisher, spans=spans
         )
         rows, rejects = BatchRows(batches, store, bucket, retention_s=retention_s), RejectFiles(batches, bucket)
         versions = OutputVersions(redis, keys, scripts)
@@ -147,7 +156,10 @@ class Domain:
             tenants=make_tenants(redis, settings),
             tidying=Tidying(redis, keys),
             bucket=bucket,
-            broker=broker,
+            celery=celery,
+            publisher=publisher,
+            edit_loop=edit_loop,
+            delivery_loop=DispatchLoop(deliveries.plan, publisher.publish_deliveries),
             seal=seal,
             deliveries=deliveries,
             bodies=bodies,
@@ -161,7 +173,9 @@ class Domain:
             reuse=Reuse(redis, keys, retention_s=retention_s),
             stats=Stats(redis, keys, catalogue, scripts, status),
             spans=spans,
-            job_submission=JobSubmission(rules, pictures, planner=planner, broker=broker, store=store, spans=spans),
+            job_submission=JobSubmission(
+                rules, pictures, planner=planner, dispatch=edit_loop.dispatch, store=store, spans=spans
+            ),
             batch_submission=batch_submission,
             ingest=Ingest(
                 batches=batches,
@@ -171,9 +185,9 @@ class Domain:
                 rules=rules,
                 pictures=pictures,
                 bucket=bucket,
-                dispatch=broker.dispatch,
+                dispatch=edit_loop.dispatch,
             ),
-            chore_publisher=publisher,
+            chore_publisher=chore_publisher,
             scripts=scripts,
             rows=rows,
             rejects=rejects,
@@ -197,7 +211,7 @@ class Domain:
 
     def close(self) -> None:
         """Let go of every connection."""
-        self.broker.app.close()
+        self.celery.close()
         self.bucket.close()
         self.redis.close()
 

@@ -1,1 +1,1 @@
-"""What runs in Celery: edits, ingest and webhook deliveries, and the dialects of the endpoints."""
+"""The Celery tasks: edits, background tasks and webhook deliveries; and the dialects of the endpoints."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api.context import DomainOf
 from api.http.responses import answer
-from jobs.queueing.broker import EDITS
+from jobs.queueing.celery_app import EDITS
 from jobs.wiring import Domain
 
 router = APIRouter(tags=["operations"])
@@ -56,7 +56,7 @@ def readyz(domain: DomainOf) -> Response:
     asked: dict[str, Callable[[], object]] = {
         "redis": domain.redis.ping,
         "bucket": domain.bucket.check,
-        "broker": domain.broker.check,
+        "broker": domain.publisher.check,
     }
     with ThreadPoolExecutor(len(asked)) as pool:
         checks = dict(zip(asked, pool.map(lambda name: _check(name, asked[name]), asked), strict=True))

@@ -170,7 +170,7 @@ def cancel_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """Stop a job that is not final; a running one stops at its next step."""
     domain.store.get(caller.tenant, job_id)
     domain.planner.cancel(job_id)
-    domain.broker.dispatch()
+    domain.edit_loop.dispatch()
     return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
 
 
@@ -179,7 +179,7 @@ def retry_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """Queue a failed, filtered or canceled job again."""
     before = domain.store.get(caller.tenant, job_id)
     domain.planner.retry(job_id, deadline_s=before.deadline_s)
-    domain.broker.dispatch()
+    domain.edit_loop.dispatch()
     return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
 
 

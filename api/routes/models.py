@@ -60,7 +60,7 @@ def resume_model(name: str, domain: DomainOf) -> ModelStatus:
     """Whatever it was parked for, its jobs start at once. Admin keys only."""
     _known(domain, name)
     domain.planner.resume(name)
-    domain.broker.dispatch()
+    domain.edit_loop.dispatch()
     return _status(domain, name)
 
 

@@ -181,7 +181,7 @@ def recover_endpoint(
 ) -> Response:
     """Try again what has not arrived."""
     count = domain.endpoints.recover(caller.tenant, endpoint_id, wanted.since, wanted.states)
-    domain.deliveries.dispatch(domain.broker)
+    domain.delivery_loop.dispatch()
     return answer(Recovered(count=count), 202)
 
 
@@ -239,7 +239,7 @@ def redeliver(domain: DomainOf, caller: CallerOf, delivery_id: DeliveryId) -> Re
     """Try it now."""
     domain.delivery_log.get(caller.tenant, delivery_id)
     domain.deliveries.redeliver(delivery_id)
-    domain.deliveries.dispatch(domain.broker)
+    domain.delivery_loop.dispatch()
     return answer(domain.delivery_log.get(caller.tenant, delivery_id), 202)
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     with bench(limits=limits, fast=True, output_format="jpeg", latency_ms=options.latency_ms) as stand:
         victim = stand.worker(concurrency=options.jobs)
         fill(stand, photograph(), options.jobs)
-        stand.domain.broker.dispatch()
+        stand.domain.edit_loop.dispatch()
         until(lambda: _calls(stand)["calls"] >= options.jobs, timeout_s=60)
         victim.kill()
         stand.worker(concurrency=options.jobs)

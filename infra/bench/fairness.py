@@ -50,7 +50,7 @@ def _singles(stand: Bench, number: int) -> list[float]:
         draft = Draft(new_job_id(), spec, Input(image=address))
         submitted[draft.job_id] = time.time()
         domain.planner.submit([draft], tenant=OTHER)
-        domain.broker.dispatch()
+        domain.edit_loop.dispatch()
         time.sleep(1)
     waits = []
     for job_id, began in submitted.items():

@@ -182,7 +182,7 @@ def _run(domain: Domain, jobs: int) -> None:
     """Edit so many pictures, from the first submit to the last end."""
     before = sum(domain.stats.tenant(TENANT).jobs[state] for state in FINAL)
     domain.planner.submit([_draft(domain) for _ in range(jobs)], tenant=TENANT)
-    domain.broker.dispatch()
+    domain.edit_loop.dispatch()
     until(lambda: sum(domain.stats.tenant(TENANT).jobs[state] for state in FINAL) - before >= jobs, timeout_s=300)
 
 

@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from jobs.foundation.errors import RetouchError
 from jobs.foundation.settings import Settings
-from jobs.queueing.broker import CHORES, EDITS, WEBHOOKS
+from jobs.queueing.celery_app import CHORES, EDITS, WEBHOOKS
 from jobs.storage.bucket import Bucket
 from jobs.storage.errors import FOREIGN, Kind, fault_of
 from jobs.wiring import Domain
@@ -177,7 +177,7 @@ def _memory(info: dict[str, Any]) -> Finding:
 
 def broker(ground: Ground) -> Findings:
     """Check Celery's broker, and its eviction policy if it is another Redis."""
-    ground.domain.broker.check()
+    ground.domain.publisher.check()
     url = ground.settings.broker
     first = urlsplit(url.split(";")[0])  # the first of several failover servers
     yield Finding("broker", "ok", f"{first.scheme} at {first.hostname}:{first.port or ''}")

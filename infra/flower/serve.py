@@ -70,7 +70,7 @@ def serve(settings: Settings, options: FlowerOptions) -> int:
             options.db.absolute().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"--db {options.db}: {error.strerror}") from error
-    from jobs.queueing.broker import make_celery  # noqa: PLC0415 - Celery is slow to import
+    from jobs.queueing.celery_app import make_celery  # noqa: PLC0415 - Celery is slow to import
 
     configure_logging(settings)
     # Flower reads the logins from the environment. Every user of the machine could read a command line.

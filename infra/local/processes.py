@@ -53,7 +53,7 @@ def run_worker(
     """Process tasks from these queues until SIGTERM; returns the exit status.
 
     Args:
-        queues: names of `jobs.queueing.broker.QUEUES`.
+        queues: names of `jobs.queueing.celery_app.QUEUES`.
         concurrency: number of threads.
         grace_s: seconds that running tasks have to finish after SIGTERM.
         name: unique name of the worker; None generates one.
@@ -62,7 +62,7 @@ def run_worker(
     Raises:
         jobs.foundation.errors.ConfigurationError: the settings or the catalogue are invalid, or a queue is unknown.
     """
-    from jobs.queueing.broker import QUEUES  # noqa: PLC0415
+    from jobs.queueing.celery_app import QUEUES  # noqa: PLC0415
     from workers.process.app import run_worker as run  # noqa: PLC0415 - the API and Flower do not need it
 
     unknown = [queue for queue in queues if queue not in QUEUES]

@@ -5,7 +5,7 @@ A refused submit leaves nothing behind: no record and no object.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -20,7 +20,6 @@ from jobs.foundation.input_errors import validated
 from jobs.foundation.tracing import Spans, valid_traceparent
 from jobs.plan.planner import Planner
 from jobs.plan.records import Draft, Idempotency, Submitted
-from jobs.queueing.broker import Broker
 from jobs.records.job_codec import new_job
 from jobs.records.job_models import Input, Job, JobRequest, JobSpec
 
@@ -75,7 +74,7 @@ class JobSubmission:
         rules: what a request must keep.
         pictures: where uploaded pictures are put.
         planner: writes the job.
-        broker: starts what may start.
+        dispatch: starts the jobs that may start.
         store: reads the job of a replayed submit.
         spans: the trace that the job continues.
     """
@@ -86,14 +85,14 @@ class JobSubmission:
         pictures: UploadedPictures,
         *,
         planner: Planner,
-        broker: Broker,
+        dispatch: Callable[[], object],
         store: Store,
         spans: Spans,
     ) -> None:
         self._rules = rules
         self._pictures = pictures
         self._planner = planner
-        self._broker = broker
+        self._start = dispatch
         self._store = store
         self._spans = spans
 
@@ -157,7 +156,7 @@ class JobSubmission:
 
     def _dispatch(self, job_id: str) -> None:
         try:
-            self._broker.dispatch()
+            self._start()
         except (RedisError, Unavailable) as error:
             # The job is durable, and every worker's heartbeat plans: this failure costs a moment, not the answer.
             log.warning("submit.not_dispatched", job_id=job_id, error=str(error))

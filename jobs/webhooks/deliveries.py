@@ -9,7 +9,6 @@ from secrets import token_hex
 from typing import Any
 
 import structlog
-from kombu.exceptions import OperationalError
 from redis import Redis
 from ulid import ULID
 
@@ -19,7 +18,6 @@ from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.tracing import traceparent_of
 from jobs.plan import lua_loader
-from jobs.queueing.broker import Broker
 from jobs.records.job_codec import moment, pairs, to_ms
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.retry_policy import Exchange, Verdict
@@ -30,7 +28,6 @@ LEASE_S = 30.0
 SUCCEEDED_KEPT_S = 3 * 86_400
 """How long a delivery that succeeded can be looked at; what was exhausted is kept as long as jobs are."""
 TELLER_LIVES_S = 15.0
-MOST_A_BATCH = 100
 MOST_IN_A_DIGEST = 100
 DAY_S = 86_400
 
@@ -39,15 +36,20 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class DeliveryPlan:
-    """Tries that a call of the plan started, `(delivery id, number)`, and in how many seconds there may be more."""
+    """What a call of the plan started.
 
-    started: list[tuple[str, int]]
+    Attributes:
+        dispatches: `(delivery id, number of the attempt)`.
+        next_in_s: seconds until the plan may start more; None: time alone starts nothing.
+    """
+
+    dispatches: list[tuple[str, int]]
     next_in_s: float | None
 
 
 @dataclass(frozen=True)
-class Telling:
-    """A try that a worker holds.
+class DeliveryAttempt:
+    """An attempt of a delivery that a worker holds.
 
     Attributes:
         delivery_id, number: the fence of what it writes.
@@ -268,39 +270,20 @@ class Deliveries:
         """Say that a webhook worker lives and how many threads it has; 0 takes it off the list."""
         self._run("register_worker", [], [name, threads, int(TELLER_LIVES_S * 1000)])
 
-    def plan(self, *, limit: int = MOST_A_BATCH) -> DeliveryPlan:
+    def plan(self, *, limit: int = 100) -> DeliveryPlan:
         """Start what may be told now; at most `limit` deliveries."""
         answer = self._run("plan", [], [limit])
         wait_ms = int(answer[0])
         started = [(self._keys.id_of(key), int(number)) for key, number in pairs(answer[1:]).items()]
         return DeliveryPlan(started, None if wait_ms < 0 else wait_ms / 1000)
 
-    def dispatch(self, broker: Broker) -> float | None:
-        """Plan, and publish what the plan started. Any process may, at any time.
-
-        A broker that is down costs nothing but time: what could not be published loses its lease and is planned again.
-
-        Returns:
-            Seconds until there may be more to do; None: not by the clock alone.
-        """
-        while True:
-            plan = self.plan()
-            if plan.started:
-                try:
-                    broker.publish_deliveries(plan.started)
-                except OperationalError as error:
-                    log.warning("deliveries.broker_unreachable", error=str(error), held_back=len(plan.started))
-                    return 1.0
-            if len(plan.started) < MOST_A_BATCH:
-                return plan.next_in_s
-
-    def claim(self, delivery_id: str, number: int) -> Telling | None:
+    def claim(self, delivery_id: str, number: int) -> DeliveryAttempt | None:
         """Take up a try; None where its message is to be dropped (late, taken, or nobody wants it any more)."""
         answer = self._run("claim", [self._keys.delivery(delivery_id)], [number, token_hex(8)])
         if not answer:
             return None
         record, line = pairs(answer[1]), pairs(answer[2])
-        return Telling(
+        return DeliveryAttempt(
             delivery_id=delivery_id,
             number=number,
             tenant=line["owner"],
@@ -313,15 +296,15 @@ class Deliveries:
             traceparent=record.get("traceparent"),
         )
 
-    def settle(self, telling: Telling, exchange: Exchange, verdict: Verdict) -> DeliveryState | None:
+    def settle(self, attempt: DeliveryAttempt, exchange: Exchange, verdict: Verdict) -> DeliveryState | None:
         """End a try: state, log, and what it taught about the receiver, in one step.
 
         Returns:
             The delivery's state; None where the fence refused it.
         """
         entry = {
-            "number": telling.number,
-            "at_ms": to_ms(telling.at),
+            "number": attempt.number,
+            "at_ms": to_ms(attempt.at),
             "took_ms": exchange.took_ms,
             "status": exchange.status,
             "answer": exchange.answer,
@@ -337,10 +320,10 @@ class Deliveries:
             "rest_ms": verdict.rest_ms,
             "why": verdict.why,
             "gone": verdict.gone,
-            "revision": telling.line.get("revision", "0"),
+            "revision": attempt.line.get("revision", "0"),
         }
         given = {name: value for name, value in order.items() if value is not None}
-        state = self._run("settle", [self._keys.delivery(telling.delivery_id)], [telling.number, json.dumps(given)])
+        state = self._run("settle", [self._keys.delivery(attempt.delivery_id)], [attempt.number, json.dumps(given)])
         return DeliveryState(state) if state else None
 
     def redeliver(self, delivery_id: str) -> None:

@@ -55,7 +55,7 @@ def submit_mixed(fleet: Fleet) -> list[str]:
         specs = [JobSpec(model=MODEL, prompt=p, image=image, seed=1) for p in prompts[start : start + 100]]
         drafts = [Draft(new_job_id(), spec, Input(image=image)) for spec in specs]
         ids += fleet.domain.planner.submit(drafts, tenant="acme").job_ids
-    fleet.domain.broker.dispatch()
+    fleet.domain.edit_loop.dispatch()
     return ids
 
 
@@ -220,7 +220,7 @@ def test_a_message_that_comes_again_leaves_a_success_in_flower_as_it_is(
         job_id = fleet.submit(image, "once")
         assert fleet.ended(job_id).state is State.SUCCEEDED
         eventually(lambda: flower.tasks().get(job_id, {}).get("state") == "SUCCESS", what="Flower shows its end")
-        fleet.domain.broker.publish_edits([Dispatch(job_id, 1)])
+        fleet.domain.publisher.publish_edits([Dispatch(job_id, 1)])
 
         def started() -> float:
             return total(scraped(f"{flower.root}/metrics"), "flower_events_total", type="task-started", task="edit")

@@ -122,7 +122,7 @@ class Api:
         def starts() -> bool:
             # A worker counts for one lease after its pulse, which a busy machine may outlast.
             self.work()
-            self.domain.broker.dispatch()
+            self.domain.edit_loop.dispatch()
             return self.state(job_id) is State.RUNNING
 
         until(starts)

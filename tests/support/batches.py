@@ -22,7 +22,8 @@ from jobs.plan.settlement import OK, Settlement
 from jobs.queueing.background_tasks import Kind
 from jobs.records.job_models import Job, Output
 from jobs.wiring import Domain
-from workers.background.tasks import register_chores
+from workers.background.tasks import register_background_tasks
+from workers.process.wiring import build_background_tasks
 
 CATALOGUE = """
 [models.step-image-edit-2]
@@ -58,7 +59,7 @@ class Hands:
         self.tenant = tenant
         self._tasks: dict[Kind, Callable[[str], str]] = {}
         app = Celery("hands", set_as_current=False)
-        register_chores(app, domain)
+        register_background_tasks(app, build_background_tasks(domain))
         self._tasks = {kind: app.tasks[kind.value] for kind in Kind if kind.value in app.tasks}
         self.slots = slots
 

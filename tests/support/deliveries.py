@@ -9,7 +9,7 @@ from redis import Redis
 
 from jobs.events.outbox import Event, Outbox
 from jobs.foundation.redis_keys import Keys
-from jobs.webhooks.deliveries import Deliveries, Telling
+from jobs.webhooks.deliveries import Deliveries, DeliveryAttempt
 from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.retry_policy import Exchange, judge
 from jobs.webhooks.routing import Target, line_card
@@ -66,17 +66,17 @@ class Tellings:
         return ids
 
     def plan(self) -> list[tuple[str, int]]:
-        return self.deliveries.plan().started
+        return self.deliveries.plan().dispatches
 
-    def claim(self, started: tuple[str, int]) -> Telling:
+    def claim(self, started: tuple[str, int]) -> DeliveryAttempt:
         telling = self.deliveries.claim(*started)
         assert telling is not None
         return telling
 
-    def end(self, telling: Telling, exchange: Exchange = GOOD, *, jitter: float = 0.0) -> DeliveryState | None:
+    def end(self, telling: DeliveryAttempt, exchange: Exchange = GOOD, *, jitter: float = 0.0) -> DeliveryState | None:
         return self.deliveries.settle(telling, exchange, judge(exchange, telling.tries, jitter))
 
-    def turn(self, answer: Callable[[Telling], Exchange] = lambda _: GOOD) -> list[Telling]:
+    def turn(self, answer: Callable[[DeliveryAttempt], Exchange] = lambda _: GOOD) -> list[DeliveryAttempt]:
         """Plan, and end all that was started."""
         tellings = [self.claim(one) for one in self.plan()]
         for telling in tellings:

@@ -92,7 +92,7 @@ class Fleet:
         values = {"model": MODEL, "prompt": prompt, "image": image, "seed": 1, **fields}
         draft = Draft(new_job_id(), JobSpec.model_validate(values), Input(image=image))
         self.domain.planner.submit([draft], tenant=tenant)
-        self.domain.broker.dispatch()
+        self.domain.edit_loop.dispatch()
         return draft.job_id
 
     def job(self, job_id: str, tenant: str = "acme") -> Job:

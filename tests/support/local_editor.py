@@ -14,8 +14,8 @@ from jobs.queueing.background_tasks import Kind
 from jobs.records.job_models import Job
 from tests.support.batches import Hands
 from tests.support.fleet import Fleet
-from workers.edits.active_attempts import Held
-from workers.edits.task import Editor
+from workers.edits.active_attempts import ActiveAttempts
+from workers.process.wiring import build_editor
 
 WORKER = "editing"
 
@@ -43,7 +43,7 @@ class Studio:
         self.domain = domain
         self.tenant = tenant
         self.hands = Hands(domain, tenant)
-        self.editor = Editor(domain, Held(), WORKER)
+        self.editor = build_editor(domain, ActiveAttempts(), WORKER)
         self._threads = threads
 
     def put(self, name: str, seed: int) -> str:

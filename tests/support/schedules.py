@@ -13,7 +13,7 @@ from jobs.schedules.submission import parse_schedule
 from jobs.wiring import Domain
 from tests.conftest import Clock
 from tests.support.batches import CATALOGUE, Hands
-from workers.background.schedule_poller import fire
+from workers.process.wiring import build_schedule_poller
 
 PROMPT = "Put it on a white background"
 ITEM = {"custom_id": "A", "image": "s3://{bucket}/in/a.png"}
@@ -61,7 +61,7 @@ class Timetable:
 
     def fire(self) -> int:
         """One look of a worker."""
-        return fire(self.domain)
+        return build_schedule_poller(self.domain).fire()
 
     def runs(self, schedule_id: str) -> list[Run]:
         """Its runs, the first one first."""

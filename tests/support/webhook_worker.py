@@ -9,24 +9,24 @@ from celery.exceptions import Retry
 from jobs.wiring import Domain
 from workers.net.http import Http
 from workers.net.ssrf_guard import Resolve, resolve
-from workers.webhooks.outbox_reader import Teller
-from workers.webhooks.send import Deliverer, NotDelivered
+from workers.process.wiring import build_deliverer, build_outbox_reader
+from workers.webhooks.send import NotDelivered
 
 
 class Hand:
-    """One teller and one deliverer."""
+    """One outbox reader and one deliverer."""
 
     def __init__(self, domain: Domain, http: Http, exchange_s: float) -> None:
         self._domain = domain
-        self._teller = Teller(domain, threads=8)
-        self._deliverer = Deliverer(domain, http, changed=lambda: None, exchange_s=exchange_s)
+        self._reader = build_outbox_reader(domain, threads=8)
+        self._deliverer = build_deliverer(domain, changed=lambda: None, http=http, exchange_s=exchange_s)
 
     def tell(self) -> list[str]:
         """Tell all that is due; the outcomes of the tries as Celery would see them."""
         outcomes = []
-        while self._teller.read_now():
+        while self._reader.read_now():
             pass
-        while started := self._domain.deliveries.plan().started:
+        while started := self._domain.deliveries.plan().dispatches:
             for one in started:
                 try:
                     outcomes.append(self._deliverer.deliver(*one))

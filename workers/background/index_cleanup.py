@@ -1,31 +1,38 @@
-"""Tidying the indexes: one worker of the fleet takes a step a minute."""
-
-import threading
-from collections.abc import Callable
+"""Cleaning the indexes: one worker of the fleet takes one step a minute."""
 
 import structlog
-from redis.exceptions import RedisError
+from redis import Redis
 
-from jobs.wiring import Domain
+from jobs.foundation.redis_keys import Keys
+from jobs.operations.index_cleanup import Tidying
 
 EVERY_S = 60.0
+_TURN_MS = 54_000
+"""How long a worker that takes a step keeps the others from taking one, in milliseconds."""
 
 log = structlog.get_logger(__name__)
 
 
-def start_tidying(domain: Domain) -> Callable[..., None]:
-    """Tidy until the process ends; returns what ends it."""
-    stop = threading.Event()
+class IndexCleanup:
+    """Takes the steps.
 
-    def walk() -> None:
-        while not stop.wait(EVERY_S):
-            try:
-                # Whoever sets it first takes this minute's step.
-                if domain.redis.set(domain.keys.tidying, "1", nx=True, px=int(EVERY_S * 900)):
-                    removed = domain.tidying.step()
-                    log.debug("tidying.stepped", removed=removed)
-            except RedisError as error:
-                log.warning("tidying.store_unreachable", error=str(error))
+    Args:
+        redis: a client of the store.
+        keys: names of the keys.
+        tidying: removes index entries of expired records.
+    """
 
-    threading.Thread(target=walk, name="tidying", daemon=True).start()
-    return lambda **_: stop.set()
+    def __init__(self, redis: Redis, keys: Keys, tidying: Tidying) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._tidying = tidying
+
+    def step(self) -> None:
+        """Take this minute's step, unless another worker has taken it.
+
+        Raises:
+            redis.exceptions.RedisError: the store does not answer.
+        """
+        if self._redis.set(self._keys.tidying, "1", nx=True, px=_TURN_MS):
+            removed = self._tidying.step()
+            log.debug("tidying.stepped", removed=removed)

@@ -1,154 +1,197 @@
-"""The tasks `ingest`, `sweep` and `results`, and the look-out that publishes what nobody does."""
+"""The background tasks of batches and schedules: `ingest`, `sweep`, `run`, `rollback` and `results`."""
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 from celery import Celery
 from celery.exceptions import Ignore, Retry
+from redis import Redis
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars
 
+from jobs.batches.commands import Batches
+from jobs.batches.ingest import Ingest
 from jobs.batches.manifests.columns import ManifestFault
+from jobs.batches.results.writer import ResultWriter
+from jobs.batches.rollback import Rollbacks
 from jobs.foundation.errors import NotFound, Unavailable
-from jobs.queueing.background_tasks import Held, Kind, Lost, PutOff
-from jobs.wiring import Domain
-from workers.background.download_manifest import ManifestUnavailable, keep_from_web
+from jobs.foundation.redis_keys import Keys
+from jobs.queueing.background_tasks import Chores, Held, Kind, Lost, PutOff
+from jobs.queueing.publisher import ChorePublisher
+from jobs.schedules.run_to_batch import RunToBatch
+from jobs.storage.bucket import Bucket
+from workers.background.download_manifest import ManifestUnavailable, download_manifest
 from workers.net.http import Http
 
-LOOK_S = 2.0
-"""How often each worker looks for chores that are due."""
-STORE_PAUSE_S = 5.0
+POLL_S = 2.0
+"""How often each worker publishes the tasks that are due, in seconds; the broker may have lost their messages."""
+BUCKET_PAUSE_S = 5.0
 WEB_PAUSE_S = 30.0
 
 THROWS = (Lost, ManifestFault)
-"""What ends a chore without being a fault of ours."""
+"""Exceptions that end a task and are no fault of Retouch."""
 
 log = structlog.get_logger(__name__)
 
 
-def start_looking(domain: Domain) -> Callable[..., None]:
-    """Publish due chores, also those whose message was lost with the broker; returns what ends it."""
-    stop = threading.Event()
+@dataclass(frozen=True)
+class BatchWork:
+    """What each kind of task does to its batch or run.
 
-    def look() -> None:
-        while not stop.wait(LOOK_S):
-            domain.chore_publisher.publish_due()
-
-    threading.Thread(target=look, name="chores", daemon=True).start()
-    return lambda **_: stop.set()
-
-
-def register_chores(app: Celery, domain: Domain) -> None:
-    """Make the tasks known to a worker's app. Each may run twice or late: what it writes is fenced."""
-    http = Http(domain.settings.private_networks)
-
-    @app.task(name=Kind.INGEST.value, throws=THROWS, shared=False)
-    def ingest(batch_id: str) -> str:
-        """Read a manifest into jobs."""
-        return _done(domain, Kind.INGEST, batch_id, lambda held: _ingest(domain, http, batch_id, held))
-
-    @app.task(name=Kind.SWEEP.value, throws=THROWS, shared=False)
-    def sweep(batch_id: str) -> str:
-        """Let the jobs of a canceled or retried batch follow."""
-        return _done(domain, Kind.SWEEP, batch_id, lambda held: _sweep(domain, batch_id, held))
-
-    @app.task(name=Kind.RUN.value, throws=THROWS, shared=False)
-    def run(run_id: str) -> str:
-        """Make the batch of a schedule's run, or take note of its end."""
-        return _done(domain, Kind.RUN, run_id, lambda held: domain.run_to_batch.work_on(run_id, held))
-
-    @app.task(name=Kind.ROLLBACK.value, throws=THROWS, shared=False)
-    def rollback(batch_id: str) -> str:
-        """Point a batch's output keys back to the versions before."""
-        return _done(domain, Kind.ROLLBACK, batch_id, lambda held: domain.rollbacks.run(batch_id, held))
-
-    @app.task(name=Kind.RESULTS.value, throws=THROWS, shared=False)
-    def results(batch_id: str) -> str:
-        """Write an ended batch's record into the bucket."""
-        return _done(domain, Kind.RESULTS, batch_id, lambda held: _keep(domain, batch_id, held))
-
-
-def _done(domain: Domain, kind: Kind, batch_id: str, do: Callable[[Held], object]) -> str:
-    """Do a chore if it is to be done. What it raises is what Flower shows.
-
-    Raises:
-        Retry: it cannot go on now and is due again soon.
-        Ignore: this message is not the one to do it.
-        Lost: another worker has taken it over.
-        ManifestFault: the manifest cannot be read, or not further.
+    Attributes:
+        batches: their records.
+        bucket: where manifests are.
+        http: downloads manifests.
+        ingest: reads manifests into jobs.
+        runs: makes batches from runs of schedules.
+        rollbacks: rolls batches back.
+        results: writes the results of ended batches.
+        dispatch: starts the jobs that may start.
     """
-    with domain.chores.hold(kind, batch_id) as held:
-        if held is None:
-            # Flower knows all messages of a chore as one task: the one that does it tells how it went.
-            raise Ignore("dropped: another worker is at it, or it is done")
-        with bound_contextvars(kind=kind, batch_id=batch_id, **_owner(domain, batch_id)):
-            _attempt(domain, held, do)
-    domain.chore_publisher.publish_due()
-    return "done"
 
+    batches: Batches
+    bucket: Bucket
+    http: Http
+    ingest: Ingest
+    runs: RunToBatch
+    rollbacks: Rollbacks
+    results: ResultWriter
+    dispatch: Callable[[], object]
 
-def _owner(domain: Domain, batch_id: str) -> dict[str, str]:
-    """Whose batch or run it is, for the log alone: without it the chore is done all the same."""
-    with suppress(RedisError):
-        if tenant := domain.redis.hget(domain.keys.batch(batch_id), "tenant"):
-            return {"tenant": str(tenant)}
-    return {}
+    def read_manifest(self, batch_id: str, held: Held) -> None:
+        """Read a batch's manifest into jobs.
 
+        Raises:
+            PutOff: the server of the manifest, or a quota, allows it later.
+            ManifestFault: the manifest cannot be read, or not to its end.
+            Lost: another worker reads it now.
+        """
+        reading = self.ingest.open(batch_id, held)
+        if reading is None:
+            return
+        record = reading.record
+        if record["source"] == "web":
+            try:
+                download_manifest(self.bucket, self.http, batch_id, record["tenant"], record["manifest"])
+            except ManifestUnavailable as error:
+                held.put_off(WEB_PAUSE_S, str(error))
+            except ManifestFault as fault:
+                reading.fail(fault)
+        reading.run()
 
-def _attempt(domain: Domain, held: Held, do: Callable[[Held], object]) -> None:
-    log.info("chore.begun", number=held.number)
-    try:
-        _do(held, do)
-    except PutOff as put_off:
-        log.info("chore.put_off", why=str(put_off))
-        raise Retry(str(put_off), exc=put_off) from put_off
-    except RedisError as error:
-        # Its lease ends by itself, and with that it is due again.
-        log.warning("chore.store_unreachable", error=str(error))
-        raise Retry(str(error), exc=error) from error
-    except ManifestFault as fault:
-        log.info("chore.failed", why=str(fault))
-        domain.chore_publisher.publish_due()
-        raise
-    log.info("chore.ended")
+    def sweep(self, batch_id: str, held: Held) -> None:
+        """Cancel or retry the jobs of a batch that was canceled or retried.
 
+        Raises:
+            Lost: another worker does so now.
+        """
+        while self.batches.sweep(batch_id, held.number) == 0:
+            held.check()
+            self.dispatch()
+        self.dispatch()
 
-def _do(held: Held, do: Callable[[Held], object]) -> None:
-    try:
-        do(held)
-    except Unavailable:
-        held.put_off(STORE_PAUSE_S, "the bucket does not answer")
+    def write_results(self, batch_id: str, held: Held) -> None:
+        """Write the results of an ended batch into the bucket.
 
-
-def _ingest(domain: Domain, http: Http, batch_id: str, held: Held) -> None:
-    reading = domain.ingest.open(batch_id, held)
-    if reading is None:
-        return
-    record = reading.record
-    if record["source"] == "web":
+        Raises:
+            Lost: another worker does so now.
+        """
+        tenant = self.batches.record(batch_id).get("tenant")
+        if tenant is None:
+            return
         try:
-            keep_from_web(domain, http, batch_id, record["tenant"], record["manifest"])
-        except ManifestUnavailable as error:
-            held.put_off(WEB_PAUSE_S, str(error))
+            self.results.write(self.batches.get(tenant, batch_id), held)
+        except NotFound:
+            log.info("chore.batch_gone", batch_id=batch_id)
+
+
+class BackgroundTasks:
+    """Runs background tasks; one object serves all threads of a worker. What a task writes is fenced.
+
+    Args:
+        chores: claims tasks.
+        publisher: publishes the tasks that are due.
+        work: what the tasks do.
+        redis: a client of the store.
+        keys: names of the keys.
+    """
+
+    def __init__(self, chores: Chores, publisher: ChorePublisher, work: BatchWork, redis: Redis, keys: Keys) -> None:
+        self._chores = chores
+        self._publisher = publisher
+        self._redis = redis
+        self._keys = keys
+        self._work: dict[Kind, Callable[[str, Held], object]] = {
+            Kind.INGEST: work.read_manifest,
+            Kind.SWEEP: work.sweep,
+            Kind.RUN: work.runs.work_on,
+            Kind.ROLLBACK: work.rollbacks.run,
+            Kind.RESULTS: work.write_results,
+        }
+
+    def run(self, kind: Kind, batch_id: str) -> str:
+        """Run a task if it is due. Flower shows what this raises.
+
+        Args:
+            kind: of the task.
+            batch_id: a batch's id; a run's id for `Kind.RUN`.
+
+        Raises:
+            Retry: the task cannot continue now, and is due again soon.
+            Ignore: another worker runs the task, or it is done.
+            Lost: another worker has taken the task over.
+            ManifestFault: the manifest cannot be read, or not to its end.
+        """
+        with self._chores.hold(kind, batch_id) as held:
+            if held is None:
+                # Flower shows all messages of a task as one: the message that runs the task reports its result.
+                raise Ignore("dropped: another worker runs this task, or it is done")
+            with bound_contextvars(kind=kind, batch_id=batch_id, **self._owner(batch_id)):
+                self._attempt(kind, batch_id, held)
+        self._publisher.publish_due()
+        return "done"
+
+    def _owner(self, batch_id: str) -> dict[str, str]:
+        """The tenant of a batch or run, for the log; the task runs without it, too."""
+        with suppress(RedisError):
+            if tenant := self._redis.hget(self._keys.batch(batch_id), "tenant"):
+                return {"tenant": str(tenant)}
+        return {}
+
+    def _attempt(self, kind: Kind, batch_id: str, held: Held) -> None:
+        log.info("chore.begun", number=held.number)
+        try:
+            self._do(kind, batch_id, held)
+        except PutOff as put_off:
+            log.info("chore.put_off", why=str(put_off))
+            raise Retry(str(put_off), exc=put_off) from put_off
+        except RedisError as error:
+            # The task's lease ends by itself; then the task is due again.
+            log.warning("chore.store_unreachable", error=str(error))
+            raise Retry(str(error), exc=error) from error
         except ManifestFault as fault:
-            reading.fail(fault)
-    reading.run()
+            log.info("chore.failed", why=str(fault))
+            self._publisher.publish_due()
+            raise
+        log.info("chore.ended")
+
+    def _do(self, kind: Kind, batch_id: str, held: Held) -> None:
+        try:
+            self._work[kind](batch_id, held)
+        except Unavailable:
+            held.put_off(BUCKET_PAUSE_S, "the bucket does not answer")
 
 
-def _sweep(domain: Domain, batch_id: str, held: Held) -> None:
-    while domain.batches.sweep(batch_id, held.number) == 0:
-        held.check()
-        domain.broker.dispatch()
-    domain.broker.dispatch()
+def register_background_tasks(app: Celery, tasks: BackgroundTasks) -> None:
+    """Register one task for each kind with a worker's app."""
+    for kind in Kind:
+        app.task(name=kind.value, throws=THROWS, shared=False)(_function(tasks, kind))
 
 
-def _keep(domain: Domain, batch_id: str, held: Held) -> None:
-    tenant = domain.batches.record(batch_id).get("tenant")
-    if tenant is None:
-        return
-    try:
-        domain.result_writer.write(domain.batches.get(tenant, batch_id), held)
-    except NotFound:
-        log.info("chore.batch_gone", batch_id=batch_id)
+def _function(tasks: BackgroundTasks, kind: Kind) -> Callable[[str], str]:
+    def run(batch_id: str) -> str:
+        return tasks.run(kind, batch_id)
+
+    return run

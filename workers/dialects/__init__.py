@@ -1,4 +1,4 @@
-"""How endpoints are spoken to: prepare, call, read the answer. Whatever goes wrong leaves as an `EditFailure`."""
+"""The dialects of endpoints: prepare the request, call, read the answer. Every error becomes an `EditFailure`."""
 
 from jobs.catalogue.catalogue import ModelSpec
 from workers.dialects.calls import Answer, Dialect, EditCall
@@ -11,7 +11,7 @@ _VOCABULARIES = {"stepfun": STEPFUN, "openai": OPENAI}
 
 
 def dialect_of(model: ModelSpec, http: Http) -> Dialect:
-    """The dialect that a model's endpoint speaks."""
+    """The dialect of a model's endpoint."""
     return Endpoint(http, _VOCABULARIES[model.dialect])
 
 

@@ -1,4 +1,4 @@
-"""Reading what an endpoint calls a success, believing none of it."""
+"""Reading an endpoint's answer with a status of success; every field is checked."""
 
 import base64
 import binascii
@@ -15,7 +15,7 @@ from workers.net.http import Reply
 
 
 def trace_id_of(headers: httpx.Headers, words: Vocabulary) -> str | None:
-    """The endpoint's own name for a call."""
+    """The endpoint's id of a call."""
     name = next((headers[name] for name in words.trace_headers if headers.get(name)), None)
     return name[:128] if name else None
 
@@ -24,8 +24,8 @@ def read_answer(reply: Reply, model: ModelSpec, words: Vocabulary) -> Answer:
     """The answer in a reply with a status of success.
 
     Raises:
-        Filtered: the endpoint stopped by its content filter.
-        BadResult: it is not what the contract says.
+        Filtered: the endpoint's content filter stopped the edit.
+        BadResult: the reply breaks the endpoint's contract.
     """
     trace_id = trace_id_of(reply.headers, words)
 
@@ -40,7 +40,7 @@ def read_answer(reply: Reply, model: ModelSpec, words: Vocabulary) -> Answer:
     try:
         body: Any = json.loads(reply.body)
     except (ValueError, RecursionError) as error:
-        raise bad("what is no JSON") from error
+        raise bad("invalid JSON") from error
     results = body.get("data") if isinstance(body, dict) else None
     if not isinstance(results, list) or not results or not isinstance(results[0], dict):
         raise bad("no result in `data`")
@@ -64,11 +64,11 @@ def read_answer(reply: Reply, model: ModelSpec, words: Vocabulary) -> Answer:
         except (binascii.Error, ValueError) as error:
             raise bad("a `b64_json` that cannot be decoded") from error
         if len(data) > model.max_result_bytes:
-            raise bad(f"a result of {len(data):,} bytes, at most {model.max_result_bytes:,} are taken")
+            raise bad(f"a result of {len(data):,} bytes, at most {model.max_result_bytes:,} are allowed")
     elif isinstance(url, str) and url:
         address = _absolute(url, model)
         if address is None:
-            raise bad("a `url` that is none")
+            raise bad("an invalid `url`")
     else:
         raise bad("neither `url` nor `b64_json`")
     identity = body.get("id")
@@ -83,7 +83,7 @@ def read_answer(reply: Reply, model: ModelSpec, words: Vocabulary) -> Answer:
 
 
 def _absolute(url: str, model: ModelSpec) -> str | None:
-    """A result's address, resolved against the endpoint where it is relative; None if that makes no web address."""
+    """A result's address, resolved against the endpoint where it is relative; None if it is not a web address."""
     try:
         joined = httpx.URL(model.base_url.rstrip("/") + "/").join(url)
     except (httpx.InvalidURL, ValueError):

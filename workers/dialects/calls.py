@@ -1,4 +1,4 @@
-"""An edit as it is asked of an endpoint, and what comes back."""
+"""The request and the answer of an edit, in the same form for all dialects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from jobs.records.job_models import EditParameters
 
 @dataclass(frozen=True)
 class EditCall:
-    """One edit to ask for.
+    """One edit to request.
 
     Attributes:
-        model: at which endpoint, and how.
-        key: for it; None where it needs none.
+        model: names the endpoint and its dialect.
+        key: the endpoint's API key; None where it needs none.
         picture: the input's bytes.
         media_type: of the input.
-        parameters: what the edit shall be.
-        traceparent: W3C trace context that is passed on, where there is one.
-        timeout_s: seconds for the whole call, where that is less than the model's `timeout_s`.
-        stop: whether to give up; asked before the call is sent and not after, since then it is paid for.
-        filename: what the form's file part is called; `image` and the type's extension unless given.
+        parameters: of the edit.
+        traceparent: W3C trace context to pass on, if there is one.
+        timeout_s: how long the whole call may take, in seconds, if less than the model's `timeout_s`.
+        stop: whether to stop early; it is asked before the request is sent, not later, since a sent request is paid.
+        filename: of the form's file part; `image` with the media type's extension unless given.
     """
 
     model: ModelSpec
@@ -39,14 +39,14 @@ class EditCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """An endpoint's yes: where the result is (`url`), or its bytes (`data`); exactly one is there.
+    """A delivered edit: the result's address (`url`) or its bytes (`data`), exactly one of them.
 
     Attributes:
         url: absolute.
         data: the decoded bytes.
-        seed: the one that the endpoint says it used.
-        finish_reason: as the endpoint gave it.
-        trace_id: the endpoint's own name for the call, for its support.
+        seed: that the endpoint used, if it says so.
+        finish_reason: as the endpoint sent it.
+        trace_id: the endpoint's id of the call, for its support.
         provider_id: the endpoint's `id` of the answer.
     """
 
@@ -59,18 +59,18 @@ class Answer:
 
 
 class Dialect(Protocol):
-    """How an endpoint wants to be spoken to."""
+    """The protocol of an endpoint."""
 
     def edit(self, call: EditCall) -> Answer:
-        """Ask for an edit once.
+        """Request an edit once.
 
         Raises:
-            EditFailure: whatever went wrong, and nothing else.
+            EditFailure: for every error; no other exception is raised.
         """
 
     def download(self, url: str, model: ModelSpec, *, stop: Callable[[], bool] | None = None) -> bytes:
         """Fetch a result that the endpoint holds.
 
         Raises:
-            EditFailure: whatever went wrong, and nothing else; `ResultGone` where it never will go better.
+            EditFailure: for every error; `ResultGone` where a later download cannot succeed.
         """

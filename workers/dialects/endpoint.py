@@ -1,4 +1,4 @@
-"""The call itself, which both dialects share: prepare, send once, read the answer."""
+"""The call, which both dialects share: prepare, send once, read the answer."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class Endpoint:
     """A `Dialect` of endpoints that take a multipart form at `{base_url}/images/edits`.
 
-    Dialects differ in their fields, which the catalogue names, and in their words.
+    Dialects differ in their form fields, which the catalogue names, and in their words.
 
     Args:
         http: the clients.
@@ -35,10 +35,10 @@ class Endpoint:
         self._words = words
 
     def edit(self, call: EditCall) -> Answer:
-        """Ask for an edit once; nothing is tried again here.
+        """Request an edit once, without retries.
 
         Raises:
-            EditFailure: whatever went wrong, and nothing else.
+            EditFailure: for every error; no other exception is raised.
         """
         model = call.model
         headers = _headers(call)
@@ -47,15 +47,15 @@ class Endpoint:
         except TooLong as error:
             raise BadResult(f"the answer of model {model.name} is too large: {error}", maybe_billed=True) from error
         except Stopped as error:
-            raise Interrupted("the worker stopped before the edit was asked for") from error
+            raise Interrupted("the worker stopped before the edit was requested") from error
         except BodyLost as error:
-            if not 200 <= error.status < 300:  # the status alone says enough
+            if not 200 <= error.status < 300:  # the status is enough
                 raise refusal(error.status, error.headers, b"", model=model, words=self._words, key=call.key) from error
             raise body_lost(error, model, self._words) from error
         except (httpx.InvalidURL, *FOREIGN) as error:
             raise transport_failure(error, model) from error
         except UnicodeError as error:
-            raise RequestRefused("a parameter holds what is no text") from error
+            raise RequestRefused("a parameter holds characters that are not valid text") from error
         if 200 <= reply.status < 300:
             return read_answer(reply, model, self._words)
         raise refusal(reply.status, reply.headers, reply.body, model=model, words=self._words, key=call.key)
@@ -86,7 +86,7 @@ def _filename(media_type: str) -> str:
 
 def _headers(call: EditCall) -> dict[str, str]:
     headers = {"accept": "application/json"}
-    # What came with a submit must not be able to make the call itself impossible.
+    # An invalid trace context of a submit must not make the call impossible.
     if call.traceparent and _TRACEPARENT.fullmatch(call.traceparent):
         headers["traceparent"] = call.traceparent
     key = _key(call)
@@ -99,12 +99,14 @@ def _key(call: EditCall) -> str:
     """The key to send; "" where the endpoint needs none.
 
     Raises:
-        ModelTrouble: it needs one and there is none, or what is there can be none.
+        ModelTrouble: the endpoint needs a key and there is none, or the key is invalid.
     """
     model = call.model
     key = call.key.get_secret_value() if call.key else ""
     if model.api_key_env and not key:
-        raise ModelTrouble(f"model {model.name}: no key: set {model.api_key_env} where the workers run")
+        raise ModelTrouble(f"model {model.name}: there is no key: set {model.api_key_env} for the workers")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ModelTrouble(f"model {model.name}: {model.api_key_env} holds white space or what no key has: set it anew")
+        raise ModelTrouble(
+            f"model {model.name}: {model.api_key_env} holds white space or characters that no key has: correct it"
+        )
     return key

@@ -1,13 +1,13 @@
-"""Our parameters as an endpoint's form fields, by the catalogue's entry."""
+"""The form fields of a request, made from the job's parameters and the model's catalogue entry."""
 
 from jobs.catalogue.catalogue import ModelSpec
 from jobs.records.job_models import EditParameters
 
 
 def fields(model: ModelSpec, parameters: EditParameters) -> dict[str, str]:
-    """The fields of the form beside the picture.
+    """The fields of the form, without the picture.
 
-    A parameter that is not given is not sent, nor one that the model does not take or does not act on.
+    A parameter is sent if the job sets it and the model's entry says that the model uses it.
     """
     form = {"model": model.provider_model, "prompt": parameters.prompt or ""}
     for name, rule in model.parameters.items():
@@ -20,7 +20,7 @@ def fields(model: ModelSpec, parameters: EditParameters) -> dict[str, str]:
 
 
 def spelled(value: object) -> str:
-    """A value as forms carry it: `true` and `false` in lower case, no needless zero behind a number."""
+    """A value as text: `true` and `false` in lower case, whole numbers without a decimal point."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -1,8 +1,8 @@
 """The dialect `openai`: https://platform.openai.com/docs/api-reference/images/createEdit, and self-hosted servers.
 
-OpenAI's errors carry a code; a moderation refusal is a 400, and a used-up quota a 429, that only the code tells from
-others. vLLM-Omni and SGLang diffusion speak the same route with fields of their own, which the catalogue names; their
-errors may come without the outer `error`, and SGLang's `url` may be relative to the server.
+OpenAI's errors have a code. Only the code distinguishes a moderation refusal from other 400s, and a used-up quota from
+other 429s. vLLM-Omni and SGLang diffusion have the same route with additional fields, which the catalogue names. Their
+errors may lack the outer `error`, and SGLang's `url` may be relative to the server.
 """
 
 from workers.dialects.vocabulary import Vocabulary

@@ -1,17 +1,16 @@
-"""What an endpoint's no means: every status, and every error of the transport, becomes one failure.
+"""Maps every error status and every transport error of an endpoint to one failure.
 
-| endpoint says | failure | then |
+| endpoint's answer | failure | consequence |
 |---|---|---|
 | 401, 402, 403, 404, 405, 407, 410; a redirect | ModelTrouble | the model is parked |
 | an unknown model or a used-up quota, whatever the status | ModelTrouble | the model is parked |
 | 451; a moderation refusal, whatever the status | Filtered | filtered |
-| 429 | RateLimited | waits, costs no attempt |
+| 429 | RateLimited | retried; uses up no try |
 | 408, 409, 423, 425, 5xx; no connection, or not all of the request sent | Transient | retried |
 | the request was sent and no answer came | OutcomeUnknown | retried; may have been billed |
 | 400, 413, 415, 422 and any other 4xx | RequestRefused | fails |
 
-A redirect is the endpoint's fault, not a detour: following it would send the key and the picture to an address that
-nobody configured.
+A redirect is not followed: that would send the key and the picture to an address that nobody configured.
 """
 
 import json
@@ -39,7 +38,7 @@ from workers.dialects.vocabulary import Vocabulary
 from workers.net.http import BodyLost, retry_after_s
 
 _MESSAGE_MAX = 400
-_AGAIN = frozenset({408, 409, 423, 425})
+_RETRY_LATER = frozenset({408, 409, 423, 425})
 _UNKNOWN_MODEL = re.compile(
     r"\b(unknown|no such) model\b|\bmodel:?\s+\S{1,120}\s+(is |was )?(not found|(does not|doesn't|not) exist)",
     re.IGNORECASE,
@@ -47,18 +46,18 @@ _UNKNOWN_MODEL = re.compile(
 _CONCURRENCY = re.compile(r"concurren|in flight|parallel", re.IGNORECASE)
 _RATE = re.compile(r"\b[rti]p[md]\b|per[ -]?(min|day)|/ ?\d* ?min|\brate\b", re.IGNORECASE)
 _ECHO = re.compile(r"""(\\?['"]input\\?['"]\s*:|\binput_value=).*""", re.DOTALL)
-"""Where a validator repeats what it was given, the prompt say: in pydantic's errors as JSON or repr, and as text."""
+"""Where a validator repeats its input, for example the prompt: in pydantic's errors as JSON or repr, and as text."""
 _LIMIT = re.compile(r"\blimit\b\D{0,4}(\d{1,9})", re.IGNORECASE)
 
 _UNSENDABLE = (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)
 _UNCONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-# A part of a form is no request: the endpoint cannot have worked on it.
+# The endpoint cannot start an edit before it has the whole form.
 _HALF_SENT = (httpx.WriteError, httpx.WriteTimeout)
 
 
 @dataclass(frozen=True)
-class _Said:
-    """An error body's words."""
+class _ErrorBody:
+    """The message of an error body, and the words of its `type` and `code`."""
 
     message: str = ""
     words: frozenset[str] = frozenset()
@@ -73,110 +72,110 @@ def refusal(
     words: Vocabulary,
     key: SecretStr | None = None,
 ) -> EditFailure:
-    """The failure that an answer without success means.
+    """The failure of an answer with an error status.
 
     Args:
         status: of the answer, not 2xx.
         headers: of the answer.
-        body: of the answer, as far as it came.
-        model: that was asked.
+        body: of the answer, as far as it was received.
+        model: that was called.
         words: of its dialect.
-        key: that was sent; it never shows in a message, even where the endpoint repeats it.
+        key: that was sent; messages never contain it, even where the endpoint repeats it.
     """
-    said = _read(body, key)
+    error = _read(body, key)
     trace_id = trace_id_of(headers, words)
-    reason = f": {said.message}" if said.message else ""
-    if status == 451 or said.words & words.filtered:
+    reason = f": {error.message}" if error.message else ""
+    if status == 451 or error.words & words.filtered:
         message = f"model {model.name} refuses this content ({status}){reason}"
         return Filtered(message, provider_status=status, trace_id=trace_id)
-    trouble = _trouble(status, said, headers, model=model, words=words)
+    trouble = _trouble(status, error, headers, model=model, words=words)
     if trouble is not None:
         return ModelTrouble(f"{_where(model)}: {trouble}{reason}", provider_status=status, trace_id=trace_id)
     wait = retry_after_s(headers)
     if status == 429:
-        scope, limit = _scope(said.message, headers)
+        scope, limit = _scope(error.message, headers)
         return RateLimited(
-            f"model {model.name} says it is too much (429){reason}",
+            f"model {model.name} answered that there are too many requests (429){reason}",
             scope=scope,
             limit=limit,
             retry_after_s=_reset_s(headers) if wait is None else wait,
             trace_id=trace_id,
         )
-    if status >= 500 or status in _AGAIN:
+    if status >= 500 or status in _RETRY_LATER:
         message = f"model {model.name} answered {status}{reason}"
         return Transient(message, retry_after_s=wait, provider_status=status, trace_id=trace_id)
-    message = f"model {model.name} calls the request wrong ({status}){reason}"
+    message = f"model {model.name} refuses the request ({status}){reason}"
     return RequestRefused(message, provider_status=status, trace_id=trace_id)
 
 
 def body_lost(error: BodyLost, model: ModelSpec, words: Vocabulary) -> EditFailure:
-    """The failure that a success means whose body did not come whole."""
+    """The failure of an answer with a status of success whose body was not received completely."""
     trace_id = trace_id_of(error.headers, words)
     failure = OutcomeUnknown if isinstance(error.cause, httpx.TimeoutException) else BadResult
     return failure(f"model {model.name}: {error}", provider_status=error.status, trace_id=trace_id, maybe_billed=True)
 
 
 def transport_failure(error: Exception, model: ModelSpec) -> EditFailure:
-    """The failure that an error of httpx means: what matters is whether the whole request had been sent."""
+    """The failure of a transport error: the question is whether the whole request had been sent."""
     what = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
     if isinstance(error, _UNSENDABLE):
         return ModelTrouble(f"{_where(model)}: cannot be called ({what}): set the model's base_url")
     if isinstance(error, _UNCONNECTED):
         return Transient(f"model {model.name} cannot be reached ({what})")
     if isinstance(error, _HALF_SENT):
-        return Transient(f"model {model.name} did not take the whole request ({what})")
-    return OutcomeUnknown(f"model {model.name} was asked and did not answer ({what})", maybe_billed=True)
+        return Transient(f"model {model.name} did not receive the whole request ({what})")
+    return OutcomeUnknown(f"model {model.name} received the request and did not answer ({what})", maybe_billed=True)
 
 
 def _where(model: ModelSpec) -> str:
-    """The model, its endpoint and the variable of its key: what an operator needs to find the fault."""
+    """The model, its endpoint and the variable of its key, so that an operator finds the fault."""
     url = model.endpoint.partition("://")[2].rpartition("@")[2]
     key = f"key from {model.api_key_env}" if model.api_key_env else "no key"
     return f"model {model.name} ({url}, {key})"
 
 
 def _trouble(
-    status: int, said: _Said, headers: Mapping[str, str], *, model: ModelSpec, words: Vocabulary
+    status: int, error: _ErrorBody, headers: Mapping[str, str], *, model: ModelSpec, words: Vocabulary
 ) -> str | None:
-    """What is wrong and what to do, where the account or the endpoint is at fault; None where it is not."""
+    """The fault of the account or the endpoint, and what to do; None where neither is at fault."""
     variable = model.api_key_env or "api_key_env in retouch.toml"
-    if status == 402 or said.words & words.quota:
+    if status == 402 or error.words & words.quota:
         return f"the account's quota is used up ({status}): top it up"
-    unknown = said.words & words.unknown_model or _UNKNOWN_MODEL.search(said.message)
+    unknown = error.words & words.unknown_model or _UNKNOWN_MODEL.search(error.message)
     if status in {400, 404, 422} and unknown:
-        return f"the endpoint knows no {model.provider_model!r} ({status}): configure another model in retouch.toml"
+        return f"the endpoint has no model {model.provider_model!r} ({status}): configure another model in retouch.toml"
     if 300 <= status < 400:
         target = headers.get("location", "nowhere")[:200]
-        return f"the endpoint redirects to {target} ({status}): set the model's base_url to where it is"
+        return f"the endpoint redirects to {target} ({status}): correct the model's base_url"
     return {
         401: f"the key was refused (401): renew {variable}",
-        403: f"the key may not use this model (403): see to the account's rights, or renew {variable}",
-        404: "the endpoint answers 404: the model seems retired; configure another model in retouch.toml",
-        405: "the endpoint does no edits at this path (405): set the model's base_url",
-        407: "a proxy in between asks for credentials (407)",
+        403: f"the key may not use this model (403): check the account's rights, or renew {variable}",
+        404: "the endpoint answers 404: the model may be retired; configure another model in retouch.toml",
+        405: "the endpoint has no edits at this path (405): correct the model's base_url",
+        407: "a proxy asks for credentials (407)",
         410: "the endpoint is retired (410): configure another model in retouch.toml",
     }.get(status)
 
 
-def _read(body: bytes, key: SecretStr | None) -> _Said:
-    """The message and the stable words of an error body in any of the forms endpoints use."""
+def _read(body: bytes, key: SecretStr | None) -> _ErrorBody:
+    """Read an error body in any of the forms that endpoints use."""
     try:
         parsed: Any = json.loads(body)
     except (ValueError, RecursionError):
-        return _Said(_clean(body[:_MESSAGE_MAX].decode(errors="replace"), key))
+        return _ErrorBody(_clean(body[:_MESSAGE_MAX].decode(errors="replace"), key))
     error: Any = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
     if not isinstance(error, dict):
-        return _Said(_clean(_told(error), key))
+        return _ErrorBody(_clean(_text_of(error), key))
     message = error.get("message") or error.get("detail") or ""
     words = frozenset(str(error[name]).lower() for name in ("type", "code") if error.get(name))
-    return _Said(_clean(_told(message), key), words)
+    return _ErrorBody(_clean(_text_of(message), key), words)
 
 
-def _told(message: Any) -> str:
-    """A message as text. Of FastAPI's errors `loc` and `msg` alone: what else they have repeats the request."""
+def _text_of(message: Any) -> str:
+    """A message as text. Of FastAPI's errors only `loc` and `msg` are read: other fields repeat the request."""
     if isinstance(message, list):
-        # However deep a list is nested, it is looked into once.
-        return "; ".join(filter(None, (_told(one) for one in message if not isinstance(one, list))))
+        # Nested lists are not read, however deep they are.
+        return "; ".join(filter(None, (_text_of(part) for part in message if not isinstance(part, list))))
     if not isinstance(message, dict):
         return str(message)
     loc, msg = message.get("loc"), message.get("msg") or message.get("message")
@@ -185,7 +184,7 @@ def _told(message: Any) -> str:
 
 
 def _clean(text: str, key: SecretStr | None) -> str:
-    """One line without control characters, of bounded length, without the key and what a validator was given."""
+    """One line of bounded length, without control characters, without the key, and without a validator's input."""
     text = _ECHO.sub(r"\1 …", text)
     if key is not None and key.get_secret_value():
         text = text.replace(key.get_secret_value(), "***")
@@ -193,7 +192,7 @@ def _clean(text: str, key: SecretStr | None) -> str:
 
 
 def _scope(message: str, headers: Mapping[str, str]) -> tuple[Literal["rate", "concurrency", "unknown"], int | None]:
-    """What a 429 limits, and to how many, as far as it says."""
+    """What a 429 limits, and the limit, as far as the answer says so."""
     found = _LIMIT.search(message)
     limit = int(found[1]) if found else None
     if _CONCURRENCY.search(message):
@@ -205,7 +204,7 @@ def _scope(message: str, headers: Mapping[str, str]) -> tuple[Literal["rate", "c
 
 
 def _reset_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds from OpenAI's `x-ratelimit-reset-requests`, written like `1s`, `6m0s` or `20ms`, where none are left."""
+    """Seconds from OpenAI's `x-ratelimit-reset-requests` (`1s`, `6m0s`, `20ms`) where no requests remain."""
     text = headers.get("x-ratelimit-reset-requests", "")
     parts = re.findall(r"(\d{1,9}(?:\.\d{1,9})?)(ms|h|m|s)", text)
     spent = headers.get("x-ratelimit-remaining-requests", "0") == "0"

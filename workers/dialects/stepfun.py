@@ -1,7 +1,7 @@
 """The dialect `stepfun`: https://platform.stepfun.ai/docs, `POST {base_url}/images/edits`.
 
-Errors are `{"error": {"message", "type"}}` without a code; a 429 tells by its message alone whether the requests a
-minute or the concurrency were reached; a wrong path answers in plain text. Results are URLs that need no key.
+Errors are `{"error": {"message", "type"}}` without a code. Only the message of a 429 says whether it limits the
+requests per minute or the concurrency. The answer to a wrong path is plain text. Results are URLs that need no key.
 """
 
 from workers.dialects.vocabulary import Vocabulary

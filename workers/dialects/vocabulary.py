@@ -1,18 +1,18 @@
-"""The words in which an endpoint says what a status alone does not."""
+"""The words of an endpoint's errors and finish reasons."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A dialect's own words. They are looked for in an error's `type` and `code`, in lower case.
+    """A dialect's words, in lower case. Those of errors are compared with an error's `type` and `code`.
 
     Attributes:
-        trace_headers: headers that name a call to the vendor's support, the best first.
+        trace_headers: headers with the vendor's id of a call, the best first.
         filtered: words of a content refusal, whatever the status.
-        quota: words of an account that has nothing left, whatever the status.
-        unknown_model: words of a model that the endpoint does not serve.
-        done: finish reasons of a delivered edit; an answer without a finish reason is delivered too.
+        quota: words of a used-up account, whatever the status.
+        unknown_model: words of an unknown model.
+        done: finish reasons of a delivered edit; an answer without a finish reason is a delivered edit, too.
         stopped: finish reasons of an edit that the content filter stopped.
     """
 

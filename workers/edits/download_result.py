@@ -1,12 +1,12 @@
-"""Fetching a result that a provider holds. The edit is paid for: only what is gone for good is edited again."""
+"""Downloading a result that the provider holds. The edit is paid: only a result that is gone is bought again."""
 
 from collections.abc import Callable
 
 import httpx
 
 from jobs.catalogue.catalogue import ModelSpec
-from jobs.foundation.errors import BadResult, DownloadFailed, Interrupted, ModelTrouble, ResultGone
-from workers.net.http import FOREIGN, BadRedirect, BodyLost, Http, Reach, Stopped, TooLong, retry_after_s
+from jobs.foundation.errors import BadResult, DownloadFailed, EditFailure, Interrupted, ModelTrouble, ResultGone
+from workers.net.http import FOREIGN, BadRedirect, BodyLost, Http, Reach, Reply, Stopped, TooLong, retry_after_s
 from workers.net.ssrf_guard import AddressRefused
 
 MAX_REDIRECTS = 4
@@ -21,25 +21,25 @@ def download(
     deadline_s: float | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> bytes:
-    """Fetch a result, without the key: result URLs need none, and it would go to whatever host they name.
+    """Download a result, without the key: result URLs need none, and any host may be in such a URL.
 
-    The URL came from the endpoint, not from the operator. So the guard holds for it as for a user's, with two
-    differences: the endpoint's own host may be reached wherever it is, since the operator configured it, and `http` is
-    taken, since what is paid for must be fetched.
+    The endpoint gave the URL, not the operator. So the guard applies as to a user's URL, with two differences: the
+    endpoint's own host may have any address, since the operator configured it, and `http` is allowed, since the result
+    is paid.
 
     Args:
         http: the clients.
         url: absolute.
-        model: whose result it is; bounds its size.
-        deadline_s: seconds for all of it; the model's `timeout_s` unless given.
-        stop: whether to give up, asked now and then.
+        model: whose result it is; limits its size.
+        deadline_s: how long the whole download may take, in seconds; the model's `timeout_s` unless given.
+        stop: whether to stop early; it is called repeatedly.
 
     Raises:
-        ResultGone: it can no longer be fetched, ever.
-        DownloadFailed: not this time.
-        BadResult: it is larger than the model's results may be, or its address is none.
-        ModelTrouble: it lies where no request may go; another edit would lie there too.
-        Interrupted: `stop` said so.
+        ResultGone: a later download cannot succeed.
+        DownloadFailed: a later download may succeed.
+        BadResult: the result is larger than allowed, or its address is invalid.
+        ModelTrouble: the guard refuses the address; it would refuse that of another edit, too.
+        Interrupted: `stop` returned True.
     """
     try:
         reply = http.exchange(
@@ -53,22 +53,40 @@ def download(
             hops=MAX_REDIRECTS,
             stop=stop,
         )
-    except AddressRefused as error:
-        raise ModelTrouble(
-            f"model {model.name} keeps its results at an address that may not be reached ({error}): if that is right, "
-            "name the network in RETOUCH_ALLOW_PRIVATE_ADDRESSES",
-            maybe_billed=True,
-        ) from error
-    except (BadRedirect, httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-        raise BadResult(
-            f"model {model.name} delivered an address that may not be fetched: {error}", maybe_billed=True
-        ) from error
-    except TooLong as error:
-        raise BadResult(f"the result of model {model.name} is too large: {error}", maybe_billed=True) from error
     except Stopped as error:
         raise Interrupted("the worker stopped before the result was fetched") from error
-    except (BodyLost, *FOREIGN) as error:
-        raise DownloadFailed(f"the result did not come: {error or type(error).__name__}") from error
+    except (
+        AddressRefused, BadRedirect, httpx.InvalidURL, UnicodeError, TooLong, BodyLost, *FOREIGN
+    ) as error:  # fmt: skip
+        raise _failure(error, model) from error
+    return _result(reply)
+
+
+def _failure(error: Exception, model: ModelSpec) -> EditFailure:
+    """The failure of a download without an answer."""
+    match error:
+        case AddressRefused():
+            return ModelTrouble(
+                f"model {model.name} keeps its results at a forbidden address ({error}): if the address is right, add "
+                "its network to RETOUCH_ALLOW_PRIVATE_ADDRESSES",
+                maybe_billed=True,
+            )
+        case BadRedirect() | httpx.InvalidURL() | httpx.UnsupportedProtocol() | UnicodeError():
+            return BadResult(
+                f"model {model.name} delivered an address that cannot be fetched: {error}", maybe_billed=True
+            )
+        case TooLong():
+            return BadResult(f"the result of model {model.name} is too large: {error}", maybe_billed=True)
+        case _:
+            return DownloadFailed(f"the result was not received: {str(error) or type(error).__name__}")
+
+
+def _result(reply: Reply) -> bytes:
+    """The bytes of a result.
+
+    Raises:
+        ResultGone, DownloadFailed: as `download` raises them.
+    """
     if reply.status == 200:
         return reply.body
     if reply.status in _GONE:

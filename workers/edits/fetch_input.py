@@ -1,4 +1,4 @@
-"""Fetching the picture that a job edits: from an address that a user wrote, or from a bucket."""
+"""Fetching the picture that a job edits: from an address that a user gave, or from a bucket."""
 
 import hashlib
 import re
@@ -20,18 +20,18 @@ from workers.net.ssrf_guard import AddressRefused
 
 MAX_REDIRECTS = 4
 DEADLINE_S = 60.0
-_STRONG = re.compile(r'"[\x21\x23-\x7e]{1,256}"')
-_LATER = frozenset({408, 423, 425, 429})
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{1,256}"')
+_RETRY_LATER = frozenset({408, 423, 425, 429})
 
 
 class Fetched(NamedTuple):
-    """A picture that the model takes.
+    """A picture that the model accepts.
 
     Attributes:
         data: all its bytes.
-        picture: what they are.
-        sha256: of them, in hexadecimal.
-        etag: by which their source tells them from other bytes, if it does.
+        picture: their media type and size in pixels.
+        sha256: of the bytes, in hexadecimal.
+        etag: the source's strong ETag of the bytes, if it sends one.
     """
 
     data: bytes
@@ -41,7 +41,13 @@ class Fetched(NamedTuple):
 
 
 class InputFetcher:
-    """Fetches pictures on users' behalf: guarded, bounded, checked."""
+    """Fetches pictures for users: guarded, bounded in time and size, and checked. Safe in any number of threads.
+
+    Args:
+        http: the guarded clients.
+        bucket: reads from S3.
+        settings: buckets, networks and size limits.
+    """
 
     def __init__(self, http: Http, bucket: Bucket, settings: Settings) -> None:
         self._http = http
@@ -57,24 +63,24 @@ class InputFetcher:
         deadline_s: float = DEADLINE_S,
         stop: Callable[[], bool] | None = None,
     ) -> Fetched:
-        """Fetch a picture and hold it to its model's rules.
+        """Fetch a picture and check that the model accepts it.
 
         Args:
             image: `https://...`, `s3://bucket/key`; `http://...` only into private networks that the operator allowed.
-            model: whose rules they are.
-            tenant: on whose behalf.
-            deadline_s: seconds for all of it.
-            stop: whether to give up, asked now and then.
+            model: its limits apply.
+            tenant: the job's owner.
+            deadline_s: how long the whole exchange may take, in seconds.
+            stop: whether to stop early; it is called repeatedly.
 
         Raises:
-            InputRejected: it cannot be had, or the model does not take it.
-            InputUnavailable: its server did not deliver it this time.
-            StorageFailed: the bucket did not; that is not the job's fault, and uses up no try of it.
-            Interrupted: `stop` said so.
+            InputRejected: the picture cannot be fetched from this address, or the model does not accept it.
+            InputUnavailable: its server did not deliver it now.
+            StorageFailed: the bucket did not deliver it now; that uses up no try of the job.
+            Interrupted: `stop` returned True.
         """
         fetched = self.fetch_changed(image, model, tenant, None, deadline_s=deadline_s, stop=stop)
         if fetched is None:
-            raise InputUnavailable("the picture's server says that it has not changed, and was not asked")
+            raise InputUnavailable("the picture's server answered 304 to a request without a condition")
         return fetched
 
     def fetch_changed(
@@ -87,28 +93,28 @@ class InputFetcher:
         deadline_s: float = DEADLINE_S,
         stop: Callable[[], bool] | None = None,
     ) -> Fetched | None:
-        """Fetch a picture unless its source says that it is what it was; None then.
+        """Fetch a picture; None where it has not changed since it was read last.
 
-        A source on the web is asked by `If-None-Match`, one in a bucket by its ETag before it is read. A weak ETag does
-        not stand for the same bytes (RFC 9110, 8.8.1), and is not used.
+        A web server is asked with `If-None-Match`. The ETag of an object in a bucket is compared before the object is
+        read. A weak ETag does not promise the same bytes (RFC 9110, 8.8.1), and is not used.
 
         Args:
-            image: as for `fetch`, and so are the others.
-            model: whose rules they are.
-            tenant: on whose behalf.
-            before: what was read there last; None fetches in any case.
-            deadline_s: seconds for all of it.
-            stop: whether to give up.
+            image: as for `fetch`.
+            model: as for `fetch`.
+            tenant: as for `fetch`.
+            before: what was read there last; None fetches the picture in any case.
+            deadline_s: as for `fetch`.
+            stop: as for `fetch`.
 
         Raises:
             InputRejected, InputUnavailable, Interrupted, StorageFailed: as for `fetch`.
         """
-        most = min(model.max_image_bytes, self._settings.max_upload_bytes)
+        max_bytes = min(model.max_image_bytes, self._settings.max_upload_bytes)
         etag = before.etag if before else None
         if image.startswith("s3://"):
-            found = self._from_bucket(image, tenant, most, etag)
+            found = self._from_bucket(image, tenant, max_bytes, etag)
         else:
-            found = self._from_web(image, most, deadline_s, stop, etag)
+            found = self._from_web(image, max_bytes, deadline_s, stop, etag)
         if found is None:
             return None
         data, etag = found
@@ -118,7 +124,9 @@ class InputFetcher:
             raise InputRejected(f"the picture {fault}")
         return Fetched(data, picture, hashlib.sha256(data).hexdigest(), etag)
 
-    def _from_bucket(self, image: str, tenant: str, most: int, etag: str | None) -> tuple[bytes, str | None] | None:
+    def _from_bucket(
+        self, image: str, tenant: str, max_bytes: int, etag: str | None
+    ) -> tuple[bytes, str | None] | None:
         try:
             bucket, key = parse_s3_url(image)
             check_readable(tenant, bucket, key, buckets=self._settings.buckets, default_bucket=self._settings.s3_bucket)
@@ -129,15 +137,15 @@ class InputFetcher:
                 there = self._bucket.head(bucket, key)
                 if there is not None and there.etag == etag:
                     return None
-            return self._bucket.read(bucket, key, max_bytes=most)
+            return self._bucket.read(bucket, key, max_bytes=max_bytes)
         except InputUnavailable as error:
             raise StorageFailed(error.message) from error
 
     def _from_web(
-        self, image: str, most: int, deadline_s: float, stop: Callable[[], bool] | None, etag: str | None
+        self, image: str, max_bytes: int, deadline_s: float, stop: Callable[[], bool] | None, etag: str | None
     ) -> tuple[bytes, str | None] | None:
         try:
-            # As the user wrote it; the guard then sees what httpx makes of it.
+            # This checks the address as the user wrote it. The guard checks it again as httpx reads it.
             check_url(image, networks=self._settings.private_networks)
         except ValueError as error:
             raise InputRejected(f"the picture's address may not be fetched: {error}") from error
@@ -147,7 +155,7 @@ class InputFetcher:
                 image,
                 reach=Reach.USER,
                 deadline_s=deadline_s,
-                max_bytes=most,
+                max_bytes=max_bytes,
                 hops=MAX_REDIRECTS,
                 headers={
                     "accept": "image/png, image/jpeg, image/webp",
@@ -158,28 +166,28 @@ class InputFetcher:
         except AddressRefused as error:
             raise InputRejected(f"the picture's address may not be fetched: {error}") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-            raise InputRejected("the picture's address is no URL that can be fetched") from error
+            raise InputRejected("the picture's address is not a valid URL") from error
         except TooLong as error:
             raise InputRejected(f"the picture is too large: {error}") from error
         except BadRedirect as error:
-            raise InputRejected(f"the picture's address redirects badly: {error}") from error
+            raise InputRejected(f"the picture's address has an invalid redirect: {error}") from error
         except Stopped as error:
             raise Interrupted("the worker stopped before the picture was fetched") from error
         except BodyLost as error:
-            raise InputUnavailable(f"the picture did not come whole: {error}") from error
+            raise InputUnavailable(f"the picture was not received completely: {error}") from error
         except FOREIGN as error:
             raise InputUnavailable(f"the picture's server: {error or type(error).__name__}") from error
         if reply.status == 304 and etag is not None:
             return None
         _check_status(reply)
-        told = reply.headers.get("etag", "")
-        return reply.body, told if _STRONG.fullmatch(told) else None
+        new_etag = reply.headers.get("etag", "")
+        return reply.body, new_etag if _STRONG_ETAG.fullmatch(new_etag) else None
 
 
 def _check_status(reply: Reply) -> None:
     if reply.status == 200:
         return
-    if reply.status >= 500 or reply.status in _LATER:
+    if reply.status >= 500 or reply.status in _RETRY_LATER:
         raise InputUnavailable(
             f"the picture's server answered {reply.status}", retry_after_s=retry_after_s(reply.headers)
         )

@@ -1,4 +1,4 @@
-"""The task of a message: claim the attempt, run it, and tell whoever listens how it went."""
+"""The task `edit`: claim the attempt that a message names, run it, and report its end."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -7,15 +7,13 @@ import structlog
 from celery import Celery
 from celery.exceptions import Ignore, Retry
 
+from jobs.catalogue.catalogue import Catalogue
 from jobs.foundation.errors import EditFailure
 from jobs.foundation.job_states import State
-from jobs.queueing.broker import EDIT
-from jobs.wiring import Domain
-from workers.edits.active_attempts import Held
-from workers.edits.attempt import Attempt, Ended, insist
-from workers.edits.fetch_input import InputFetcher
-from workers.edits.reuse import Reusing
-from workers.net.http import Http
+from jobs.queueing.celery_app import EDIT
+from workers.edits.attempt import AttemptRun
+from workers.edits.attempt_results import Ended
+from workers.edits.attempt_steps import StepTools
 from workers.process.timings import Listener, names_of
 
 
@@ -23,63 +21,67 @@ class Editor:
     """Runs attempts; one object serves all threads of a worker.
 
     Args:
-        domain: what the process works with.
-        held: the attempts the worker holds.
+        tools: what the steps of attempts use.
+        catalogue: the models.
         worker: the worker's name.
-        listeners: told of each attempt once it has ended.
+        listeners: called with the report of each attempt that has ended.
     """
 
-    def __init__(self, domain: Domain, held: Held, worker: str, *, listeners: Sequence[Listener] = ()) -> None:
-        self._domain = domain
-        self._held = held
+    def __init__(
+        self, tools: StepTools, catalogue: Catalogue, worker: str, *, listeners: Sequence[Listener] = ()
+    ) -> None:
+        self._tools = tools
+        self._catalogue = catalogue
         self._worker = worker
         self._listeners = tuple(listeners)
-        self._http = Http(domain.settings.private_networks)
-        self._reusing = Reusing(domain, InputFetcher(self._http, domain.bucket, domain.settings))
 
     def edit(self, job_id: str, attempt: int) -> Ended | None:
-        """Run one attempt to its settlement; None where the message was to be dropped."""
-        claim = insist(self._held, lambda: self._domain.planner.claim(job_id, attempt, self._worker))
+        """Run one attempt to its settlement; None where the message must be dropped.
+
+        Raises:
+            redis.exceptions.RedisError: the store is down and the worker must stop.
+        """
+        active, spans = self._tools.active, self._tools.spans
+        claim = active.retry_while_store_down(lambda: self._tools.planner.claim(job_id, attempt, self._worker))
         if claim is None:
             return None
-        self._held.take(claim)
-        given = claim.spec.traceparent
-        spans = self._domain.spans
-        spans.lasted("plan", claim.queued_at, claim.claimed_at, parent=given)
+        active.add(claim)
+        parent = claim.spec.traceparent
+        spans.lasted("plan", claim.queued_at, claim.claimed_at, parent=parent)
         try:
             with (
                 structlog.contextvars.bound_contextvars(**names_of(claim)),
-                spans.span("edit", parent=given, job_id=job_id, attempt=attempt),
+                spans.span("edit", parent=parent, job_id=job_id, attempt=attempt),
             ):
-                one = Attempt(self._domain, self._held, self._http, self._reusing, claim)
-                ended = one.run()
-                report = one.report(ended)
+                run = AttemptRun(self._tools, self._catalogue.get(claim.spec.model), claim)
+                ended = run.run()
+                report = run.report(ended)
                 for listener in self._listeners:
                     listener(report)
                 return ended
         finally:
-            self._held.let_go(claim)
+            active.remove(claim)
 
 
 def register_edit(app: Celery, editor: Editor) -> None:
-    """Make the task `edit` known to a worker's app."""
+    """Register the task `edit` with a worker's app."""
 
     @app.task(name=EDIT, throws=(EditFailure,))
     def edit(job_id: str, attempt: int) -> str:
-        """One attempt of a job. It raises where the edit failed, so that Flower shows what was."""
-        return told_to_celery(editor.edit(job_id, attempt))
+        """Run one attempt of a job. A failed edit raises, so that Flower shows the failure."""
+        return celery_result(editor.edit(job_id, attempt))
 
 
-def told_to_celery(ended: Ended | None) -> str:
-    """What Celery is to make of an attempt: SUCCESS by returning, RETRY, FAILURE or nothing by raising.
+def celery_result(ended: Ended | None) -> str:
+    """Translate the end of an attempt for Celery: a return is SUCCESS, an exception RETRY, FAILURE or nothing.
 
     Raises:
-        Retry: the job will be tried again. It publishes nothing.
-        Ignore: this message was not the one to do it, or came too late.
+        Retry: the job is tried again. It publishes nothing.
+        Ignore: the message was late, or another message runs the job.
         EditFailure: the job has failed or was filtered.
     """
     if ended is None or not ended.written:
-        # Flower knows all messages of a job as one task: the one that does it tells how it went.
+        # Flower shows all messages of a job as one task: the message that runs the job reports its result.
         raise Ignore("dropped: the job has moved on")
     settlement = ended.settlement
     if settlement.to is State.SUCCEEDED:

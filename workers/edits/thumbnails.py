@@ -1,4 +1,4 @@
-"""Thumbnails for contact sheets: before and after in one small JPEG, made while both pictures are at hand."""
+"""Thumbnails for contact sheets: before and after in one small JPEG, made while both pictures are in memory."""
 
 import io
 
@@ -8,36 +8,47 @@ from PIL import Image, ImageOps
 from jobs.batches.results.contact_sheet import thumbnail_key
 from jobs.foundation.errors import RetouchError
 from jobs.foundation.ids import batch_of, row_of
-from jobs.wiring import Domain
+from jobs.storage.bucket import Bucket
 
 SIDE = 240
-"""Pixels of the square that each of the two is fitted into."""
-_GROUND = (236, 238, 241)
+"""Pixels of the square that each of the two pictures is fitted into."""
+_BACKGROUND = (236, 238, 241)
 
 log = structlog.get_logger(__name__)
 
 
-def put_thumbnail(domain: Domain, job_id: str, before: bytes | None, after: bytes) -> None:
-    """Put a job's thumbnail beside its result. A failure is logged: no edit depends on it."""
+def put_thumbnail(bucket: Bucket, job_id: str, before: bytes | None, after: bytes) -> None:
+    """Put the thumbnail of a batch's job into the bucket. A failure is logged: no edit depends on it.
+
+    Args:
+        bucket: where it goes.
+        job_id: of a job of a batch; a single job has no thumbnail.
+        before: the input; None where it is not in memory.
+        after: the result.
+    """
     batch_id, row = batch_of(job_id), row_of(job_id)
     if batch_id is None or row is None:
         return
     try:
         data = side_by_side(before, after)
-        domain.bucket.put(domain.bucket.name, thumbnail_key(batch_id, row), data, media_type="image/jpeg")
+        bucket.put(bucket.name, thumbnail_key(batch_id, row), data, media_type="image/jpeg")
     except (RetouchError, OSError, ValueError, Image.DecompressionBombError) as error:
         log.warning("thumbnail.not_made", job_id=job_id, error=str(error))
 
 
 def side_by_side(before: bytes | None, after: bytes) -> bytes:
-    """Both pictures, upright, on one strip 480 pixels wide; its left half is empty without `before`."""
-    small = [_fitted(data) if data is not None else None for data in (before, after)]
-    height = max(one.height for one in small if one is not None)
-    strip = Image.new("RGB", (2 * SIDE, height), _GROUND)
-    for place, one in enumerate(small):
-        if one is not None:
-            left, top = place * SIDE + (SIDE - one.width) // 2, (height - one.height) // 2
-            strip.paste(one, (left, top), one if one.mode == "RGBA" else None)
+    """A JPEG, 480 pixels wide, with both pictures upright; its left half is empty without `before`.
+
+    Raises:
+        OSError, ValueError, PIL.Image.DecompressionBombError: a picture cannot be decoded.
+    """
+    pictures = [_fitted(data) if data is not None else None for data in (before, after)]
+    height = max(picture.height for picture in pictures if picture is not None)
+    strip = Image.new("RGB", (2 * SIDE, height), _BACKGROUND)
+    for column, picture in enumerate(pictures):
+        if picture is not None:
+            left, top = column * SIDE + (SIDE - picture.width) // 2, (height - picture.height) // 2
+            strip.paste(picture, (left, top), picture if picture.mode == "RGBA" else None)
     out = io.BytesIO()
     strip.save(out, "JPEG", quality=72)
     return out.getvalue()

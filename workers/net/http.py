@@ -1,7 +1,7 @@
-"""HTTP as the workers speak it: guarded where a user names the address, bounded in time and size everywhere.
+"""The workers' HTTP client: guarded where a user names the address, bounded in time and size everywhere.
 
-Each thread has clients of its own: a connection pool that a hundred threads share is searched for each request. They
-share one TLS context, which is dear to make.
+Each thread has its own clients: a request searches its connection pool linearly, which is slow for a pool that a
+hundred threads share. All clients share one TLS context, which is expensive to make.
 """
 
 import ssl
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
@@ -23,39 +24,39 @@ USER_AGENT = "retouch"
 
 
 FOREIGN = (httpx.HTTPError, httpx.StreamError, httpx.CookieConflict)
-"""What httpx raises beside `httpx.InvalidURL`."""
+"""The exceptions of httpx, except `httpx.InvalidURL`."""
 
 
 class Reach(Enum):
     """Which addresses a request may go to."""
 
     OPERATOR = "operator"
-    """Anywhere: the operator configured the address, and it may well be a private one."""
+    """Anywhere: the operator configured the address, which may be private."""
     PUBLIC = "public"
     """Public addresses and the private networks that the operator allowed: an endpoint named the address."""
     USER = "user"
-    """The same, and without TLS only those private networks: a user named the address."""
+    """The same; without TLS only those private networks: a user named the address."""
 
 
 class TooLong(Exception):
-    """An answer has more bytes than were asked for."""
+    """An answer has more bytes than allowed."""
 
 
 class Stopped(Exception):
-    """The caller's `stop` said so."""
+    """The caller's `stop` returned True."""
 
 
 class BadRedirect(Exception):
-    """A redirect without an address, or one too many."""
+    """A redirect has no valid address, or there were too many."""
 
 
 class BodyLost(Exception):
-    """The head of an answer came, its body did not come whole; `cause` says why.
+    """The head of an answer was received, but not its whole body.
 
     Attributes:
         status: of the answer.
         headers: of the answer.
-        cause: httpx's error.
+        cause: the error of httpx.
     """
 
     def __init__(self, status: int, headers: httpx.Headers, cause: httpx.HTTPError) -> None:
@@ -67,10 +68,10 @@ class BodyLost(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, read whole.
+    """A complete answer.
 
     Attributes:
-        url: where it came from, redirects followed.
+        url: the address after all redirects.
     """
 
     status: int
@@ -80,11 +81,11 @@ class Reply:
 
 
 def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that an answer asks to wait: `Retry-After` as seconds or as a date, or `retry-after-ms`; None if none.
+    """Seconds that an answer asks to wait, by `retry-after-ms` or `Retry-After` (seconds or a date); None without them.
 
     Args:
         headers: of the answer.
-        now: the moment, as a Unix time; the clock's unless given.
+        now: the moment, as a Unix time; the system clock's unless given.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
@@ -102,8 +103,8 @@ class Http:
 
     Args:
         networks: private networks that the operator allowed.
-        resolve: name and port to addresses.
-        context: for TLS; httpx's own choice of authorities unless given.
+        resolve: resolves a name and a port to addresses.
+        context: for TLS; with httpx's own certificate authorities unless given.
     """
 
     def __init__(
@@ -143,50 +144,39 @@ class Http:
         Args:
             method: of HTTP.
             url: absolute.
-            reach: which addresses it may go to.
-            deadline_s: seconds for all of it: names, connections, redirects, the last byte.
-            max_bytes: most bytes of the answer's body, decoded.
-            connect_timeout_s: seconds for a connection.
-            headers: besides the usual ones. With `hops` they go to every address on the way: no secrets then.
+            reach: which addresses the request may go to.
+            deadline_s: how long the whole exchange may take, in seconds, redirects included.
+            max_bytes: the most bytes of the answer's body, decoded.
+            connect_timeout_s: how long one connection may take, in seconds.
+            headers: additional ones. With `hops` every address on the way receives them: no secrets then.
             data: fields of a form.
             files: file parts of a form: field to (file name, bytes, media type).
-            content: a body as it is.
-            hops: redirects that are followed; without any, a redirect is an answer like another.
-            trusted_host: a host that may be reached wherever it is.
-            stop: asked before each request is sent and, where redirects may be followed, as the body comes.
-            cut: a longer body is not refused but read so far, as it came, and its rest left unread.
+            content: a body without a form.
+            hops: how many redirects to follow; with 0, a redirect is returned as the answer.
+            trusted_host: a host whose address is not checked.
+            stop: asked before each request and, with `hops`, while the body is read.
+            cut: read the first `max_bytes` of a longer body, undecoded, instead of refusing it.
 
         Raises:
-            AddressRefused: the guard's no.
+            AddressRefused: the guard refused an address.
             TooLong: the body is longer than `max_bytes`.
-            BodyLost: the body broke off, or was not done in time.
-            BadRedirect: too many, or one without an address.
-            Stopped: `stop` said so.
-            httpx.HTTPError, httpx.InvalidURL: no answer came, or none could be asked for.
+            BodyLost: the body was not received completely.
+            BadRedirect: a redirect has no valid address, or there were too many.
+            Stopped: `stop` returned True.
+            httpx.HTTPError, httpx.InvalidURL: there is no answer, or the address is invalid.
         """
         own = self._clients()
         own.clock.start(deadline_s, connect_timeout_s)
-        target = httpx.URL(url)
-        for hop in range(hops + 1):
-            if stop is not None and stop():
-                raise Stopped
+
+        def send(target: httpx.URL) -> httpx.Response:
             client = own.of(self._reach(target, reach, trusted_host))
             request = client.build_request(
                 method, target, headers={"accept": "*/*", **(headers or {})}, data=data, files=files, content=content
             )
-            response = client.send(request, stream=True)
-            try:
-                if not hops or not response.has_redirect_location:
-                    body = (
-                        _read_head(response, max_bytes) if cut else _read(response, max_bytes, stop if hops else None)
-                    )
-                    return Reply(response.status_code, response.headers, body, target)
-                if hop == hops:
-                    raise BadRedirect(f"more than {hops} redirects")
-                target = _next(target, response)
-            finally:
-                response.close()
-        raise BadRedirect(f"more than {hops} redirects")
+            return client.send(request, stream=True)
+
+        read = partial(_read_head if cut else _read, max_bytes=max_bytes, stop=stop if hops else None)
+        return _follow(httpx.URL(url), send, read, hops=hops, stop=stop)
 
     def _reach(self, url: httpx.URL, reach: Reach, trusted_host: str | None) -> Reach:
         if reach is Reach.OPERATOR or (trusted_host is not None and url.host == trusted_host):
@@ -214,20 +204,54 @@ class Http:
             self._all.clear()
 
 
+def _follow(
+    target: httpx.URL,
+    send: Callable[[httpx.URL], httpx.Response],
+    read: Callable[[httpx.Response], bytes],
+    *,
+    hops: int,
+    stop: Callable[[], bool] | None,
+) -> Reply:
+    """Send a request, and send it again to the address of each redirect.
+
+    Raises:
+        BadRedirect, Stopped: as `Http.exchange` raises them.
+    """
+    for hop in range(hops + 1):
+        if stop is not None and stop():
+            raise Stopped
+        response = send(target)
+        try:
+            if not hops or not response.has_redirect_location:
+                return Reply(response.status_code, response.headers, read(response), target)
+            if hop < hops:
+                target = _next(target, response)
+        finally:
+            response.close()
+    raise BadRedirect(f"more than {hops} redirects")
+
+
 def _next(here: httpx.URL, response: httpx.Response) -> httpx.URL:
     try:
         there = here.join(response.headers["location"])
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise BadRedirect("a redirect to what is no URL") from error
+        raise BadRedirect("a redirect to an invalid URL") from error
     if here.scheme == "https" and there.scheme == "http":
-        raise BadRedirect("a redirect away from TLS")
+        raise BadRedirect("a redirect from https to http")
     return there
 
 
 def _read(response: httpx.Response, max_bytes: int, stop: Callable[[], bool] | None) -> bytes:
+    """The whole body, decoded.
+
+    Raises:
+        TooLong: it is longer than `max_bytes`.
+        BodyLost: it was not received completely.
+        Stopped: `stop` returned True.
+    """
     length = response.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
-        raise TooLong(f"{int(length):,} bytes, at most {max_bytes:,} are read")
+        raise TooLong(f"{int(length):,} bytes, at most {max_bytes:,} are allowed")
     parts: list[bytes] = []
     size = 0
     try:
@@ -243,10 +267,17 @@ def _read(response: httpx.Response, max_bytes: int, stop: Callable[[], bool] | N
     return _decoded(response, b"".join(parts), max_bytes)
 
 
-def _read_head(response: httpx.Response, max_bytes: int) -> bytes:
+def _read_head(response: httpx.Response, max_bytes: int, stop: Callable[[], bool] | None) -> bytes:
+    """The first bytes of a body, undecoded.
+
+    Raises:
+        BodyLost, Stopped: as `_read` raises them.
+    """
     head = b""
     try:
         for part in response.iter_raw():
+            if stop is not None and stop():
+                raise Stopped
             head += part
             if len(head) >= max_bytes:
                 break
@@ -256,22 +287,22 @@ def _read_head(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 def _decoded(response: httpx.Response, body: bytes, max_bytes: int) -> bytes:
-    """The body, unpacked where a server compressed it unasked; never more than `max_bytes`."""
+    """The body, decompressed where the server compressed it without being asked; at most `max_bytes`."""
     if response.headers.get("content-encoding", "identity").lower() in {"identity", ""}:
         return body
     try:
         stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
         plain = stream.decompress(body, max_bytes + 1)
     except zlib.error as error:
-        cause = httpx.DecodingError(f"a compressed body that is broken, or no gzip: {error}")
+        cause = httpx.DecodingError(f"the compressed body is damaged, or not gzip: {error}")
         raise BodyLost(response.status_code, response.headers, cause) from error
     if len(plain) > max_bytes:
-        raise TooLong(f"more than {max_bytes:,} bytes when unpacked")
+        raise TooLong(f"more than {max_bytes:,} bytes after decompression")
     return plain
 
 
 class _ThreadClients:
-    """One thread's clients, by reach, each made when it is first needed."""
+    """One thread's clients, one for each reach, made when they are first needed."""
 
     def __init__(self, context: ssl.SSLContext, networks: tuple[Network, ...], resolve: Resolve) -> None:
         self.clock = Clock()
@@ -302,9 +333,9 @@ class _ThreadClients:
             transport=transport(plain=False),
             mounts={"http://": transport(plain=True)},
             trust_env=False,
-            # One user's picture server must not be told what another one's has set.
+            # One user's server must not receive the cookies of another user's server.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            # The streams hold to the clock; httpx's own timeouts would only start anew with every read.
+            # The streams apply the deadline; httpx restarts its own timeouts with every read.
             timeout=None,  # noqa: S113
             headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
         )

@@ -1,4 +1,4 @@
-"""What a worker takes from its queues, what it leaves lying there, and the way to make it take again."""
+"""What a worker takes from its queues, how many messages wait there, and how to restart its consumer."""
 
 import threading
 from typing import Any
@@ -8,19 +8,19 @@ from celery import Celery
 from celery.signals import task_postrun, task_prerun
 from kombu import Connection
 
-FREED_S = 0.002
-"""From a task's end to when Celery counts its thread as free, in seconds."""
+FREE_AFTER_S = 0.002
+"""From the end of a task to the moment when Celery counts its thread as free, in seconds."""
 
 log = structlog.get_logger(__name__)
 
 
-class Consuming:
-    """Counts a worker's messages, and restarts its consumer.
+class QueueConsumer:
+    """Counts a worker's messages, and restarts the worker's consumer.
 
     Args:
         app: the worker's.
-        queues: what it serves.
-        threads: how many tasks it runs at once.
+        queues: the names of the worker's queues.
+        threads: how many tasks the worker runs at once.
     """
 
     def __init__(self, app: Celery, queues: list[str], threads: int) -> None:
@@ -32,70 +32,73 @@ class Consuming:
         self._connection: Connection | None = None
         self._worker: Any = None
         self.taken = 0
-        """Messages since it was started."""
-        task_prerun.connect(self._begun, weak=False)
-        task_postrun.connect(self._done, weak=False)
+        """Messages since the worker was started."""
+        task_prerun.connect(self._task_started, weak=False)
+        task_postrun.connect(self._task_ended, weak=False)
 
     @property
     def free(self) -> int:
-        """Threads that have nothing to do."""
+        """Threads that run no task."""
         return self._threads - self._running
 
     def bind(self, worker: object) -> None:
-        """Celery's controller, whose consumer it is."""
+        """Set Celery's controller, which has the consumer."""
         self._worker = worker
 
     def backlog(self) -> int | None:
-        """Messages in the queues that nobody has taken; None where the broker does not say. Of one thread's use."""
+        """Messages in the queues that no worker has taken; None where the broker does not answer.
+
+        Only one thread may call it.
+        """
         try:
             if self._connection is None:
                 self._connection = self._app.connection_for_read()
                 self._connection.ensure_connection(max_retries=1, timeout=2)
             return sum(self._size(self._connection, queue) for queue in self._queues)
-        except Exception as error:  # noqa: BLE001 - whatever the transport raises, and it is tried again
+        except Exception as error:  # noqa: BLE001 - transports raise errors of many types; the next call tries again
             log.info("consuming.broker_unreachable", error=str(error))
             self.close()
             return None
 
     def restart(self) -> None:
-        """Let the consumer connect anew and take from all its queues, as after a lost connection."""
+        """Make the consumer reconnect and take from all its queues, as after a lost connection."""
 
-        def again() -> None:
+        def reconnect() -> None:
             self._app.amqp.queues.select(self._queues)
-            raise ConnectionResetError("messages lie in the queues and none is taken")
+            raise ConnectionResetError("the worker takes none of the messages in its queues")
 
         consumer = getattr(self._worker, "consumer", None)
         if consumer is not None:
-            consumer.call_soon(again)
+            consumer.call_soon(reconnect)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release()
 
     def _size(self, connection: Connection, queue: str) -> int:
         channel: Any = connection.default_channel
-        # Declared as it is consumed, not passively: kombu 5.7 looks for a passive one in Redis without its key prefix.
+        # It is declared as the consumer declares it. For a passive declaration, kombu 5.7 ignores the key prefix.
         named = self._app.amqp.queues[queue]
         return int(channel.queue_declare(queue, durable=named.durable, auto_delete=named.auto_delete).message_count)
 
-    def _begun(self, **_: object) -> None:
+    def _task_started(self, **_: object) -> None:
         with self._lock:
             self.taken += 1
             self._running += 1
 
-    def _done(self, **_: object) -> None:
+    def _task_ended(self, **_: object) -> None:
         with self._lock:
             full = self._running >= self._threads
             self._running -= 1
         if full:
-            self._look_again()
+            self._wake_loop()
 
-    def _look_again(self) -> None:
-        """A thread is free. Celery would notice at its loop's next turn, which without an event is a second away."""
+    def _wake_loop(self) -> None:
+        """A thread is free. Without an event, Celery's loop would notice that up to a second later."""
         consumer = getattr(self._worker, "consumer", None)
         hub = getattr(consumer, "hub", None)
         if hub is not None:
-            # Celery takes the task off its list only after this signal, hence the moment's wait.
-            hub.call_soon(lambda: hub.call_later(FREED_S, lambda: None))
+            # Celery removes the task from its list after this signal, so the loop runs again a moment later.
+            hub.call_soon(lambda: hub.call_later(FREE_AFTER_S, lambda: None))

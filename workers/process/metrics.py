@@ -1,7 +1,7 @@
-"""What a worker process exports: the times, answers and bytes it saw itself.
+"""The metrics of a worker process: durations, answers and bytes.
 
-The pool is threads, so one registry holds all of it; several workers on one machine are several targets with a port
-each. Counts of jobs are the store's: the API exports them.
+The pool has threads, so one registry is enough. Several workers on one machine are several targets, each with its own
+port. The store counts jobs, and the API exports these counts.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ log = structlog.get_logger(__name__)
 
 
 class WorkerMetrics:
-    """A worker's registry; `attempt` and `exchange` listen to its work from all its threads.
+    """A worker's registry; its threads call `attempt` and `exchange`.
 
     Args:
-        held: how many attempts the worker holds.
+        held: returns how many attempts the worker runs.
     """
 
     def __init__(self, held: Callable[[], int]) -> None:
@@ -43,7 +43,7 @@ class WorkerMetrics:
         metrics.gauge(metrics.HELD, self.registry).set_function(held)
 
     def attempt(self, report: AttemptReport) -> None:
-        """An attempt has ended."""
+        """Count an attempt that has ended."""
         self._queue.labels(report.model, report.priority).observe(report.queued_s)
         for step, seconds in report.steps.items():
             self._step.labels(report.model, step).observe(seconds)
@@ -54,19 +54,22 @@ class WorkerMetrics:
         self._bytes.labels(report.model, "kept").inc(report.kept_bytes)
 
     def exchange(self, exchange: Exchange) -> None:
-        """A receiver was told, or was not."""
+        """Count an exchange with a webhook's receiver."""
         outcome = f"{exchange.status // 100}xx" if exchange.status else "no_answer"
         self._exchange.labels(outcome).observe(exchange.took_ms / 1000)
 
     def serve(self, address: str, port: int) -> Callable[[], None]:
-        """Serve them over HTTP; returns what ends that.
+        """Serve the metrics over HTTP.
 
         Args:
             address: to listen on.
-            port: 0 takes a free one; the log says which.
+            port: to listen on; 0 chooses a free one, which the log names.
+
+        Returns:
+            A function that stops the server.
 
         Raises:
-            ConfigurationError: nothing can listen there.
+            ConfigurationError: the address or port cannot be used.
         """
         try:
             server, _ = start_http_server(port, address, self.registry)

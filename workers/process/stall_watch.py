@@ -1,9 +1,9 @@
-"""Whether a worker still takes what lies in its queues. Pure; no I/O, no clock.
+"""Whether a worker still takes the messages in its queues. Pure: no I/O, no clock.
 
-A worker of Celery may come back from a lost connection to its broker, live on, and consume no more: its pulse is felt,
-its threads count, and nothing it is given is ever begun. What tells it from one that has nothing to do is that messages
-lie in its queues; from one that is busy, that it has a free thread; from one whose broker is away, that the broker
-answers; from one whose messages were lost, or whose models are parked, that those lie in no queue.
+After a lost connection to the broker, a worker of Celery may stay alive and consume nothing: its heartbeat continues,
+its threads count, and no message starts. Four facts tell such a worker from others. An idle worker has no messages in
+its queues. A busy worker has no free thread. A worker whose broker is down gets no answer from it. Lost messages and
+the jobs of parked models are in no queue.
 """
 
 from dataclasses import dataclass, replace
@@ -11,24 +11,24 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """What is to be done about a worker."""
+    """What to do about a worker."""
 
     WELL = "well"
     RESTART = "restart"
-    """Its consumer is to connect anew."""
+    """Its consumer must reconnect."""
     LEAVE = "leave"
-    """That did not help: it is to hand back what it holds and end, for whoever starts it again."""
+    """The restart did not help: the worker must hand back its jobs and end, so that its supervisor starts it again."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """A worker at a moment.
+class Observation:
+    """A worker at one moment.
 
     Attributes:
-        at_s: the moment, by a clock that only goes forward, in seconds.
-        taken: messages it has taken since it was started.
-        free: threads that have nothing to do.
-        backlog: messages in its queues that nobody has taken; None where the broker does not say.
+        at_s: the moment, by a monotonic clock, in seconds.
+        taken: messages that the worker has taken since it was started.
+        free: threads that run no task.
+        backlog: messages in its queues that no worker has taken; None where the broker does not answer.
     """
 
     at_s: float
@@ -38,14 +38,14 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What is remembered between two looks.
+class StallWatch:
+    """What is remembered between two observations.
 
     Attributes:
-        patience_s: how long messages may lie there beside a free thread, in seconds.
-        taken: as of the last look.
-        since_s: since when they lie there; None where they do not.
-        restarted: whether its consumer was restarted and nothing has been taken since.
+        patience_s: how long messages may wait beside a free thread, in seconds.
+        taken: as of the last observation.
+        since_s: since when messages wait beside a free thread; None where they do not.
+        restarted: whether the consumer was restarted and has taken no message since.
     """
 
     patience_s: float
@@ -53,16 +53,16 @@ class Watch:
     since_s: float | None = None
     restarted: bool = False
 
-    def after(self, look: Look) -> tuple["Watch", Verdict]:
-        """What is remembered from now on, and what is to be done."""
-        if look.taken != self.taken:
-            return Watch(self.patience_s, look.taken), Verdict.WELL
-        if look.free <= 0 or not look.backlog:
+    def after(self, seen: Observation) -> tuple["StallWatch", Verdict]:
+        """What to remember from now on, and what to do."""
+        if seen.taken != self.taken:
+            return StallWatch(self.patience_s, seen.taken), Verdict.WELL
+        if seen.free <= 0 or not seen.backlog:
             return replace(self, since_s=None), Verdict.WELL
         if self.since_s is None:
-            return replace(self, since_s=look.at_s), Verdict.WELL
-        if look.at_s - self.since_s < self.patience_s:
+            return replace(self, since_s=seen.at_s), Verdict.WELL
+        if seen.at_s - self.since_s < self.patience_s:
             return self, Verdict.WELL
         if self.restarted:
             return self, Verdict.LEAVE
-        return replace(self, since_s=look.at_s, restarted=True), Verdict.RESTART
+        return replace(self, since_s=seen.at_s, restarted=True), Verdict.RESTART

@@ -1,23 +1,23 @@
-"""How a worker shares out its threads among the queues it serves."""
+"""How a worker divides its threads among its queues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from jobs.queueing.broker import CHORES, EDITS, WEBHOOKS
+from jobs.queueing.celery_app import CHORES, EDITS, WEBHOOKS
 
-CHORES_BESIDE = 2
-"""Threads for chores in a process that edits."""
+BACKGROUND_THREADS = 2
+"""Threads for background tasks in a process that edits."""
 
 
 @dataclass(frozen=True)
 class Threads:
-    """How a process's threads are shared out.
+    """A process's threads.
 
     Attributes:
-        edits: that the plan may fill with edits.
-        deliveries: that the deliveries' plan reckons with.
-        pool: all there are.
+        edits: how many edits the plan may start here.
+        deliveries: how many threads the plan of deliveries counts on.
+        pool: all threads.
     """
 
     edits: int
@@ -26,13 +26,13 @@ class Threads:
 
     @classmethod
     def of(cls, queues: Sequence[str], concurrency: int) -> Self:
-        """`concurrency` threads for what the process is mainly for; beside edits, all else has threads of its own.
+        """Give `concurrency` threads to the main queue; beside edits, other queues get additional threads.
 
-        Edits never wait for a receiver that hangs: deliveries get as many threads more as may be published at once,
-        see `room` in deliveries/plan.lua.
+        Edits never wait for a receiver that hangs: deliveries get as many additional threads as messages may be
+        published at once, see `room` in `deliveries/plan.lua`.
         """
         if EDITS not in queues:
             return cls(0, concurrency, concurrency)
         deliveries = max(1, concurrency // 4) if WEBHOOKS in queues else 0
-        more = (3 * deliveries + 1 if deliveries else 0) + (CHORES_BESIDE if CHORES in queues else 0)
+        more = (3 * deliveries + 1 if deliveries else 0) + (BACKGROUND_THREADS if CHORES in queues else 0)
         return cls(concurrency, deliveries, concurrency + more)

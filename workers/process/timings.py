@@ -1,4 +1,4 @@
-"""What an attempt did and how long each of its steps took: one frozen record, for whoever listens."""
+"""The report of an attempt: what it did, and how long each of its steps took."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,14 +29,14 @@ class AttemptReport:
 
     Attributes:
         model, priority: of its job.
-        outcome: as its log tells it.
-        written: whether the fence let it be written.
+        outcome: as in the job's attempt log.
+        written: whether the fence accepted the settlement.
         queued_s: from queued to claimed, in seconds.
         took_s: from claim to settlement, in seconds.
         steps: seconds of each step, by the names of `metric_catalogue.STEPS`.
-        answer: the class of the endpoint's answer, one of `metric_catalogue.ANSWER_CLASSES`; None without a call.
-        fetched_bytes: of the input; 0 where it was not fetched.
-        kept_bytes: of the output; 0 where there is none.
+        answer: the class of the answer, one of `metric_catalogue.ANSWER_CLASSES`; None without a call.
+        fetched_bytes: size of the input; 0 where it was not fetched.
+        kept_bytes: size of the stored output; 0 where nothing was stored.
     """
 
     model: str
@@ -55,10 +55,10 @@ Listener = Callable[[AttemptReport], None]
 
 
 class Stopwatch:
-    """Times the steps of one attempt; each is a span, too.
+    """Times the steps of one attempt; each step is a span of the trace, too.
 
     Args:
-        spans: makes them.
+        spans: makes the spans.
     """
 
     def __init__(self, spans: Spans) -> None:
@@ -67,17 +67,17 @@ class Stopwatch:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a block. One that is taken again adds to what it took before."""
-        began = time.perf_counter()
+        """Time a block. A repeated step adds to its time."""
+        started = time.perf_counter()
         try:
             with self._spans.span(name):
                 yield
         finally:
-            self.steps[name] = self.steps.get(name, 0.0) + time.perf_counter() - began
+            self.steps[name] = self.steps.get(name, 0.0) + time.perf_counter() - started
 
 
 def names_of(claim: Claim) -> dict[str, str | int]:
-    """What every line of an attempt's log has."""
+    """The fields that every log line of an attempt has."""
     names: dict[str, str | int | None] = {
         "job_id": claim.job_id,
         "attempt": claim.attempt,
@@ -92,12 +92,12 @@ def names_of(claim: Claim) -> dict[str, str | int]:
 def answer_class(  # noqa: PLR0911 - a table
     failure: EditFailure | None, *, called: bool, answered: bool
 ) -> str | None:
-    """The class of what an endpoint answered.
+    """The class of an answer, one of `metric_catalogue.ANSWER_CLASSES`; None without an answer that counts.
 
     Args:
-        failure: how the attempt failed, if it did.
-        called: whether the endpoint was asked.
-        answered: whether it delivered a result, whatever became of that.
+        failure: why the attempt failed, if it did.
+        called: whether the endpoint was called.
+        answered: whether it delivered a result, also one that could not be used.
     """
     if not called:
         return None

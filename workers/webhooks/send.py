@@ -1,4 +1,4 @@
-"""One try of a delivery: claim, sign, send, settle."""
+"""The task `deliver`: one attempt of a webhook delivery. Claim, sign, send, settle."""
 
 import random
 import time
@@ -10,25 +10,24 @@ import httpx
 import structlog
 from celery import Celery
 from celery.exceptions import Retry
-from redis.exceptions import RedisError
 
 from jobs.foundation.errors import ConfigurationError
-from jobs.foundation.tracing import trace_id_of
+from jobs.foundation.secret_box import Seal
+from jobs.foundation.tracing import Spans, trace_id_of
 from jobs.foundation.webhook_secrets import secrets_of, signature
-from jobs.foundation.webhook_url_policy import check_webhook_url
-from jobs.queueing.broker import DELIVER
-from jobs.webhooks.deliveries import LEASE_S, Telling
+from jobs.queueing.celery_app import DELIVER
+from jobs.tenants.tenants import Tenants
+from jobs.webhooks.deliveries import LEASE_S, Deliveries, DeliveryAttempt
 from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.endpoint_models import open_headers
 from jobs.webhooks.retry_policy import MOST_KEPT, Exchange, Verdict, judge
-from jobs.wiring import Domain
 from workers.net.http import BodyLost, Http, Reach, retry_after_s
 from workers.net.ssrf_guard import AddressRefused
+from workers.process.store_retry import retry_while_store_down
 
 EXCHANGE_S = 15.0
-"""For the whole exchange, from the name's resolution to the answer's last byte."""
+"""How long one exchange may take, from resolving the name to the answer's last byte, in seconds."""
 CONNECT_S = 10.0
-STORE_PAUSE_S = 0.5
 USER_AGENT = "retouch-webhooks"
 
 T = TypeVar("T")
@@ -36,99 +35,158 @@ log = structlog.get_logger(__name__)
 
 
 class NotDelivered(Exception):
-    """A delivery has been exhausted: its last try failed, or its receiver wants nothing any more."""
+    """A delivery is exhausted: its last attempt failed, or its receiver refuses all further deliveries."""
+
+
+class WebhookSigner:
+    """Makes the headers of webhook requests.
+
+    Args:
+        seal: decrypts secrets and headers.
+        tenants: have the secrets of addresses that jobs and batches name.
+        spans: make the trace context.
+        now: the moment that is signed.
+    """
+
+    def __init__(
+        self, seal: Seal, tenants: Tenants, spans: Spans, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._seal = seal
+        self._tenants = tenants
+        self._spans = spans
+        self._now = now
+
+    def headers(self, attempt: DeliveryAttempt) -> dict[str, str]:
+        """The endpoint's own headers, and those of Standard Webhooks, which win.
+
+        Raises:
+            ConfigurationError: this worker cannot decrypt the secrets or headers.
+        """
+        now, line = self._now(), attempt.line
+        if "secret" in line:
+            keys = secrets_of(line, self._seal, now.timestamp() * 1000)
+        else:
+            keys = self._tenants.webhook_secrets(attempt.tenant)
+        context = self._spans.traceparent(attempt.traceparent)
+        return {
+            **open_headers(line, self._seal),
+            "content-type": "application/json",
+            "user-agent": USER_AGENT,
+            "webhook-id": attempt.event_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": signature(attempt.event_id, now, attempt.body, keys),
+            **({"traceparent": context} if context else {}),
+        }
 
 
 class Deliverer:
-    """Runs tries; one object serves all threads of a worker.
+    """Runs attempts of deliveries; one object serves all threads of a worker.
 
     Args:
-        domain: what the process works with.
+        deliveries: claims and settles attempts.
+        signer: makes the headers.
         http: the guarded clients.
-        changed: called after each try: there may be something to start.
+        spans: makes the spans of traces.
+        check_url: raises ValueError for an address that no webhook may be sent to.
+        changed: called after each attempt: the plan may start another.
         exchange_s: see `EXCHANGE_S`.
-        now: the moment that is signed.
-        listeners: told of each exchange.
+        listeners: called with each exchange.
     """
 
     def __init__(
         self,
-        domain: Domain,
+        deliveries: Deliveries,
+        signer: WebhookSigner,
         http: Http,
+        spans: Spans,
         *,
+        check_url: Callable[[str], None],
         changed: Callable[[], None],
         exchange_s: float = EXCHANGE_S,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         listeners: Sequence[Callable[[Exchange], None]] = (),
     ) -> None:
-        self._domain = domain
+        self._deliveries = deliveries
+        self._signer = signer
         self._http = http
+        self._spans = spans
+        self._check_url = check_url
         self._changed = changed
         self._exchange_s = exchange_s
-        self._now = now
         self._listeners = tuple(listeners)
 
     def deliver(self, delivery_id: str, number: int) -> str:
-        """Run one try to its settlement.
+        """Run one attempt to its settlement.
+
+        Returns:
+            The receiver's answer, in words.
 
         Raises:
-            Retry: there will be another try, or this message was not the one to do it. It publishes nothing.
-            NotDelivered: there will be none.
-            ConfigurationError: this worker cannot sign it. Nothing was sent, and no try is used up.
+            Retry: there will be another attempt, or the message must be dropped. It publishes nothing.
+            NotDelivered: there will be no other attempt.
+            ConfigurationError: this worker cannot sign the request. Nothing was sent, and no try is used up.
         """
-        telling = _insist(lambda: self._domain.deliveries.claim(delivery_id, number))
-        if telling is None:
+        attempt = _retrying(lambda: self._deliveries.claim(delivery_id, number))
+        if attempt is None:
             raise Retry("dropped: the delivery has moved on")
-        names = {"delivery_id": telling.delivery_id, "event_id": telling.event_id, "tenant": telling.tenant}
-        if trace_id_of(telling.traceparent):
-            names["trace_id"] = str(trace_id_of(telling.traceparent))
+        names = {"delivery_id": attempt.delivery_id, "event_id": attempt.event_id, "tenant": attempt.tenant}
+        trace_id = trace_id_of(attempt.traceparent)
+        if trace_id:
+            names["trace_id"] = trace_id
         with (
             structlog.contextvars.bound_contextvars(**names),
-            self._domain.spans.span("deliver", parent=telling.traceparent, delivery_id=telling.delivery_id),
+            self._spans.span("deliver", parent=attempt.traceparent, delivery_id=attempt.delivery_id),
         ):
-            return self._tell(telling)
+            return self._run(attempt)
 
-    def _tell(self, telling: Telling) -> str:
+    def _run(self, attempt: DeliveryAttempt) -> str:
         try:
-            headers = self._headers(telling)
+            headers = self._signer.headers(attempt)
         except ConfigurationError:
-            # The operator's fault, which must not be charged to the receiver: the try is left alone until its lease
-            # ends, and then another worker, or this one once it is mended, takes it up.
+            # The operator must correct this; the receiver must not lose a try by it. The attempt's lease ends, and
+            # another worker, or this one after the correction, takes the delivery.
             log.exception("deliver.not_signed")
             raise
-        exchange = self._send(telling, headers)
+        exchange = self._send(attempt, headers)
         for listener in self._listeners:
             listener(exchange)
-        verdict = judge(exchange, telling.tries, random.random())  # noqa: S311 - jitter, no secret
-        state = _insist(lambda: self._domain.deliveries.settle(telling, exchange, verdict))
+        verdict = judge(exchange, attempt.tries, random.random())  # noqa: S311 - jitter, no secret
+        state = _retrying(lambda: self._deliveries.settle(attempt, exchange, verdict))
         self._changed()
-        return _told_to_celery(telling, exchange, verdict, state)
+        log.info(
+            "deliver.tried",
+            number=attempt.number,
+            status=exchange.status,
+            error=exchange.error,
+            took_ms=exchange.took_ms,
+            state=state,
+        )
+        return celery_result(attempt, exchange, verdict, state)
 
-    def _send(self, telling: Telling, headers: dict[str, str]) -> Exchange:
-        begun = time.monotonic()
+    def _send(self, attempt: DeliveryAttempt, headers: dict[str, str]) -> Exchange:
+        started = time.monotonic()
 
         def took_ms() -> int:
-            return round((time.monotonic() - begun) * 1000)
+            return round((time.monotonic() - started) * 1000)
 
         try:
-            check_webhook_url(telling.url, self._domain.settings)
+            self._check_url(attempt.url)
             reply = self._http.exchange(
                 "POST",
-                telling.url,
+                attempt.url,
                 reach=Reach.PUBLIC,
                 deadline_s=self._exchange_s,
                 connect_timeout_s=CONNECT_S,
                 max_bytes=MOST_KEPT,
                 headers=headers,
-                content=telling.body.encode(),
+                content=attempt.body.encode(),
                 cut=True,
             )
         except (AddressRefused, ValueError) as error:
-            return Exchange(took_ms(), error=f"the address may not be told: {error}")
+            return Exchange(took_ms(), error=f"no webhook may be sent to this address: {error}")
         except BodyLost as error:
             return Exchange(took_ms(), status=error.status, error=str(error)[:MOST_KEPT])
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return Exchange(took_ms(), error=_in_words(error, self._exchange_s))
+            return Exchange(took_ms(), error=_described(error, self._exchange_s))
         return Exchange(
             took_ms(),
             status=reply.status,
@@ -136,71 +194,51 @@ class Deliverer:
             retry_after_s=retry_after_s(reply.headers),
         )
 
-    def _headers(self, telling: Telling) -> dict[str, str]:
-        """An endpoint's own headers, and those of Standard Webhooks over them."""
-        now, line, seal = self._now(), telling.line, self._domain.seal
-        if "secret" in line:
-            keys = secrets_of(line, seal, now.timestamp() * 1000)
-        else:
-            keys = self._domain.tenants.webhook_secrets(telling.tenant)
-        return {
-            **open_headers(line, seal),
-            "content-type": "application/json",
-            "user-agent": USER_AGENT,
-            "webhook-id": telling.event_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": signature(telling.event_id, now, telling.body, keys),
-            **({"traceparent": context} if (context := self._domain.spans.traceparent(telling.traceparent)) else {}),
-        }
-
 
 def register_deliver(app: Celery, deliverer: Deliverer) -> None:
-    """Make the task `deliver` known to a worker's app."""
+    """Register the task `deliver` with a worker's app."""
 
     @app.task(name=DELIVER, throws=(NotDelivered,))
     def deliver(delivery_id: str, number: int) -> str:
-        """One try of a delivery. It raises where the try failed, so that Flower shows what was."""
+        """Run one attempt of a delivery. A failed attempt raises, so that Flower shows the failure."""
         return deliverer.deliver(delivery_id, number)
 
 
-def _told_to_celery(telling: Telling, exchange: Exchange, verdict: Verdict, state: DeliveryState | None) -> str:
-    said = exchange.error or f"the receiver answered {exchange.status}"
-    log.info(
-        "deliver.tried",
-        number=telling.number,
-        status=exchange.status,
-        error=exchange.error,
-        took_ms=exchange.took_ms,
-        state=state,
-    )
+def celery_result(attempt: DeliveryAttempt, exchange: Exchange, verdict: Verdict, state: DeliveryState | None) -> str:
+    """Translate the end of an attempt for Celery: a return is SUCCESS, an exception RETRY or FAILURE.
+
+    Args:
+        attempt: that has ended.
+        exchange: with the receiver.
+        verdict: what follows from the exchange.
+        state: the delivery's; None where the fence refused the settlement.
+
+    Raises:
+        Retry: there will be another attempt, or the settlement was refused. It publishes nothing.
+        NotDelivered: there will be no other attempt.
+    """
+    answer = exchange.error or f"the receiver answered {exchange.status}"
     if state is DeliveryState.SUCCEEDED:
         return f"the receiver answered {exchange.status}"
-    failure = NotDelivered(said)
+    failure = NotDelivered(answer)
     if state is DeliveryState.EXHAUSTED:
         raise failure
     if state is None or verdict.delay_ms is None:
         raise Retry("dropped: the delivery has moved on", exc=failure)
-    raise Retry(said, exc=failure, when=timedelta(milliseconds=verdict.delay_ms) + telling.at)
+    raise Retry(answer, exc=failure, when=timedelta(milliseconds=verdict.delay_ms) + attempt.at)
 
 
-def _insist(step: Callable[[], T]) -> T:
-    """Do a step that needs the store. It is waited for as long as a lease lives, else what was told is told twice.
+def _retrying(step: Callable[[], T]) -> T:
+    """Repeat a step while the store is down, for as long as a lease lives: a lost settlement means a second delivery.
 
     Raises:
-        RedisError: it was away for too long.
+        RedisError: the store was down for too long.
     """
     ends = time.monotonic() + LEASE_S
-    while True:
-        try:
-            return step()
-        except RedisError as error:
-            if time.monotonic() >= ends:
-                raise
-            log.warning("deliver.store_unreachable", error=str(error))
-            time.sleep(STORE_PAUSE_S)
+    return retry_while_store_down(step, pause=time.sleep, give_up=lambda: time.monotonic() >= ends)
 
 
-def _in_words(error: Exception, exchange_s: float) -> str:
+def _described(error: Exception, exchange_s: float) -> str:
     if isinstance(error, httpx.ConnectTimeout):
         return "no connection in time"
     if isinstance(error, httpx.TimeoutException):

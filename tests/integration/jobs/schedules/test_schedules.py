@@ -19,7 +19,7 @@ from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.webhooks.routing import Audience
 from tests.conftest import Clock
 from tests.support.schedules import MIDNIGHT, Timetable, hours, open_at
-from workers.background.schedule_poller import fire
+from workers.process.wiring import build_schedule_poller
 
 
 def test_a_tick_becomes_a_run_the_run_a_batch_and_its_end_is_told(timetable: Timetable) -> None:
@@ -80,7 +80,7 @@ def test_two_hundred_schedules_due_in_one_second_are_two_hundred_runs_whoever_fi
 
     def call() -> None:
         start.wait()
-        counts.append(fire(timetable.domain))
+        counts.append(build_schedule_poller(timetable.domain).fire())
 
     callers = [threading.Thread(target=call) for _ in range(4)]
     for caller in callers:

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from jobs.webhooks.deliveries import Telling
+from jobs.webhooks.deliveries import DeliveryAttempt
 from jobs.webhooks.retry_policy import Exchange
 from tests.conftest import Clock
 from tests.support.deliveries import BAD, GOOD, HUNG, Tellings
@@ -42,7 +42,7 @@ def make_quick(tellings: Tellings, *lines: str, successes: int = 40) -> None:
 def test_a_receiver_that_hangs_for_ever_holds_back_none_of_anothers_deliveries(tellings: Tellings) -> None:
     good, dead = tellings.endpoint("good"), tellings.endpoint("dead")
     tellings.tell(good, dead, number=200)
-    hanging: list[Telling] = []
+    hanging: list[DeliveryAttempt] = []
     told = 0
     while True:
         started = [tellings.claim(one) for one in tellings.plan()]

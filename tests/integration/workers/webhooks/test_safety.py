@@ -42,7 +42,7 @@ def test_a_hostile_url_that_got_into_a_record_is_refused_when_it_is_told(strict:
     end_job(strict, webhook_url=url)
     with hand_of(strict, resolve=lambda _host, _port: pytest.fail("it must not be resolved")) as hand:
         (outcome,) = hand.tell()
-    assert outcome.startswith("retry: the address may not be told: ")
+    assert outcome.startswith("retry: no webhook may be sent to this address: ")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from api.server import GRACE_S as API_GRACE_S
 from infra.local.embedded_servers import Valkey
 from jobs.catalogue.catalogue import load_catalogue
 from jobs.foundation.settings import Settings, load_settings
-from jobs.queueing.broker import EDITS, QUEUES
+from jobs.queueing.celery_app import EDITS, QUEUES
 from tests.support.deployment import (
     INFRA,
     KUBERNETES,

@@ -43,6 +43,6 @@ def test_swapped_sides_are_right_only_where_the_input_is_shown_turned() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"<html>", png(60, 40)[:-20], png(60, 40)[:100]])
 def test_what_is_no_whole_picture_is_bad(data: bytes) -> None:
-    with pytest.raises(BadResult, match="delivered no picture") as caught:
+    with pytest.raises(BadResult, match="delivered no valid picture") as caught:
         verify(data, GIVEN, KEEPS)
     assert caught.value.maybe_billed

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from workers.process.stall_watch import Look, Verdict, Watch
+from workers.process.stall_watch import Observation, StallWatch, Verdict
 
 WELL, RESTART, LEAVE = Verdict
 
@@ -66,7 +66,7 @@ CASES = {
 
 @pytest.mark.parametrize("seen", CASES.values(), ids=CASES.keys())
 def test_only_a_worker_that_leaves_messages_lying_beside_a_free_thread_is_stalled(seen: list[Seen]) -> None:
-    watch = Watch(patience_s=10, taken=seen[0].taken)
+    watch = StallWatch(patience_s=10, taken=seen[0].taken)
     for one in seen:
-        watch, verdict = watch.after(Look(one.at_s, one.taken, one.free, one.backlog))
+        watch, verdict = watch.after(Observation(one.at_s, one.taken, one.free, one.backlog))
         assert verdict is one.then, one
