@@ -1,6 +1,6 @@
-"""docs/redis_schema.md lists every key that `Keys` makes, and every hash field that a Lua script names.
+"""docs/redis_schema.md lists every key that `Keys` makes, and every hash field that scripts name or a real store has.
 
-The fields are collected from the text of the scripts, by these rules:
+The fields of scripts are collected from their text, by these rules:
 
 - the list of a header `-- reads NAME: a, b`
 - the list of `read(key, {'a', 'b'})`
@@ -10,9 +10,12 @@ The fields are collected from the text of the scripts, by these rules:
 A text that is followed by `..` is a prefix. The page writes the prefix `n:` as `n:{state}`.
 """
 
+import gzip
 import inspect
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,9 @@ from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs/redis_schema.md").read_text()
 SCRIPTS = ROOT / "jobs/lua"
+TYPES = {"hash": "hash", "zset": "sorted set", "set": "set", "list": "list", "string": "string", "stream": "stream"}
+FIELDS_ARE_DATA = re.compile(r"rt:(seen|made|tidied)\b")
+"""Keys of hashes whose fields are digests or keys, not names."""
 COMMANDS = "HSETNX|HSET|HGET|HMGET|HDEL|HEXISTS|HINCRBY"
 CALL = re.compile(rf"(?:redis\.call\('({COMMANDS})', |\b(add|read|write_fields|write_if_missing|write_delivery)\()")
 FIELD = re.compile(r"^\s*'([^']+)'\s*(\.\.)?")
@@ -45,10 +51,12 @@ def keys_made_by(name: str) -> set[str]:
     if isinstance(member, property):
         made = [getattr(keys, name)]
     else:
-        required = [p for p in inspect.signature(getattr(keys, name)).parameters.values() if p.default is p.empty]
+        parameters = inspect.signature(getattr(keys, name)).parameters.values()
+        required = [p for p in parameters if p.default is p.empty]
         values = {p.name: NumberInBraces() if p.annotation in (int, "int") else "{}" for p in required}
         made = [getattr(keys, name)(**values)]
         made += [getattr(keys, name)(**values | {p.name: None}) for p in required if "None" in str(p.annotation)]
+        made += [getattr(keys, name)(**values, **{p.name: True}) for p in parameters if p.default is False]
     # A digest stands for the name of a batch's lane.
     return {re.sub(r"[0-9a-f]{18}", "{}", key) for key in made if isinstance(key, str) and key.startswith("rt:")}
 
@@ -135,6 +143,41 @@ def test_each_field_of_a_lua_script_is_documented():
     collected = collected_fields()
     assert len(collected) > 150
     missing = {field: script for field, script in collected.items() if not is_documented(field, documented)}
+    assert missing == {}
+
+
+@pytest.fixture(scope="module")
+def store() -> dict[str, Any]:
+    """A recorded store: key -> its type and value."""
+    recorded = json.loads(gzip.decompress((ROOT / "tests/data/store_0.1.0.json.gz").read_bytes()))
+    assert len(recorded["keys"]) > 100
+    return {key.replace("@prefix@:", "rt:"): entry for key, entry in recorded["keys"].items()}
+
+
+def test_each_key_of_a_recorded_store_is_documented_with_its_type(store: dict[str, Any]):
+    documented = []
+    for row in re.findall(r"^\| `rt:.*", PAGE, re.MULTILINE):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for key in re.findall(r"`([^`]+)`", cells[0]):
+            pattern = re.sub(r"\\{\w+\\}", "[^:]+", re.escape(key))
+            documented += [(re.compile(pattern), cell) for cell in cells[1:3] if cell in TYPES.values()]
+    missing = {
+        key: entry["type"]
+        for key, entry in store.items()
+        if not any(kind == TYPES[entry["type"]] and pattern.fullmatch(key) for pattern, kind in documented)
+    }
+    assert missing == {}
+
+
+def test_each_field_of_a_recorded_store_is_documented(store: dict[str, Any]):
+    documented = documented_fields()
+    missing = {
+        field: key
+        for key, entry in store.items()
+        if entry["type"] == "hash" and not FIELDS_ARE_DATA.match(key)
+        for field in entry["value"]
+        if field not in documented and field.partition(":")[0] + ":{" not in documented
+    }
     assert missing == {}
 
 
