@@ -1,4 +1,4 @@
-"""What the tests of the simulator share: a simulator of their own, pictures, and edits asked of it."""
+"""Helpers of the simulator tests: start a simulator, make pictures, send edits."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ STEP = "step-image-edit-2"
 
 @contextlib.contextmanager
 def simulator(**knobs: Any) -> Iterator[Client]:
-    """A simulator on a free port, and a client of it."""
+    """Start a simulator on a free port; yields a client."""
     with serve_in_thread(Knobs(**knobs)) as url, Client(base_url=url, timeout=60) as client:
         yield client
 
@@ -63,7 +63,7 @@ def edit(
 
 @contextlib.contextmanager
 def under_way(client: Client, prompt: str) -> Iterator[None]:
-    """An edit whose answer is not waited for; its caller goes away at the end."""
+    """Send an edit without waiting for its answer; disconnect at the end of the block."""
     request = client.build_request(
         "POST", "/v1/images/edits", data={"model": STEP, "prompt": prompt}, files={"image": SMALL}, headers=KEY
     )
@@ -95,6 +95,3 @@ def opened(data: bytes) -> Image.Image:
 def calls(client: Client, prompt: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = client.get("/_sim/calls", params={"prompt": prompt}).json()["data"]
     return found
-
-
-# --- the stepfun contract
