@@ -23,8 +23,9 @@ from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
 from tests.support.api_server import served
 from tests.support.batches import adds_up
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 
 PICTURES = ("rocket.jpg", "coffee.png", "chelsea.png")
 

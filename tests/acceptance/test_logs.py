@@ -13,9 +13,10 @@ from infra.local.harness import KEY, api_process
 from infra.local.ports import Ports
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.job_states import State
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.flower import scraped, total
 from tests.support.receiver import receiving
+from tests.support.waiting import eventually
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CONTEXT = f"00-{TRACE}-00f067aa0ba902b7-01"

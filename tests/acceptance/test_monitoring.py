@@ -26,9 +26,10 @@ from jobs.tenants.tenants import Quotas
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointFields
 from tests.support.api_server import served
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.flower import LOGIN, Flower, scraped, total
 from tests.support.receiver import Answer, receiving
+from tests.support.waiting import eventually
 
 KINDS = {
     "succeeded": (300, ""),

@@ -20,7 +20,7 @@ from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
 from tests.support.api_server import served
 from tests.support.faults import MakeFleet, MakeSettings, all_end, outcomes, outlast, purchases, small, tries
-from tests.support.fleet import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from PIL import Image
 from infra.local.harness import KEY, MODEL, Process, api_process, environment_of
 from infra.local.ports import Ports
 from jobs.foundation.job_states import State
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 
 USER, PASSWORD = "flower", "only-for-this-test"
 

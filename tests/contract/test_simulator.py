@@ -12,7 +12,8 @@ import pytest
 from httpx import Client
 from PIL import Image
 
-from tests.support.simulator_calls import DATA, KEY, SMALL, STEP, edit, fetch, only, opened, picture, simulator, until
+from tests.support.simulator_calls import DATA, KEY, SMALL, STEP, edit, fetch, only, opened, picture, simulator
+from tests.support.waiting import eventually
 
 
 def test_a_success_has_the_documented_shape(sim: Client) -> None:
@@ -192,7 +193,7 @@ def test_a_result_url_is_public_and_refuses_an_api_key(sim: Client) -> None:
 def test_a_result_expires(sim: Client) -> None:
     assert fetch(sim, edit(sim, prompt="[sim:ttl=0]")).status_code == 403
     url = only(edit(sim, prompt="[sim:ttl=0.3]"))["url"]
-    until(lambda: sim.get(url).status_code == 403)
+    eventually(lambda: sim.get(url).status_code == 403)
 
 
 def test_the_memory_for_results_is_limited() -> None:

@@ -24,8 +24,8 @@ from tests.support.simulator_calls import (
     picture,
     simulator,
     under_way,
-    until,
 )
+from tests.support.waiting import eventually
 
 
 def test_directives_apply_in_order_until_they_are_used_up(sim: Client) -> None:
@@ -54,7 +54,7 @@ def test_a_transport_fault_with_a_count_of_one_happens_once(
     ):
         # During a drip no read times out: the caller needs a deadline for the whole call.
         read_within(client, prompt, 0.7)
-    (call,) = until(lambda: [c for c in calls(sim, prompt) if c["duration_ms"] is not None])
+    (call,) = eventually(lambda: [c for c in calls(sim, prompt) if c["duration_ms"] is not None])
     assert (call["outcome"], call["billed"]) == (directive.partition("=")[0], billed)
     assert edit(sim, prompt=prompt).status_code == 200
 
@@ -100,7 +100,7 @@ def test_a_call_is_in_flight_for_its_latency(sim: Client) -> None:
     prompt = "slow [sim:latency=2000]"
     caller = threading.Thread(target=lambda: edit(sim, prompt=prompt))
     caller.start()
-    until(lambda: [call for call in calls(sim, prompt) if call["accepted"] and call["duration_ms"] is None])
+    eventually(lambda: [call for call in calls(sim, prompt) if call["accepted"] and call["duration_ms"] is None])
     caller.join(60)
     (call,) = calls(sim, prompt)
     assert (call["status"], call["duration_ms"] >= 2000) == (200, True)
@@ -131,7 +131,7 @@ def test_a_changed_knob_applies_to_the_next_call(knobs: dict[str, Any], outcome:
         assert changed.json() == client.get("/_sim/knobs").json()
         with contextlib.suppress(httpx.HTTPError):
             edit(client, timeout=2 if outcome == "hang" else 60)
-        summary = until(
+        summary = eventually(
             lambda: (s := client.get("/_sim/calls?summary=1").json())["in_flight"] == 0 and s["calls"] == 2 and s
         )
         assert summary["by_status" if isinstance(outcome, int) else "by_outcome"][str(outcome)] == 1
@@ -196,10 +196,10 @@ def test_starts_a_minute_are_limited_with_and_without_retry_after(form: str) -> 
 def test_calls_in_flight_are_limited_and_a_refused_call_uses_no_directive() -> None:
     with simulator(concurrency=1, latency_ms=30_000) as client:
         with under_way(client, "[sim:hang]"):
-            until(lambda: any(call["accepted"] for call in calls(client, "hang")))
+            eventually(lambda: any(call["accepted"] for call in calls(client, "hang")))
             refused = edit(client, prompt="later [sim:fail=503*1][sim:latency=0]")
             assert refused.json()["error"]["message"] == "concurrency reached, current: 2, limit: 1"
-        until(lambda: client.get("/_sim/calls?summary=1").json()["in_flight"] == 0)
+        eventually(lambda: client.get("/_sim/calls?summary=1").json()["in_flight"] == 0)
         again = [edit(client, prompt="later [sim:fail=503*1][sim:latency=0]").status_code for _ in range(2)]
         assert again == [503, 200]
         assert client.get("/_sim/calls?summary=1").json()["peak_in_flight"] == 2

@@ -9,7 +9,8 @@ import openai
 import pytest
 from httpx import Client
 
-from tests.support.simulator_calls import SMALL, STEP, edit, only, opened, simulator, until
+from tests.support.simulator_calls import SMALL, STEP, edit, only, opened, simulator
+from tests.support.waiting import eventually
 
 
 def test_openai_returns_pictures_and_usage(sim: Client) -> None:
@@ -97,7 +98,7 @@ def test_the_command_takes_knobs_as_flags_and_stops_on_sigterm() -> None:
             assert process.stdout
             address = process.stdout.readline().split()[-1]
             with Client(base_url=address) as client:
-                until(lambda: client.get("/livez").status_code == 200)
+                eventually(lambda: client.get("/livez").status_code == 200)
                 assert edit(client, headers={"Authorization": "Bearer two"}).status_code == 504
                 assert client.get("/_sim/knobs").json()["fast"] is True
             port_in_use = subprocess.run(

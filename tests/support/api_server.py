@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from jobs.plan.settlement import OK, Settlement
 from jobs.records.job_models import Output
 from jobs.storage.object_keys import tenant_prefix
 from jobs.wiring import Domain
+from tests.support.waiting import eventually
 
 _SKIMAGE = find_spec("skimage")
 assert _SKIMAGE is not None
@@ -53,22 +54,13 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def until(holds: Callable[[], Any], deadline_s: float = 120) -> Any:
-    """What `holds` says once it says something; the test fails where it does not in time."""
-    end = time.monotonic() + deadline_s
-    while not (value := holds()):
-        assert time.monotonic() < end, "the awaited state did not come"
-        time.sleep(0.02)
-    return value
-
-
 @contextmanager
 def served(domain: Domain) -> Iterator[str]:
     """The API's base URL."""
     server = make_server(create_app(domain), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until(lambda: server.started)
+    eventually(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -125,7 +117,7 @@ class Api:
             self.domain.edit_loop.dispatch()
             return self.state(job_id) is State.RUNNING
 
-        until(starts)
+        eventually(starts)
         attempt = self.domain.redis.hget(self.domain.keys.job(job_id), "attempt")
         claim = self.domain.planner.claim(job_id, int(str(attempt)), WORKER)
         assert claim is not None

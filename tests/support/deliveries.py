@@ -14,7 +14,7 @@ from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.delivery_scripts import DeliveryScripts
 from jobs.webhooks.retry_policy import Exchange, judge
 from jobs.webhooks.routing import Target, queue_record
-from tests.conftest import Clock
+from tests.support.clock import Clock
 
 GOOD = Exchange(took_ms=5, status=200, answer="thanks")
 BAD = Exchange(took_ms=5, status=500, answer="oops")

@@ -18,7 +18,7 @@ from jobs.plan.script_runner import ScriptRunner
 from jobs.plan.settlement import OK, Settlement, Signal
 from jobs.records.job_models import Input, JobSpec
 from jobs.tenants.tenants import Tenants
-from tests.conftest import Clock
+from tests.support.clock import Clock
 
 MODEL = "step-image-edit-2"
 

@@ -11,8 +11,8 @@ from jobs.queueing.background_tasks import Kind
 from jobs.schedules.models import Run, RunState, Schedule
 from jobs.schedules.submission import parse_schedule
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.batches import CATALOGUE, Hands
+from tests.support.clock import Clock
 from workers.process.wiring import build_schedule_poller
 
 PROMPT = "Put it on a white background"

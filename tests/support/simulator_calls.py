@@ -2,8 +2,7 @@
 
 import contextlib
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,14 +27,6 @@ def simulator(**knobs: Any) -> Iterator[Client]:
     """Start a simulator on a free port; yields a client."""
     with serve_in_thread(Knobs(**knobs)) as url, Client(base_url=url, timeout=60) as client:
         yield client
-
-
-def until(holds: Callable[[], Any], deadline_s: float = 120) -> Any:
-    end = time.monotonic() + deadline_s
-    while not (value := holds()):
-        assert time.monotonic() < end, "the awaited state did not come"
-        time.sleep(0.01)
-    return value
 
 
 def picture(width: int = 48, height: int = 32, kind: str = "PNG", colour: str = "chocolate", **save: Any) -> bytes:

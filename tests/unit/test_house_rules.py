@@ -65,6 +65,7 @@ def test_a_document_refers_only_to_files_and_tests_that_exist(document: Path):
         if not path.is_file():
             missing.append(name)
         elif test and test not in {node.name for node in functions(path)}:
+            missing.append(f"{name}::{test}")
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
     missing += [link for link in links if not (document.parent / link).exists()]
     assert missing == []

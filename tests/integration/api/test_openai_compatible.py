@@ -26,7 +26,8 @@ from jobs.foundation.errors import (
 from jobs.foundation.job_states import State
 from jobs.plan.settlement import Settlement
 from jobs.wiring import Domain
-from tests.support.api_server import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of, until
+from tests.support.api_server import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of
+from tests.support.waiting import eventually
 
 PATH = "/v1/images/edits"
 
@@ -39,7 +40,7 @@ def meanwhile(api: Api, call: Callable[[], Any], act: Callable[[str], object]) -
     """What `call` answers while `act` deals with its job."""
     with ThreadPoolExecutor(1) as pool:
         answer: Future[Any] = pool.submit(call)
-        until(lambda: answer.done() or api.domain.store.page(api.tenant).data)
+        eventually(lambda: answer.done() or api.domain.store.page(api.tenant).data)
         assert not answer.done(), answer.result().text
         job_id = api.domain.store.page(api.tenant).data[0].id
         act(job_id)
@@ -192,7 +193,7 @@ def leave(api: Api, act: Callable[[str], Any]) -> str:
     request = api.http.build_request("POST", PATH, data={"prompt": PROMPT}, files=FILE)
     connection = HTTPConnection(request.url.host, request.url.port or 80)
     connection.request("POST", PATH, body=request.read(), headers=dict(request.headers))
-    job_id = str(until(lambda: api.domain.store.page(api.tenant).data)[0].id)
+    job_id = str(eventually(lambda: api.domain.store.page(api.tenant).data)[0].id)
     act(job_id)
     connection.close()
     return job_id
@@ -200,13 +201,13 @@ def leave(api: Api, act: Callable[[str], Any]) -> str:
 
 def test_a_client_that_goes_away_cancels_its_job(api: Api):
     job_id = leave(api, lambda _: None)
-    until(lambda: api.state(job_id) is State.CANCELED)
+    eventually(lambda: api.state(job_id) is State.CANCELED)
 
 
 def test_a_client_that_goes_away_leaves_a_running_job_alone(api: Api):
     with capture_logs() as lines:
         job_id = leave(api, api.claim)
-        until(lambda: any(line.get("status") == 499 for line in lines))
+        eventually(lambda: any(line.get("status") == 499 for line in lines))
     assert api.state(job_id) is State.RUNNING
 
 

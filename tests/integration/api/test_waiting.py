@@ -20,13 +20,14 @@ from jobs.foundation.errors import Transient
 from jobs.foundation.job_states import State
 from jobs.plan.settlement import Settlement
 from jobs.wiring import Domain
-from tests.support.api_server import FILE, PROMPT, Api, api_of, until
+from tests.support.api_server import FILE, PROMPT, Api, api_of
+from tests.support.waiting import eventually
 
 WAIT = {"Prefer": "wait=60"}
 
 
 def the_only_job(api: Api) -> str:
-    jobs = until(lambda: api.domain.store.page(api.tenant).data)
+    jobs = eventually(lambda: api.domain.store.page(api.tenant).data)
     assert len(jobs) == 1
     return str(jobs[0].id)
 
@@ -45,7 +46,7 @@ def test_a_waiting_submit_answers_when_its_job_ends(api: Api, monkeypatch: pytes
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(waited, api)
         job_id = the_only_job(api)
-        until(lambda: listeners(api, job_id))
+        eventually(lambda: listeners(api, job_id))
         assert not answer.done()
         api.succeed(job_id)
         final = answer.result(120)
@@ -54,7 +55,7 @@ def test_a_waiting_submit_answers_when_its_job_ends(api: Api, monkeypatch: pytes
     assert final.headers["location"] == f"/v1/jobs/{job_id}"
     assert final.json()["state"] == "succeeded"
     assert final.json()["output"]["url"]
-    until(lambda: listeners(api, job_id) == 0)
+    eventually(lambda: listeners(api, job_id) == 0)
 
 
 def test_a_job_that_fails_ends_the_wait_too(api: Api):
@@ -112,7 +113,7 @@ def test_a_lost_subscription_is_taken_up_again(api: Api, monkeypatch: pytest.Mon
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(waited, api)
         job_id = the_only_job(api)
-        until(lambda: listeners(api, job_id))
+        eventually(lambda: listeners(api, job_id))
         for client in api.domain.redis.client_list(_type="pubsub"):
             if client["name"] == "retouch-api-notices":
                 api.domain.redis.client_kill_filter(_id=client["id"])
@@ -133,11 +134,11 @@ def test_a_waiting_request_outlives_a_restart_of_redis(make_settings: Callable[.
         with api_of(domain) as api, ThreadPoolExecutor(1) as pool:
             answer = pool.submit(waited, api)
             job_id = the_only_job(api)
-            until(lambda: listeners(api, job_id))
+            eventually(lambda: listeners(api, job_id))
             own_valkey.kill()
             own_valkey.restart()
             assert api.state(job_id) is State.QUEUED
-            until(lambda: listeners(api, job_id))
+            eventually(lambda: listeners(api, job_id))
             assert not answer.done()
             domain.planner.cancel(job_id)
             assert answer.result(120).json()["state"] == "canceled"
@@ -150,7 +151,7 @@ def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
     server = make_server(create_app(domain), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until(lambda: server.started)
+    eventually(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(
@@ -160,7 +161,7 @@ def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
             json={"image": "https://pictures.example/a.jpg", "prompt": PROMPT},
             timeout=120,
         )
-        until(lambda: domain.store.page("acme").data)
+        eventually(lambda: domain.store.page("acme").data)
         server.handle_exit(signal.SIGTERM, None)
         assert answer.result(120).status_code == 202
     thread.join(120)

@@ -13,9 +13,9 @@ from jobs.foundation.job_states import State
 from jobs.foundation.values import moment
 from jobs.queueing.background_tasks import Kind
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.api_server import served
 from tests.support.batches import Hands
+from tests.support.clock import Clock
 from tests.support.receiver import Receiver
 from tests.support.schedules import Timetable, open_at
 from tests.support.store_snapshot import Snapshot, differences, read_snapshot

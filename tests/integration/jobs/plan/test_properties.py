@@ -25,7 +25,7 @@ from jobs.foundation.job_states import FINAL, LIVE, State
 from jobs.plan.records import Claim, Dispatch
 from jobs.plan.settlement import OK, Signal
 from jobs.tenants.tenants import Quotas
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.plans import MODEL, Plans, model
 
 OTHER = "other-model"

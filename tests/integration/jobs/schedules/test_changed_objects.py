@@ -9,8 +9,9 @@ from jobs.schedules.changed_objects import marks_key
 from jobs.schedules.models import Run, RunState, ScheduleChange
 from jobs.schedules.seen_objects import PARTS
 from jobs.schedules.submission import parse_schedule
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.local_editor import Studio, unique
+from tests.support.waiting import eventually
 
 
 class Night(Studio):

@@ -17,7 +17,7 @@ from jobs.queueing.background_tasks import Kind
 from jobs.schedules.models import RunState, ScheduleChange, ScheduleState, batch_id_of, run_id
 from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.webhooks.routing import EventRouter
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.schedules import MIDNIGHT, Timetable, hours, open_at
 from workers.process.wiring import build_schedule_poller
 

@@ -18,8 +18,8 @@ from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointChange, EndpointFields
 from jobs.webhooks.routing import batch_fields
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.batches import Hands, generous
+from tests.support.clock import Clock
 from tests.support.receiver import Receiver
 from tests.support.webhook_worker import WebhookRunner, webhook_runner
 

@@ -12,7 +12,7 @@ from jobs.webhooks.endpoint_models import EndpointChange, EndpointFields
 from jobs.webhooks.retry_policy import Exchange
 from jobs.webhooks.routing import Target
 from jobs.wiring import Domain
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.deliveries import BAD, GOOD, DeliveryHarness
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver

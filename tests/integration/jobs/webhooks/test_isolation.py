@@ -9,7 +9,7 @@ from redis import Redis
 
 from jobs.webhooks.deliveries import DeliveryAttempt
 from jobs.webhooks.retry_policy import Exchange
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.deliveries import BAD, GOOD, HUNG, DeliveryHarness
 
 _prefixes = count(1)

@@ -12,8 +12,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from jobs.foundation.settings import Settings
 from jobs.foundation.webhook_secrets import secrets_of
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.api_server import Api, api_of, endpoint_at, problem
+from tests.support.clock import Clock
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Receiver
 from tests.support.webhook_worker import WebhookRunner, webhook_runner

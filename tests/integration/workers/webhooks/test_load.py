@@ -14,8 +14,9 @@ from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.wiring import Domain
-from tests.support.fleet import Worker, eventually
+from tests.support.fleet import Worker
 from tests.support.receiver import Answer, ReceivedRequest, receiving
+from tests.support.waiting import eventually
 
 EVENTS, FAILING = 600, 200
 

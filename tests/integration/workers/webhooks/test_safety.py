@@ -15,7 +15,7 @@ from jobs.webhooks.delivery_models import Delivery
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.wiring import Domain
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver, receiving
 from tests.support.webhook_worker import webhook_runner
