@@ -19,7 +19,7 @@ from jobs.batches.submission import BatchSubmission
 from jobs.catalogue.catalogue import Catalogue, load_catalogue
 from jobs.catalogue.status import Status
 from jobs.edits.output_versions import OutputVersions
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.edits.reuse import Reuse
 from jobs.edits.rules import JobRules
 from jobs.edits.submission import JobSubmission
@@ -34,10 +34,10 @@ from jobs.operations.stats import Stats
 from jobs.plan.planner import Planner
 from jobs.plan.records import Dispatch
 from jobs.plan.script_runner import ScriptRunner
-from jobs.queueing.background_tasks import LEASE_S, Chores
+from jobs.queueing.background_tasks import LEASE_S, BackgroundTasks
 from jobs.queueing.celery_app import make_celery
 from jobs.queueing.dispatch_loop import DispatchLoop
-from jobs.queueing.publisher import ChorePublisher, Publisher
+from jobs.queueing.publisher import Publisher, TaskPublisher
 from jobs.schedules.changed_objects import ChangedObjects
 from jobs.schedules.run_to_batch import RunToBatch
 from jobs.schedules.runs import Runs
@@ -61,7 +61,7 @@ class Domain:
     redis: Redis
     keys: Keys
     planner: Planner
-    store: Store
+    job_reader: JobReader
     status: Status
     tenants: Tenants
     tidying: Tidying
@@ -76,7 +76,7 @@ class Domain:
     endpoints: Endpoints
     delivery_log: DeliveryLog
     batches: Batches
-    chores: Chores
+    background_tasks: BackgroundTasks
     schedules: Schedules
     runs: Runs
     seen: Seen
@@ -86,7 +86,7 @@ class Domain:
     job_submission: JobSubmission
     batch_submission: BatchSubmission
     ingest: Ingest
-    chore_publisher: ChorePublisher
+    task_publisher: TaskPublisher
     scripts: ScriptRunner
     rows: BatchRows
     rejects: RejectFiles
@@ -130,12 +130,12 @@ class Domain:
         bodies.register("schedule", runs.data_of)
         for kind, data_of in (("endpoint", endpoints.data_of), ("model", status.data_of), ("batch", batches.data_of)):
             bodies.register(kind, data_of)
-        store, spans = Store(redis, keys), open_spans()
+        store, spans = JobReader(redis, keys), open_spans()
         celery = make_celery(settings)
         publisher = Publisher(celery)
         edit_loop = DispatchLoop(planner.plan, publisher.publish_edits)
-        chores = Chores(scripts, keys, lease_s=min(LEASE_S, settings.lease_s))
-        chore_publisher = ChorePublisher(publisher, chores)
+        chores = BackgroundTasks(scripts, keys, lease_s=min(LEASE_S, settings.lease_s))
+        chore_publisher = TaskPublisher(publisher, chores)
         pictures = UploadedPictures(bucket, settings)
         rules = JobRules(catalogue, settings, pictures)
         batch_submission = BatchSubmission(
@@ -151,7 +151,7 @@ class Domain:
             redis=redis,
             keys=keys,
             planner=planner,
-            store=store,
+            job_reader=store,
             status=status,
             tenants=make_tenants(redis, settings),
             tidying=Tidying(redis, keys),
@@ -166,7 +166,7 @@ class Domain:
             endpoints=endpoints,
             delivery_log=DeliveryLog(redis, keys),
             batches=batches,
-            chores=chores,
+            background_tasks=chores,
             schedules=schedules,
             runs=runs,
             seen=seen,
@@ -187,7 +187,7 @@ class Domain:
                 bucket=bucket,
                 dispatch=edit_loop.dispatch,
             ),
-            chore_publisher=chore_publisher,
+            task_publisher=chore_publisher,
             scripts=scripts,
             rows=rows,
             rejects=rejects,

@@ -61,13 +61,13 @@ class Batches:
                 **fields,
                 "tenant": tenant,
                 "lanes": self._keys.batch_lanes(batch_id),
-                "chores": self._keys.chores,
+                "chores": self._keys.background_tasks,
             },
         }
         keys = [
             self._keys.batch(batch_id),
             self._keys.batches(tenant),
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.idempotency(tenant, idempotency.key_sha256 if idempotency else "-"),
         ]
         answer = self._scripts.run("batches/begin", keys, [json.dumps(order, ensure_ascii=False)])

@@ -8,13 +8,13 @@ import structlog
 from jobs.batches.commands import Batches
 from jobs.batches.models import Batch, Rollback
 from jobs.edits.output_versions import ROLLED_BACK, TOP, OutputVersions, Standing, keep_aside, metadata_of
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.settings import Settings
 from jobs.plan.script_runner import ScriptRunner
-from jobs.queueing.background_tasks import Held, Lost
+from jobs.queueing.background_tasks import LeaseLost, TaskLease
 from jobs.records.job_models import Job, JobSpec, Output
 from jobs.storage.bucket import Bucket, StoredObject
 from jobs.storage.conditional import copy_exact
@@ -44,7 +44,7 @@ class Rollbacks:
         self,
         *,
         batches: Batches,
-        reader: Store,
+        reader: JobReader,
         bucket: Bucket,
         keys: Keys,
         scripts: ScriptRunner,
@@ -74,11 +74,11 @@ class Rollbacks:
             raise Conflict(f"batch {batch_id} is still busy with the cancel or retry before; try again in a moment")
         return self._batches.get(tenant, batch.id)
 
-    def run(self, batch_id: str, held: Held) -> None:
+    def run(self, batch_id: str, held: TaskLease) -> None:
         """Do it, a stretch of rows at a time.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker is at it by now.
+            jobs.queueing.background_tasks.LeaseLost: another worker is at it by now.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         record = self._batches.record(batch_id)
@@ -97,7 +97,7 @@ class Rollbacks:
                 said = Rollback(state="completed" if over else "running", **{k: v for k, v in counted.items() if k})
                 args = [held.number, done, said.model_dump_json(), "1" if over else "0"]
                 if not self._scripts.run("batches/record_rollback", [self._keys.batch(batch_id)], args):
-                    raise Lost(f"the rollback of {batch_id} is another worker's by now")
+                    raise LeaseLost(f"the rollback of {batch_id} is another worker's by now")
                 if over:
                     log.info("rollback.ended", batch_id=batch_id, **counted)
                     return

@@ -19,7 +19,7 @@ from jobs.catalogue.catalogue import PARAMETERS, ModelSpec
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
 from jobs.images.probe import Picture
-from jobs.plan.reuse_entry import Entry
+from jobs.plan.records import ReuseEntry
 from jobs.records.job_codec import decode_output, decode_spec
 from jobs.records.job_models import JobSpec, Output
 
@@ -90,10 +90,10 @@ class Reuse:
         self._retention_s = retention_s
         self._period_s = max(1.0, retention_s / PERIODS)
 
-    def entry(self, tenant: str, print_: bytes, job_id: str, at: datetime) -> Entry:
+    def entry(self, tenant: str, print_: bytes, job_id: str, at: datetime) -> ReuseEntry:
         """Where an edit that ends at `at` is entered; the script that ends the job does it in the same step."""
         key, field = self._place(tenant, print_, int(at.timestamp() // self._period_s))
-        return Entry(key, field, job_id.removeprefix("job_"), int((self._retention_s + self._period_s) * 1000))
+        return ReuseEntry(key, field, job_id.removeprefix("job_"), int((self._retention_s + self._period_s) * 1000))
 
     def find(self, tenant: str, print_: bytes, at: datetime) -> Made | None:
         """The latest edit of this fingerprint whose record is there still. Whether its output is, is not asked."""

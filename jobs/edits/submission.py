@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from redis.exceptions import RedisError
 
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.edits.rules import CheckedJob, JobRules, draw_seed, idempotency_digest, warnings
 from jobs.edits.uploads import Uploaded, UploadedPictures
 from jobs.foundation.errors import RetouchError, Unavailable
@@ -86,7 +86,7 @@ class JobSubmission:
         *,
         planner: Planner,
         dispatch: Callable[[], object],
-        store: Store,
+        store: JobReader,
         spans: Spans,
     ) -> None:
         self._rules = rules

@@ -94,7 +94,7 @@ class Keys:
         return f"{self.prefix}places:{batch_id}"
 
     @property
-    def chores(self) -> str:
+    def background_tasks(self) -> str:
         """Sorted set: `kind batch key` of work on whole batches, by the moment it is due or its lease ends, in ms."""
         return f"{self.prefix}chores"
 

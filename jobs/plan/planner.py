@@ -13,8 +13,7 @@ from jobs.foundation.errors import Conflict, IdempotencyMismatch, NotFound, Quot
 from jobs.foundation.ids import batch_of, made_at
 from jobs.foundation.job_states import FINAL, State
 from jobs.foundation.redis_keys import Keys
-from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Plan, Submitted
-from jobs.plan.reuse_entry import Entry
+from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Plan, ReuseEntry, Submitted
 from jobs.plan.script_runner import ScriptRunner
 from jobs.plan.settlement import Settlement
 from jobs.records.job_codec import (
@@ -225,7 +224,7 @@ class Planner:
         *,
         finished_at: datetime,
         cost_micro_usd: int = 0,
-        entry: Entry | None = None,
+        entry: ReuseEntry | None = None,
         suspect: bool = False,
     ) -> bool:
         """End an attempt: state, output or error, log, counts, window, pace and event, in one step.

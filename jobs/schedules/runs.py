@@ -38,7 +38,7 @@ class Runs:
     ) -> bool:
         """A run goes on: `fields` with its new `state`; False where the claim `number` is another's by now."""
         keys = [
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.run(run),
             self._keys.schedule(schedule_id),
             self._keys.runs_waiting(schedule_id),

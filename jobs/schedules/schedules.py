@@ -107,7 +107,7 @@ class Schedules:
     def _fire(self, schedule_id: str, runs: Sequence[str], order: Mapping[str, Any]) -> list[Any]:
         keys = [
             self._keys.schedules_due,
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.schedule(schedule_id),
             self._keys.runs(schedule_id),
             self._keys.runs_waiting(schedule_id),
@@ -285,7 +285,7 @@ class Schedules:
             self._keys.schedules(tenant),
             self._keys.runs(schedule_id),
             self._keys.runs_waiting(schedule_id),
-            self._keys.chores,
+            self._keys.background_tasks,
         ]
         self._scripts.run("schedules/delete", keys, [])
 

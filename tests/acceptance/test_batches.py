@@ -208,7 +208,7 @@ def test_a_reader_killed_at_any_row_costs_no_row_and_doubles_none(
     queued = [job for line in lines for job in line]
     assert sorted(queued) == sorted(index)
     for key in dice.sample(index, 50):
-        assert domain.store.get("acme", domain.keys.id_of(key)).custom_id == f"SKU-{int(key[-7:])}"
+        assert domain.job_reader.get("acme", domain.keys.id_of(key)).custom_id == f"SKU-{int(key[-7:])}"
 
 
 def test_counts_add_up_and_the_end_is_told_once_after_chaos(make_fleet: Callable[..., Fleet]) -> None:
@@ -224,7 +224,7 @@ def test_counts_add_up_and_the_end_is_told_once_after_chaos(make_fleet: Callable
         batch = batch_of(fleet, batch_id)
         assert adds_up(batch)
         assert batch.counts.succeeded + batch.counts.failed == 80
-        states = [job.state for job in fleet.domain.store.page("acme", batch_id=batch_id, limit=100).data]
+        states = [job.state for job in fleet.domain.job_reader.page("acme", batch_id=batch_id, limit=100).data]
         assert states.count(State.SUCCEEDED) == batch.counts.succeeded
         events: Any = fleet.domain.redis.xrange(fleet.domain.keys.outbox)
         assert [fields["type"] for _, fields in events if fields["type"].startswith("batch.")] == ["batch.completed"]

@@ -61,7 +61,7 @@ def submit_mixed(fleet: Fleet) -> list[str]:
 
 def in_the_store(fleet: Fleet, ids: list[str]) -> tuple[Counter[str], Counter[str]]:
     """Jobs by state and attempts by outcome, as the records tell."""
-    jobs = fleet.domain.store.get_many("acme", ids)
+    jobs = fleet.domain.job_reader.get_many("acme", ids)
     return Counter(job.state for job in jobs), Counter(a.outcome for job in jobs for a in job.attempts)
 
 
@@ -108,7 +108,7 @@ def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remember
         assert model["started"] == sum(outcomes.values())
         assert stats["fleet"]["last_hour"]["succeeded"] == 370
         assert stats["fleet"]["last_hour"]["retried"] == outcomes["retry"]
-        assert model["cost_usd"] == round(sum(job.cost_usd for job in domain.store.get_many("acme", ids)), 6)
+        assert model["cost_usd"] == round(sum(job.cost_usd for job in domain.job_reader.get_many("acme", ids)), 6)
 
         metrics = scraped(f"{api}/metrics")
         for state in State:

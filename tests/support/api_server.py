@@ -109,7 +109,7 @@ class Api:
 
     def state(self, job_id: str) -> State:
         """As the records have it."""
-        return self.domain.store.get(self.tenant, job_id).state
+        return self.domain.job_reader.get(self.tenant, job_id).state
 
     def work(self) -> None:
         """Register a live worker, so that the plan starts jobs."""

@@ -6,7 +6,7 @@ from typing import Any
 from redis import Redis
 
 from jobs.catalogue.catalogue import Catalogue, ModelSpec, load_catalogue
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.foundation.ids import batch_job_id, new_batch_id, new_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
@@ -40,7 +40,7 @@ class Plans:
         self.scripts = ScriptRunner(redis, self.keys, retention_s=86400, clock_ms=clock)
         self.planner = Planner(redis, self.keys, catalogue, self.scripts)
         self.planner.register_models()
-        self.store = Store(redis, self.keys)
+        self.job_reader = JobReader(redis, self.keys)
         self.tenants = Tenants(redis, self.keys, Seal(None))
         self.slots = slots
         self.beat()

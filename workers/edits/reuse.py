@@ -11,8 +11,7 @@ from jobs.edits.output_versions import Standing
 from jobs.edits.reuse import LastRead, Made, Reuse, fingerprint
 from jobs.foundation.errors import Interrupted, NotFound
 from jobs.images.probe import Picture
-from jobs.plan.records import Claim
-from jobs.plan.reuse_entry import Entry
+from jobs.plan.records import Claim, ReuseEntry
 from jobs.records.job_models import Input, Output
 from jobs.storage.bucket import ATTEMPT, JOB, Bucket, StoredObject, is_later
 from jobs.storage.conditional import copy_exact
@@ -100,7 +99,7 @@ class EqualEdits:
             self._index.remember(claim.tenant, image, read)
         return ObtainedInput(known, fetched, self._find(claim, model, known))
 
-    def entry(self, claim: Claim, model: ModelSpec, at: datetime) -> Entry | None:
+    def entry(self, claim: Claim, model: ModelSpec, at: datetime) -> ReuseEntry | None:
         """Where later equal edits find this one, which ends at `at`; None where its picture's bytes are not known."""
         if claim.input.sha256 is None:
             return None

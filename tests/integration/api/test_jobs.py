@@ -8,7 +8,7 @@ from functools import partial
 import httpx
 import pytest
 
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Filtered, Transient
 from jobs.foundation.job_states import State
 from jobs.plan.settlement import Settlement
@@ -129,13 +129,13 @@ def test_the_202_of_a_job_for_a_parked_model_equals_its_record(api: Api):
 
 def test_a_submit_reads_a_job_only_when_it_is_replayed(api: Api, monkeypatch: pytest.MonkeyPatch):
     reads: list[str] = []
-    get = Store.get
+    get = JobReader.get
 
-    def counted(store: Store, tenant: str, job_id: str) -> Job:
+    def counted(store: JobReader, tenant: str, job_id: str) -> Job:
         reads.append(job_id)
         return get(store, tenant, job_id)
 
-    monkeypatch.setattr(Store, "get", counted)
+    monkeypatch.setattr(JobReader, "get", counted)
     submit = partial(api.domain.job_submission.submit, JobRequest(prompt=PROMPT), tenant=api.tenant, upload=ROCKET)
     first = submit(idempotency_key="order-7")
     assert reads == []

@@ -26,7 +26,7 @@ WAIT = {"Prefer": "wait=60"}
 
 
 def the_only_job(api: Api) -> str:
-    jobs = until(lambda: api.domain.store.page(api.tenant).data)
+    jobs = until(lambda: api.domain.job_reader.page(api.tenant).data)
     assert len(jobs) == 1
     return str(jobs[0].id)
 
@@ -160,7 +160,7 @@ def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
             json={"image": "https://pictures.example/a.jpg", "prompt": PROMPT},
             timeout=120,
         )
-        until(lambda: domain.store.page("acme").data)
+        until(lambda: domain.job_reader.page("acme").data)
         server.handle_exit(signal.SIGTERM, None)
         assert answer.result(120).status_code == 202
     thread.join(120)

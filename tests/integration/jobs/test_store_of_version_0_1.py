@@ -10,7 +10,7 @@ import pytest
 
 from jobs.foundation.errors import Unauthorized
 from jobs.foundation.job_states import State
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.records.job_codec import moment
 from jobs.wiring import Domain
 from tests.conftest import Clock
@@ -187,7 +187,7 @@ def test_open_batches_are_read_resumed_approved_and_completed(restored: Restored
     for state in ("ingesting", "running", "paused", "awaiting_approval"):
         batch = restored.batch(state)
         assert (batch["state"], batch["counts"]["succeeded"]) == ("completed", batch["counts"]["total"]), state
-        assert hands.do(Kind.RESULTS, batch["id"]) == "done"
+        assert hands.do(TaskKind.RESULTS, batch["id"]) == "done"
     assert restored.batch("running")["results"]["jsonl"].startswith("s3://")
 
 

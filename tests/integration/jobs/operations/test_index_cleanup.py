@@ -15,7 +15,7 @@ def test_what_has_expired_leaves_the_indexes_and_what_has_not_stays(plans: Plans
     assert removed == 2 * (len(jobs) - len(kept))
     assert plans.redis.zcard(plans.keys.index("acme", State.SUCCEEDED)) == len(kept)
     assert plans.redis.zcard(plans.keys.customs("acme")) == len(kept)
-    assert {job.id for job in plans.store.page("acme").data} == set(kept)
+    assert {job.id for job in plans.job_reader.page("acme").data} == set(kept)
     assert tidying.step() == 0
 
 
