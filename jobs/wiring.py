@@ -29,7 +29,7 @@ from jobs.foundation.redis_keys import Keys
 from jobs.foundation.secret_box import Seal
 from jobs.foundation.settings import Settings
 from jobs.foundation.tracing import Spans, open_spans
-from jobs.operations.index_cleanup import Tidying
+from jobs.operations.index_cleanup import IndexCleaner
 from jobs.operations.stats import Stats
 from jobs.plan.planner import Planner
 from jobs.plan.records import Dispatch
@@ -64,7 +64,7 @@ class Domain:
     job_reader: JobReader
     status: Status
     tenants: Tenants
-    tidying: Tidying
+    index_cleaner: IndexCleaner
     bucket: Bucket
     celery: Celery
     publisher: Publisher
@@ -154,7 +154,7 @@ class Domain:
             job_reader=store,
             status=status,
             tenants=make_tenants(redis, settings),
-            tidying=Tidying(redis, keys),
+            index_cleaner=IndexCleaner(redis, keys),
             bucket=bucket,
             celery=celery,
             publisher=publisher,

@@ -104,7 +104,7 @@ def _measure(stand: Bench, api: Process, client: Client, rows: int) -> None:
 def _weigh_ended(stand: Bench, batch_id: str, queued: float) -> float:
     """Bytes of Redis memory of a job that has ended, its part of the indexes included."""
     domain = stand.domain
-    domain.planner.renew("bench", slots=SAMPLE, words="{}", held=[])
+    domain.planner.renew("bench", slots=SAMPLE, worker_info="{}", held=[])
     keys = [domain.keys.job(batch_job_id(batch_id, number)) for number in range(1, SAMPLE + 1)]
     before = sum(_usage(stand, key) for key in keys) / SAMPLE
     left = SAMPLE

@@ -259,7 +259,7 @@ class Reading:
     def _lane(self, model: str, priority: str, *, trial: bool) -> dict[str, Any]:
         known = self._lanes.get((model, priority, trial))
         if known is None:
-            known = self._planner.lane_card(model, self._tenant, self._batch_id, priority, trial=trial)
+            known = self._planner.lane_record(model, self._tenant, self._batch_id, priority, trial=trial)
             self._lanes[model, priority, trial] = known
         return known
 

@@ -7,7 +7,7 @@ import structlog
 
 from jobs.batches.commands import Batches
 from jobs.batches.models import Batch, Rollback
-from jobs.edits.output_versions import ROLLED_BACK, TOP, OutputVersions, Standing, keep_aside, metadata_of
+from jobs.edits.output_versions import ROLLED_BACK, TOP, ObjectVersion, OutputVersions, copy_aside, metadata_of
 from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import batch_job_id
@@ -110,7 +110,7 @@ class Rollbacks:
         there = self._bucket.head(bucket, key)
         if there is None:
             return "lost"
-        standing = Standing.of(there)
+        standing = ObjectVersion.of(there)
         if standing.job_id != job.id:
             return _not_ours(there, job, job.output)
         previous = standing.previous(key)
@@ -124,10 +124,10 @@ class Rollbacks:
         before = self._bucket.head(bucket, previous)
         if before is None:
             return "lost"
-        earlier = Standing.of(before)
-        said = {**metadata_of(before), **earlier.metadata, TOP: str(Standing.of(there).top), ROLLED_BACK: job.id}
+        earlier = ObjectVersion.of(before)
+        said = {**metadata_of(before), **earlier.metadata, TOP: str(ObjectVersion.of(there).top), ROLLED_BACK: job.id}
         try:
-            aside = keep_aside(self._bucket, bucket, key, there)
+            aside = copy_aside(self._bucket, bucket, key, there)
             self._versions.move_output(job.id, bucket, key, aside)
             copy_exact(self._bucket, (bucket, previous), before, place, metadata=said)
         except NotFound:

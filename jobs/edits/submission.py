@@ -59,7 +59,7 @@ def parse_fields(fields: Mapping[str, object]) -> JobRequest:
     return validated(JobRequest.model_validate, fields)
 
 
-def fingerprint(request: JobRequest, picture_sha256: str | None) -> str:
+def request_fingerprint(request: JobRequest, picture_sha256: str | None) -> str:
     """SHA-256 (hex) of what a request means: the same for the same fields and picture, in any order and form."""
     meaning = request.model_dump(mode="json", exclude_defaults=True)
     if picture_sha256 is not None:
@@ -129,7 +129,7 @@ class JobSubmission:
         draft = _draft(job_id, request, checked, valid_traceparent(self._spans, traceparent))
         idempotency = None
         if digest is not None:
-            idempotency = Idempotency(digest, fingerprint(request, draft.input.sha256))
+            idempotency = Idempotency(digest, request_fingerprint(request, draft.input.sha256))
         written = self._write(draft, tenant, checked.uploaded, idempotency)
         self._dispatch(written.job_ids[0])
         if written.states:

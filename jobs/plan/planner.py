@@ -100,7 +100,7 @@ class Planner:
         jobs = []
         for draft in drafts:
             spec = draft.spec
-            lane = self.lane_card(spec.model or "", tenant, batch_id, spec.priority)
+            lane = self.lane_record(spec.model or "", tenant, batch_id, spec.priority)
             if lane["key"] not in lanes:
                 lanes[lane["key"]] = lane
                 numbers[lane["key"]] = len(lanes)
@@ -140,7 +140,7 @@ class Planner:
                 return Submitted(ids, replayed=ids != [draft.job_id for draft in drafts])
         return Submitted([draft.job_id for draft in drafts], tuple(State(state) for state in answer[1].split()))
 
-    def lane_card(
+    def lane_record(
         self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False
     ) -> dict[str, Any]:
         """A lane as the scripts write it where there is none: its key and fields, and those of its share."""
@@ -273,13 +273,13 @@ class Planner:
         text = json.dumps(order, ensure_ascii=False)
         return bool(self._scripts.run("jobs/settle", keys, [claim.attempt, text, encode_attempt(log), *flat]))
 
-    def renew(self, worker: str, *, slots: int, words: str, held: Sequence[Dispatch]) -> list[Dispatch]:
+    def renew(self, worker: str, *, slots: int, worker_info: str, held: Sequence[Dispatch]) -> list[Dispatch]:
         """A worker's pulse: register its threads for edits and renew what it holds.
 
         Args:
             worker: its name, one of a kind.
             slots: its threads for edits.
-            words: what it says of itself, JSON.
+            worker_info: a description of the worker, JSON.
             held: the attempts it holds.
 
         Returns:
@@ -287,7 +287,7 @@ class Planner:
         """
         members = [f"{self._keys.job(one.job_id)}#{one.attempt}" for one in held]
         lost = self._scripts.run(
-            "workers/renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, words, *members]
+            "workers/renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, worker_info, *members]
         )
         split = (member.rsplit("#", 1) for member in lost)
         return [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in split]

@@ -114,7 +114,7 @@ class Api:
     def work(self) -> None:
         """Register a live worker, so that the plan starts jobs."""
         words = {"host": "here", "pid": 1, "queues": ["edits"], "slots": 8, "draining": False, "seen_at": time.time()}
-        self.domain.planner.renew(WORKER, slots=8, words=json.dumps(words), held=[])
+        self.domain.planner.renew(WORKER, slots=8, worker_info=json.dumps(words), held=[])
 
     def claim(self, job_id: str) -> Claim:
         """Take up the attempt that the plan has started."""

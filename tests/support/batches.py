@@ -106,7 +106,7 @@ class Hands:
     def start(self, limit: int = 100) -> list[Claim]:
         """Start what may start now."""
         # There are threads for this moment alone, so that no chore starts anything on its own.
-        self.domain.planner.renew(WORKER, slots=self.slots, words="{}", held=[])
+        self.domain.planner.renew(WORKER, slots=self.slots, worker_info="{}", held=[])
         found = [self.claim(one) for one in self.domain.planner.plan(limit=limit).dispatches]
         self.domain.planner.depart(WORKER, gone=True)
         return [claim for claim in found if claim is not None]

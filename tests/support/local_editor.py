@@ -57,7 +57,7 @@ class Studio:
         attempts = 0
         with ThreadPoolExecutor(self._threads) as threads:
             while True:
-                self.domain.planner.renew(WORKER, slots=1000, words="{}", held=[])
+                self.domain.planner.renew(WORKER, slots=1000, worker_info="{}", held=[])
                 found = self.domain.planner.plan(limit=500).dispatches
                 self.domain.planner.depart(WORKER, gone=True)
                 if not found:

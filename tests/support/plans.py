@@ -48,7 +48,7 @@ class Plans:
 
     def beat(self, *held: Dispatch) -> list[Dispatch]:
         """The one worker's pulse."""
-        return self.planner.renew("w1", slots=self.slots, words="{}", held=held)
+        return self.planner.renew("w1", slots=self.slots, worker_info="{}", held=held)
 
     def draft(self, job_id: str | None = None, **fields: Any) -> Draft:
         values = {"model": MODEL, "prompt": "p", "image": "s3://b/k.png", "seed": next(self._seeds), **fields}

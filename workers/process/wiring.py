@@ -118,4 +118,4 @@ def build_schedule_poller(domain: Domain) -> SchedulePoller:
 
 def build_index_cleanup(domain: Domain) -> IndexCleanup:
     """The index cleanup of a worker."""
-    return IndexCleanup(domain.redis, domain.keys, domain.tidying)
+    return IndexCleanup(domain.redis, domain.keys, domain.index_cleaner)

@@ -62,7 +62,7 @@ def test_a_worker_that_drains_serves_no_queue_any_more(domain: Domain) -> None:
     def pulse(*, draining: bool) -> None:
         words = {"host": "h", "pid": 1, "queues": ["edits", "webhooks"], "slots": 0, "draining": draining}
         told = json.dumps({**words, "seen_at": time.time()})
-        domain.planner.renew("w@h", slots=0, words=told, held=[])
+        domain.planner.renew("w@h", slots=0, worker_info=told, held=[])
 
     with served(domain) as url:
         pulse(draining=False)

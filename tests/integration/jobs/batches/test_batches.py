@@ -225,7 +225,7 @@ def test_cancel_takes_effect_before_the_records_follow(hands: Hands, domain: Dom
     assert len(domain.job_reader.page("acme", batch_id=batch_id, state=State.CANCELED).data) == 30
     assert domain.job_reader.page("acme", batch_id=batch_id, state=State.QUEUED).data == []
     held = [Dispatch(claim.job_id, claim.attempt) for claim in running]
-    assert set(domain.planner.renew("hands", slots=10, words="{}", held=held)) == set(held)
+    assert set(domain.planner.renew("hands", slots=10, worker_info="{}", held=held)) == set(held)
     assert not hands.end(running[0])
     hands.do(TaskKind.SWEEP, batch_id)
     stored = [domain.redis.hget(domain.keys.job(batch_job_id(batch_id, row)), "state") for row in range(1, 31)]

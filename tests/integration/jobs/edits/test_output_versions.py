@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.batches.models import Rollback
-from jobs.edits.output_versions import aside_key, keep_aside
+from jobs.edits.output_versions import aside_key, copy_aside
 from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.job_states import State
 from jobs.queueing.background_tasks import TaskKind
@@ -112,7 +112,7 @@ def test_a_rollback_that_was_broken_off_goes_on(studio: Studio) -> None:
     bucket, key = studio.domain.bucket, f"{shop.folder}/A.png"
     there = bucket.head(bucket.name, key)
     assert there is not None
-    keep_aside(bucket, bucket.name, key, there)
+    copy_aside(bucket, bucket.name, key, there)
     assert shop.roll_back(summer).restored == 1
     assert shop.sha256("A") == before
 
