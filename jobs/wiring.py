@@ -1,7 +1,6 @@
 """The domain as one process holds it: everything of `jobs`, wired from the settings."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -45,7 +44,9 @@ from jobs.schedules.schedules import Schedules
 from jobs.schedules.seen_objects import Seen
 from jobs.schedules.submission import ScheduleSubmission
 from jobs.storage.bucket import Bucket
-from jobs.tenants.tenants import Tenants
+from jobs.tenants.api_keys import ApiKeys
+from jobs.tenants.quotas import TenantQuotas
+from jobs.tenants.tenants import Tenants, make_tenants
 from jobs.webhooks.deliveries import Deliveries
 from jobs.webhooks.delivery_reader import DeliveryLog
 from jobs.webhooks.endpoints import Endpoints
@@ -64,6 +65,8 @@ class Domain:
     job_reader: JobReader
     status: Status
     tenants: Tenants
+    api_keys: ApiKeys
+    quotas: TenantQuotas
     index_cleaner: IndexCleaner
     bucket: Bucket
     celery: Celery
@@ -116,6 +119,7 @@ class Domain:
         planner = Planner(redis, keys, catalogue, scripts)
         seal, bucket = Seal(settings.secret_key), Bucket(settings)
         status = Status(redis, keys, catalogue)
+        tenants = make_tenants(redis, settings)
         deliveries = Deliveries(
             redis,
             keys,
@@ -153,7 +157,9 @@ class Domain:
             planner=planner,
             job_reader=store,
             status=status,
-            tenants=make_tenants(redis, settings),
+            tenants=tenants,
+            api_keys=ApiKeys(redis, keys, tenants),
+            quotas=TenantQuotas(redis, keys, tenants),
             index_cleaner=IndexCleaner(redis, keys),
             bucket=bucket,
             celery=celery,
@@ -214,23 +220,3 @@ class Domain:
         self.celery.close()
         self.bucket.close()
         self.redis.close()
-
-
-def make_tenants(redis: Redis, settings: Settings) -> Tenants:
-    """The tenants in a store, with their secrets encrypted at rest where the settings have a key for it.
-
-    Raises:
-        ConfigurationError: RETOUCH_SECRET_KEY is too short.
-    """
-    return Tenants(redis, Keys(settings.key_prefix), Seal(settings.secret_key))
-
-
-@contextmanager
-def open_tenants(settings: Settings) -> Iterator[Tenants]:
-    """The tenants alone, for commands that need no other part; the connection is closed at the end.
-
-    Raises:
-        ConfigurationError: RETOUCH_SECRET_KEY is too short.
-    """
-    with closing(connect(settings)) as redis:
-        yield make_tenants(redis, settings)

@@ -38,7 +38,7 @@ def main() -> None:
         port = Ports().choose("api")
         api = api_process(stand.domain.settings, stand.directory / "api.log", port)
         try:
-            key = stand.domain.tenants.create_key(TENANT)
+            key = stand.domain.api_keys.create(TENANT)
             api.wait_until(lambda: _answers(port, key))
             with Client(f"http://127.0.0.1:{port}", key, timeout=120) as client:
                 _measure(stand, api, client, rows)

@@ -34,7 +34,7 @@ class Shop:
 
     def __init__(self, fleet: Fleet, url: str, home: Path) -> None:
         self.fleet = fleet
-        self.key = fleet.domain.tenants.create_key("acme")
+        self.key = fleet.domain.api_keys.create("acme")
         self.home = home
         self.environment = {
             **os.environ,
@@ -246,7 +246,7 @@ def test_a_manifest_on_the_web_is_fetched_by_the_workers(fleet: Fleet, tmp_path:
         with (
             served(fleet.domain) as url,
             httpx.Client(
-                base_url=url, headers={"Authorization": f"Bearer {fleet.domain.tenants.create_key('acme')}"}, timeout=60
+                base_url=url, headers={"Authorization": f"Bearer {fleet.domain.api_keys.create('acme')}"}, timeout=60
             ) as http,
         ):
             made = {}

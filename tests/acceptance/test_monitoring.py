@@ -22,7 +22,7 @@ from jobs.foundation.job_states import FINAL, State
 from jobs.foundation.settings import Settings
 from jobs.plan.records import Dispatch, Draft
 from jobs.records.job_models import Input, JobSpec
-from jobs.tenants.tenants import Quotas
+from jobs.tenants.quotas import Quotas
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointFields
 from tests.support.api_server import served
@@ -79,7 +79,7 @@ def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remember
 ) -> None:
     fleet = make_fleet()
     domain = fleet.domain
-    key = domain.tenants.create_key("acme", admin=True)
+    key = domain.api_keys.create("acme", admin=True)
     with Flower(domain.settings, tmp_path) as flower, served(domain) as api:
         worker = fleet.worker(concurrency=16)
         eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
@@ -154,7 +154,7 @@ def test_flower_tells_the_truth_of_deliveries_and_ingests(make_fleet: Callable[.
     domain = fleet.domain
     bucket = domain.settings.s3_bucket
     image = fleet.put_picture(small_picture(), "in/small.png")
-    domain.tenants.set_quotas("globex", Quotas(max_queued=1))
+    domain.quotas.set("globex", Quotas(max_queued=1))
     with Flower(domain.settings, tmp_path) as flower, receiving() as receiver:
         worker = fleet.worker(queues="edits,webhooks,ingest")
         eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")

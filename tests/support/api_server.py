@@ -163,7 +163,7 @@ def api_of(domain: Domain) -> Iterator[Api]:
 def tenant_at(domain: Domain, url: str) -> Iterator[Api]:
     """A tenant of its own at an API that is served already."""
     tenant = f"t{uuid4().hex}"
-    key = domain.tenants.create_key(tenant)
+    key = domain.api_keys.create(tenant)
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
         yield Api(domain, client, tenant)
 

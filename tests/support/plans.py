@@ -17,6 +17,7 @@ from jobs.plan.script_runner import ScriptRunner
 from jobs.plan.settlement import OK, Settlement, Signal
 from jobs.records.job_codec import moment
 from jobs.records.job_models import Input, JobSpec
+from jobs.tenants.quotas import TenantQuotas
 from jobs.tenants.tenants import Tenants
 from tests.conftest import Clock
 
@@ -42,6 +43,7 @@ class Plans:
         self.planner.register_models()
         self.job_reader = JobReader(redis, self.keys)
         self.tenants = Tenants(redis, self.keys, Seal(None))
+        self.quotas = TenantQuotas(redis, self.keys, self.tenants)
         self.slots = slots
         self.beat()
         self._seeds = count(1)

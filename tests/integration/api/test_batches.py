@@ -123,7 +123,7 @@ def test_a_form_with_an_invalid_manifest_address_is_refused(api: Api, address: s
 
 def test_another_tenant_sees_nothing_of_a_batch(api: Api, domain: Domain) -> None:
     made = posted(api, defaults={"prompt": PROMPT}, items=items(1))
-    key = domain.tenants.create_key("stranger")
+    key = domain.api_keys.create("stranger")
     for method, path in [
         ("GET", ""),
         ("GET", "/results"),

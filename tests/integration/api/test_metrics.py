@@ -109,7 +109,7 @@ def test_a_tenant_sees_its_own_counts_and_an_operator_also_the_fleet_s(domain: D
         assert mine["tenant"]["name"] == one.tenant
         assert {state: n for state, n in mine["tenant"]["jobs"].items() if n} == {"succeeded": 1}
         assert mine["tenant"]["submitted_today"] == 1
-        key = domain.tenants.create_key(one.tenant, admin=True)
+        key = domain.api_keys.create(one.tenant, admin=True)
         answer = one.http.get("/v1/stats", headers={"authorization": f"Bearer {key}"}).raise_for_status().json()
         assert answer["tenant"]["jobs"] == mine["tenant"]["jobs"]
         assert sum(answer["fleet"]["jobs"].values()) == 3

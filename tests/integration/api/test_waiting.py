@@ -146,7 +146,7 @@ def test_a_waiting_request_outlives_a_restart_of_redis(make_settings: Callable[.
 
 
 def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
-    key = domain.tenants.create_key("acme")
+    key = domain.api_keys.create("acme")
     server = make_server(create_app(domain), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

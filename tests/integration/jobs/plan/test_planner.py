@@ -11,7 +11,7 @@ from jobs.plan.records import Dispatch, Idempotency
 from jobs.plan.settlement import OK
 from jobs.records.job_codec import moment
 from jobs.records.job_models import Checkpoint
-from jobs.tenants.tenants import Quotas
+from jobs.tenants.quotas import Quotas
 from tests.support.plans import MODEL, Plans, model
 
 
@@ -327,7 +327,7 @@ def test_an_end_that_is_sent_again_after_a_lost_answer_is_the_end_that_was_writt
 
 
 def test_a_submit_that_is_sent_again_after_a_lost_answer_is_within_the_quota_it_used_up(plans: Plans) -> None:
-    plans.tenants.set_quotas("acme", Quotas(max_queued=1, max_daily=1))
+    plans.quotas.set("acme", Quotas(max_queued=1, max_daily=1))
     draft = plans.draft()
     assert plans.submitted([draft]).job_ids == plans.submitted([draft]).job_ids
     with pytest.raises(QuotaExceeded):
