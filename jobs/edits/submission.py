@@ -75,7 +75,7 @@ class JobSubmission:
         pictures: where uploaded pictures are put.
         planner: writes the job.
         dispatch: starts the jobs that may start.
-        store: reads the job of a replayed submit.
+        reader: reads the job of a replayed submit.
         spans: the trace that the job continues.
     """
 
@@ -86,14 +86,14 @@ class JobSubmission:
         *,
         planner: Planner,
         dispatch: Callable[[], object],
-        store: JobReader,
+        reader: JobReader,
         spans: Spans,
     ) -> None:
         self._rules = rules
         self._pictures = pictures
         self._planner = planner
         self._start = dispatch
-        self._store = store
+        self._reader = reader
         self._spans = spans
 
     def submit(
@@ -135,7 +135,7 @@ class JobSubmission:
         if written.states:
             job = new_job(job_id, tenant, draft.spec, draft.input, written.states[0])
         else:
-            job = self._store.get(tenant, written.job_ids[0])
+            job = self._reader.get(tenant, written.job_ids[0])
         return AcceptedJob(job, replayed=written.replayed, warnings=tuple(warnings(request, checked.model)))
 
     def _write(
