@@ -7,7 +7,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.context import DomainOf
 from jobs.foundation.errors import Forbidden, Unauthorized
-from jobs.tenants.tenants import Caller
+from jobs.tenants.api_keys import Caller
 
 bearer = HTTPBearer(auto_error=False, description="An API key, as `retouch keys create TENANT` prints it.")
 
@@ -22,7 +22,7 @@ def authenticate(
     """
     if credentials is None:
         raise Unauthorized("send an API key: Authorization: Bearer KEY")
-    caller = domain.tenants.authenticate(credentials.credentials)
+    caller = domain.api_keys.authenticate(credentials.credentials)
     request.state.tenant = caller.tenant
     return caller
 

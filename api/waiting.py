@@ -85,7 +85,7 @@ class Waiting:
                 left = until - loop.time()
                 over = left <= 0 or self._stopping
                 try:
-                    job: Job = await run_in_threadpool(self._domain.store.get, tenant, job_id)
+                    job: Job = await run_in_threadpool(self._domain.job_reader.get, tenant, job_id)
                 except (RedisError, Unavailable):
                     if over:
                         raise

@@ -229,7 +229,7 @@ def retry(
 
 
 def _acted(domain: Domain, batch: Batch) -> Response:
-    domain.chore_publisher.publish_due()
+    domain.task_publisher.publish_due()
     with suppress(RedisError, Unavailable):  # what was asked is done; every worker's pulse plans, too
         domain.edit_loop.dispatch()
     return answer(batch)

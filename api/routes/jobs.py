@@ -147,7 +147,7 @@ def preferred_wait(prefer: str | None) -> int | None:
 @router.get("", response_model=JobPage, summary="List jobs, newest first", responses=schema.problems(422))
 def list_jobs(domain: DomainOf, caller: CallerOf, wanted: Annotated[Filter, Query()]) -> Response:
     """A page of the caller's jobs."""
-    page = domain.store.page(
+    page = domain.job_reader.page(
         caller.tenant,
         state=wanted.state,
         batch_id=wanted.batch_id,
@@ -162,25 +162,25 @@ def list_jobs(domain: DomainOf, caller: CallerOf, wanted: Annotated[Filter, Quer
 @router.get("/{job_id}", response_model=Job, summary="Read a job", responses=schema.problems(404))
 def read_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """The job as it is now."""
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+    return answer(shown(domain.bucket, domain.job_reader.get(caller.tenant, job_id)))
 
 
 @router.post("/{job_id}/cancel", response_model=Job, summary="Cancel a job", responses=schema.problems(404, 409))
 def cancel_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """Stop a job that is not final; a running one stops at its next step."""
-    domain.store.get(caller.tenant, job_id)
+    domain.job_reader.get(caller.tenant, job_id)
     domain.planner.cancel(job_id)
     domain.edit_loop.dispatch()
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+    return answer(shown(domain.bucket, domain.job_reader.get(caller.tenant, job_id)))
 
 
 @router.post("/{job_id}/retry", response_model=Job, summary="Retry a job", responses=schema.problems(404, 409))
 def retry_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """Queue a failed, filtered or canceled job again."""
-    before = domain.store.get(caller.tenant, job_id)
+    before = domain.job_reader.get(caller.tenant, job_id)
     domain.planner.retry(job_id, deadline_s=before.deadline_s)
     domain.edit_loop.dispatch()
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+    return answer(shown(domain.bucket, domain.job_reader.get(caller.tenant, job_id)))
 
 
 REDIRECT: dict[int | str, dict[str, Any]] = {
@@ -197,7 +197,7 @@ REDIRECT: dict[int | str, dict[str, Any]] = {
 )
 def job_output(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """A redirect to the result; 409 while there is none yet, 404 where there will be none."""
-    job = shown(domain.bucket, domain.store.get(caller.tenant, job_id))
+    job = shown(domain.bucket, domain.job_reader.get(caller.tenant, job_id))
     if job.output is not None and job.output.url is not None:
         return redirect(job.output.url)
     if job.state in FINAL:
@@ -214,7 +214,7 @@ def job_output(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
 )
 def job_input(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     """A redirect to the picture: presigned where it lies in a bucket, else the address that was submitted."""
-    image = domain.store.get(caller.tenant, job_id).input.image
+    image = domain.job_reader.get(caller.tenant, job_id).input.image
     if image.startswith("s3://"):
         image = domain.bucket.presign_get(*parse_s3_url(image), expires_s=URL_LIVES_S)
     return redirect(image)

@@ -229,7 +229,7 @@ def _trace_id(job: Job) -> str | None:
 def _give_up(domain: Domain, tenant: str, job_id: str) -> None:
     """Cancel a job that nobody waits for, unless its edit has begun: that one is paid for, and is kept."""
     try:
-        if domain.store.get(tenant, job_id).state in {State.QUEUED, State.WAITING}:
+        if domain.job_reader.get(tenant, job_id).state in {State.QUEUED, State.WAITING}:
             domain.planner.cancel(job_id)
             log.info("job.given_up", job_id=job_id)
     except (RedisError, RetouchError) as error:

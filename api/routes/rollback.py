@@ -28,5 +28,5 @@ router = APIRouter(
 def rollback(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
     """Begin it, or say how far it is."""
     batch = domain.rollbacks.begin(caller.tenant, batch_id)
-    domain.chore_publisher.publish_due()
+    domain.task_publisher.publish_due()
     return answer(batch, 202)

@@ -185,7 +185,7 @@ def delete(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Respo
 def run_now(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
     """Make a run."""
     run = domain.schedules.run_now(caller.tenant, schedule_id)
-    domain.chore_publisher.publish_due()
+    domain.task_publisher.publish_due()
     return answer(run, 202, {"Location": f"/v1/schedules/{schedule_id}/runs/{run.id}"})
 
 

@@ -9,7 +9,7 @@ from api.context import DomainOf
 from api.http import schema
 from jobs.foundation.redis_keys import TENANT_LABEL
 from jobs.records.job_models import Record
-from jobs.tenants.tenants import Quotas
+from jobs.tenants.quotas import Quotas
 
 router = APIRouter(
     prefix="/v1/tenants", tags=["tenants"], dependencies=[Depends(operator)], responses=schema.problems(401, 403, 503)
@@ -33,17 +33,17 @@ class TenantList(Record):
 @router.get("", summary="List the tenants with their quotas")
 def list_tenants(domain: DomainOf) -> TenantList:
     """Admin keys only."""
-    return TenantList(data=[Tenant(name=name, quotas=domain.tenants.quotas(name)) for name in domain.tenants.names()])
+    return TenantList(data=[Tenant(name=name, quotas=domain.quotas.get(name)) for name in domain.tenants.names()])
 
 
 @router.get("/{name}", summary="Read a tenant's quotas", responses=schema.problems(404))
 def read_tenant(name: str, domain: DomainOf) -> Tenant:
     """Admin keys only."""
-    return Tenant(name=name, quotas=domain.tenants.quotas(name))
+    return Tenant(name=name, quotas=domain.quotas.get(name))
 
 
 @router.put("/{name}", summary="Replace a tenant's quotas", responses=schema.problems(422))
 def set_tenant(name: Annotated[str, Path(pattern=TENANT_LABEL)], quotas: Quotas, domain: DomainOf) -> Tenant:
     """A submit over a quota is answered 429 with `Retry-After`; what is queued or runs stays. Admin keys only."""
-    domain.tenants.set_quotas(name, quotas)
-    return Tenant(name=name, quotas=domain.tenants.quotas(name))
+    domain.quotas.set(name, quotas)
+    return Tenant(name=name, quotas=domain.quotas.get(name))

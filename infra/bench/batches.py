@@ -38,7 +38,7 @@ def main() -> None:
         port = Ports().choose("api")
         api = api_process(bench.domain.settings, bench.directory / "api.log", port)
         try:
-            key = bench.domain.tenants.create_key(TENANT)
+            key = bench.domain.api_keys.create(TENANT)
             api.wait_until(lambda: _answers(port, key))
             with Client(f"http://127.0.0.1:{port}", key, timeout=120) as client:
                 _measure(bench, api, client, rows)
@@ -106,7 +106,7 @@ def _measure(bench: Bench, api: Process, client: Client, rows: int) -> None:
 def _finished_job_bytes(bench: Bench, batch_id: str, queued_bytes: float) -> float:
     """Redis memory of a finished job, with its share of the indexes; ``queued_bytes`` is that of a queued job."""
     domain = bench.domain
-    domain.planner.renew("bench", slots=SAMPLE, words="{}", held=[])
+    domain.planner.renew("bench", slots=SAMPLE, worker_info="{}", held=[])
     keys = [domain.keys.job(batch_job_id(batch_id, number)) for number in range(1, SAMPLE + 1)]
     before = sum(_memory_usage(bench, key) for key in keys) / SAMPLE
     remaining = SAMPLE

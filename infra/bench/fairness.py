@@ -57,7 +57,7 @@ def _singles(bench: Bench, number: int) -> list[float]:
         key = domain.keys.job(job_id)
         while str(domain.redis.hget(key, "state")) not in FINAL:
             time.sleep(0.1)
-        finished = domain.store.get(OTHER, job_id).finished_at
+        finished = domain.job_reader.get(OTHER, job_id).finished_at
         if finished is not None:
             waits.append(1000 * (finished.timestamp() - began))
     return waits

@@ -110,7 +110,7 @@ class Plan:
 
     def run(self, jobs: int) -> None:
         """Plan, claim and settle ``jobs`` jobs."""
-        self.planner.renew("bench", slots=100_000, words="{}", held=[])
+        self.planner.renew("bench", slots=100_000, worker_info="{}", held=[])
         done = 0
         while done < jobs:
             started = self.planner.plan(limit=min(100, jobs - done)).dispatches

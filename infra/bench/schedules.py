@@ -18,7 +18,7 @@ from PIL import Image
 from ulid import ULID
 
 from infra.bench.workbench import TENANT, Bench, open_bench, row, until
-from jobs.edits.reuse import LastRead, fingerprint
+from jobs.edits.reuse import LastRead, edit_fingerprint
 from jobs.images.picture import Picture
 from jobs.records.job_models import JobSpec
 from jobs.schedules.models import FINAL_RUNS, Run, ScheduleTemplate
@@ -103,9 +103,9 @@ def memory() -> None:
         def record_edits(first: int, last: int) -> None:
             pipe = domain.redis.pipeline(transaction=False)
             for n in range(first, last):
-                edit_fingerprint = fingerprint(TENANT, f"{n:064x}", JobSpec(prompt="p"), model)
+                fingerprint = edit_fingerprint(TENANT, f"{n:064x}", JobSpec(prompt="p"), model)
                 job_id = f"job_01KD3V6E5Y2M8Q4T7W9Z0ABCDE-{n:07d}"
-                entry = domain.reuse.entry(TENANT, edit_fingerprint, job_id, datetime.now(UTC))
+                entry = domain.reuse.entry(TENANT, fingerprint, job_id, datetime.now(UTC))
                 pipe.hset(entry.key, entry.field, entry.name)
                 pipe.pexpire(entry.key, entry.lives_ms)
             pipe.execute()

@@ -23,7 +23,7 @@ from jobs.foundation.ids import MAX_ROWS, batch_job_prefix
 from jobs.foundation.redis_keys import Keys
 from jobs.plan.planner import Planner
 from jobs.plan.script_runner import ScriptRunner
-from jobs.queueing.background_tasks import Held
+from jobs.queueing.background_tasks import TaskLease
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key
 from jobs.storage.streams import read_pieces
@@ -61,7 +61,7 @@ class Ingest:
     bucket: Bucket
     dispatch: Callable[[], object]
 
-    def open(self, batch_id: str, held: Held) -> "Reading | None":
+    def open(self, batch_id: str, held: TaskLease) -> "Reading | None":
         """The reading of a batch's manifest, from where an earlier one stopped; None where there is no such batch.
 
         Args:
@@ -82,7 +82,7 @@ class Reading:
         held: the chore; its number fences every write.
     """
 
-    def __init__(self, ingest: Ingest, batch_id: str, record: Mapping[str, str], held: Held) -> None:
+    def __init__(self, ingest: Ingest, batch_id: str, record: Mapping[str, str], held: TaskLease) -> None:
         self._batches = ingest.batches
         self._planner = ingest.planner
         self._scripts = ingest.scripts
@@ -115,8 +115,8 @@ class Reading:
         """Read to the end, or until another worker must continue. Rows that were written stay written.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker reads the manifest now.
-            jobs.queueing.background_tasks.PutOff: a quota of the tenant is used up.
+            jobs.queueing.background_tasks.LeaseLost: another worker reads the manifest now.
+            jobs.queueing.background_tasks.Postponed: a quota of the tenant is used up.
             ManifestFault: the manifest cannot be read, or not to its end; the batch's `fault` says why.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
@@ -219,7 +219,7 @@ class Reading:
         )
         if answer[0] == "quota":
             what = "jobs queued at a time" if answer[1] == "max_queued" else "edits a day"
-            self._held.put_off(QUOTA_PAUSE_S, f"the tenant's quota of {answer[2]} {what}")
+            self._held.postpone(QUOTA_PAUSE_S, f"the tenant's quota of {answer[2]} {what}")
         if answer[0] != "ok":
             log.info("ingest.stopped", batch_id=self._batch_id, why=answer)
             return False
@@ -259,7 +259,7 @@ class Reading:
     def _lane(self, model: str, priority: str, *, trial: bool) -> dict[str, Any]:
         known = self._lanes.get((model, priority, trial))
         if known is None:
-            known = self._planner.lane_card(model, self._tenant, self._batch_id, priority, trial=trial)
+            known = self._planner.lane_record(model, self._tenant, self._batch_id, priority, trial=trial)
             self._lanes[model, priority, trial] = known
         return known
 

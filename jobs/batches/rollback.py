@@ -7,14 +7,14 @@ import structlog
 
 from jobs.batches.commands import Batches
 from jobs.batches.models import Batch, Rollback
-from jobs.edits.output_versions import ROLLED_BACK, TOP, OutputVersions, Standing, keep_aside, metadata_of
-from jobs.edits.reader import Store
+from jobs.edits.output_versions import ROLLED_BACK, TOP, ObjectVersion, OutputVersions, copy_aside, metadata_of
+from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.settings import Settings
 from jobs.plan.script_runner import ScriptRunner
-from jobs.queueing.background_tasks import Held, Lost
+from jobs.queueing.background_tasks import LeaseLost, TaskLease
 from jobs.records.job_models import Job, JobSpec, Output
 from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
@@ -45,7 +45,7 @@ class Rollbacks:
         self,
         *,
         batches: Batches,
-        reader: Store,
+        reader: JobReader,
         bucket: Bucket,
         keys: Keys,
         scripts: ScriptRunner,
@@ -75,11 +75,11 @@ class Rollbacks:
             raise Conflict(f"batch {batch_id} is still busy with the cancel or retry before; try again in a moment")
         return self._batches.get(tenant, batch.id)
 
-    def run(self, batch_id: str, held: Held) -> None:
+    def run(self, batch_id: str, held: TaskLease) -> None:
         """Do it, a stretch of rows at a time.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker is at it by now.
+            jobs.queueing.background_tasks.LeaseLost: another worker is at it by now.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         record = self._batches.record(batch_id)
@@ -98,7 +98,7 @@ class Rollbacks:
                 said = Rollback(state="completed" if over else "running", **{k: v for k, v in counted.items() if k})
                 args = [held.number, done, said.model_dump_json(), "1" if over else "0"]
                 if not self._scripts.run("batches/record_rollback", [self._keys.batch(batch_id)], args):
-                    raise Lost(f"the rollback of {batch_id} is another worker's by now")
+                    raise LeaseLost(f"the rollback of {batch_id} is another worker's by now")
                 if over:
                     log.info("rollback.ended", batch_id=batch_id, **counted)
                     return
@@ -111,7 +111,7 @@ class Rollbacks:
         there = self._bucket.head(bucket, key)
         if there is None:
             return "lost"
-        standing = Standing.of(there)
+        standing = ObjectVersion.of(there)
         if standing.job_id != job.id:
             return _not_ours(there, job, job.output)
         previous = standing.previous(key)
@@ -125,10 +125,10 @@ class Rollbacks:
         before = self._bucket.head(bucket, previous)
         if before is None:
             return "lost"
-        earlier = Standing.of(before)
-        said = {**metadata_of(before), **earlier.metadata, TOP: str(Standing.of(there).top), ROLLED_BACK: job.id}
+        earlier = ObjectVersion.of(before)
+        said = {**metadata_of(before), **earlier.metadata, TOP: str(ObjectVersion.of(there).top), ROLLED_BACK: job.id}
         try:
-            aside = keep_aside(self._bucket, bucket, key, there)
+            aside = copy_aside(self._bucket, bucket, key, there)
             self._versions.move_output(job.id, bucket, key, aside)
             copy_exact(self._bucket, (bucket, previous), before, place, metadata=said)
         except NotFound:

@@ -31,7 +31,7 @@ FOLDER = ".versions"
 
 
 @dataclass(frozen=True)
-class Standing:
+class ObjectVersion:
     """What an object says of its version.
 
     Attributes:
@@ -47,7 +47,7 @@ class Standing:
     before: tuple[int, str] | None
 
     @classmethod
-    def of(cls, there: StoredObject) -> "Standing":
+    def of(cls, there: StoredObject) -> "ObjectVersion":
         """Read an object's metadata."""
         said = {name: unquote(value) for name, value in there.metadata.items()}
         version = _number(said.get(VERSION), 1)
@@ -69,14 +69,14 @@ class Standing:
         """Where the version before it lies, if it lies under `key`."""
         return aside_key(key, *self.before) if self.before else None
 
-    def over(self, job_id: str) -> "Standing":
+    def over(self, job_id: str) -> "ObjectVersion":
         """The standing of a job's output that takes this one's place."""
-        return Standing(job_id, self.top + 1, self.top + 1, (self.version, self.job_id))
+        return ObjectVersion(job_id, self.top + 1, self.top + 1, (self.version, self.job_id))
 
 
-def first_of(job_id: str) -> Standing:
+def first_of(job_id: str) -> ObjectVersion:
     """The standing of an output where nothing was before."""
-    return Standing(job_id, 1, 1, None)
+    return ObjectVersion(job_id, 1, 1, None)
 
 
 def aside_key(key: str, version: int, job_id: str) -> str:
@@ -92,14 +92,14 @@ def aside_key(key: str, version: int, job_id: str) -> str:
     return f"{FOLDER}/{key_part(key)}/{file}"
 
 
-def keep_aside(bucket: Bucket, name: str, key: str, there: StoredObject) -> str:
+def copy_aside(bucket: Bucket, name: str, key: str, there: StoredObject) -> str:
     """Copy what lies under a key aside; returns where it lies then.
 
     Raises:
         NotFound: something else lies there by now.
         Unavailable: the store does not answer, or refuses.
     """
-    standing = Standing.of(there)
+    standing = ObjectVersion.of(there)
     aside = aside_key(key, standing.version, standing.job_id)
     copy_exact(bucket, (name, key), there, (name, aside))
     return aside
@@ -132,7 +132,7 @@ class OutputVersions:
             moved = to_json(output.model_copy(update={"key": target}))
             self._scripts.run("jobs/move_output", [self._keys.job(job_id)], [text, moved])
 
-    def follow(self, output: Output, standing: Standing) -> None:
+    def follow(self, output: Output, standing: ObjectVersion) -> None:
         """Record the new key of the output that was copied aside for this one."""
         previous = standing.previous(output.key)
         if standing.before is not None and previous is not None:

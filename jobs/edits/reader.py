@@ -20,7 +20,7 @@ from jobs.records.job_models import Job
 MOST_A_PAGE = 500
 
 
-class Store:
+class JobReader:
     """The records of jobs, read from Redis.
 
     Args:

@@ -14,7 +14,7 @@ from jobs.foundation.redis_keys import Keys
 STRETCH = 1000
 
 
-class Tidying:
+class IndexCleaner:
     """Removes from the indexes what has expired.
 
     Args:

@@ -19,7 +19,7 @@ from jobs.foundation.errors import NotFound
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.queueing.background_tasks import Lost
+from jobs.queueing.background_tasks import LeaseLost
 from jobs.records.job_models import EditParameters
 from jobs.schedules.models import ScheduleTemplate
 from jobs.schedules.seen_objects import Mark, Seen, mark_of
@@ -95,7 +95,7 @@ class ChangedObjects:
             check: called after each page; raises where another is at it by now.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker was faster.
+            jobs.queueing.background_tasks.LeaseLost: another worker was faster.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         bucket, _, prefix = (template.manifest or "").removeprefix("s3://").partition("/")
@@ -114,7 +114,7 @@ class ChangedObjects:
                         marks.write(mark.line.encode() + b"\n")
             check()
             if self._batches.state(batch_id) is not None:
-                raise Lost(f"{batch_id} was begun by another worker")
+                raise LeaseLost(f"{batch_id} was begun by another worker")
             if changed:
                 # The manifest comes last: where it lies, its marks do.
                 self._put(marks_key(tenant, batch_id), marks)

@@ -12,7 +12,7 @@ from jobs.batches.submission import BatchSubmission
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.values import moment
-from jobs.queueing.background_tasks import Held
+from jobs.queueing.background_tasks import TaskLease
 from jobs.schedules.changed_objects import ChangedObjects, Taken
 from jobs.schedules.models import RunState, ScheduleTemplate, batch_id_of
 from jobs.schedules.runs import Runs, counts_of
@@ -48,7 +48,7 @@ class RunToBatch:
     bucket: Bucket
     changed: ChangedObjects
 
-    def work_on(self, run_id: str, held: Held) -> None:
+    def work_on(self, run_id: str, held: TaskLease) -> None:
         """Do what is due for a run: make its batch, cancel it, or record its end.
 
         Args:
@@ -56,7 +56,7 @@ class RunToBatch:
             held: the chore; its number fences what is written.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker has the run by now.
+            jobs.queueing.background_tasks.LeaseLost: another worker has the run by now.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         record = self.runs.record(run_id)
@@ -67,7 +67,7 @@ class RunToBatch:
 class _Work:
     """One run in one worker's hands."""
 
-    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], held: Held) -> None:
+    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], held: TaskLease) -> None:
         self._parts = parts
         self._run_id = run_id
         self._record = record

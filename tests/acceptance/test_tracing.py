@@ -64,7 +64,7 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
     make_fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     fleet = make_fleet()
-    key = fleet.domain.tenants.create_key("acme")
+    key = fleet.domain.api_keys.create("acme")
     held = BytesIO()
     Image.new("RGB", (96, 64), "seagreen").save(held, "PNG")
     with collector() as (address, spans), receiving() as receiver:

@@ -101,12 +101,12 @@ class Api:
 
     def state(self, job_id: str) -> State:
         """As the records have it."""
-        return self.domain.store.get(self.tenant, job_id).state
+        return self.domain.job_reader.get(self.tenant, job_id).state
 
     def work(self) -> None:
         """Register a live worker, so that the plan starts jobs."""
         words = {"host": "here", "pid": 1, "queues": ["edits"], "slots": 8, "draining": False, "seen_at": time.time()}
-        self.domain.planner.renew(WORKER, slots=8, words=json.dumps(words), held=[])
+        self.domain.planner.renew(WORKER, slots=8, worker_info=json.dumps(words), held=[])
 
     def claim(self, job_id: str) -> Claim:
         """Take up the attempt that the plan has started."""
@@ -155,7 +155,7 @@ def api_of(domain: Domain) -> Iterator[Api]:
 def tenant_at(domain: Domain, url: str) -> Iterator[Api]:
     """A tenant of its own at an API that is served already."""
     tenant = f"t{uuid4().hex}"
-    key = domain.tenants.create_key(tenant)
+    key = domain.api_keys.create(tenant)
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
         yield Api(domain, client, tenant)
 

@@ -81,7 +81,7 @@ class Fleet:
         return draft.job_id
 
     def job(self, job_id: str, tenant: str = "acme") -> Job:
-        return self.domain.store.get(tenant, job_id)
+        return self.domain.job_reader.get(tenant, job_id)
 
     def ended(self, job_id: str, tenant: str = "acme", within_s: float = 120) -> Job:
         """The job once it is final."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.foundation.settings import Settings
 from jobs.foundation.values import to_ms
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.schedules.models import Run, RunState, Schedule
 from jobs.schedules.submission import parse_schedule
 from jobs.wiring import Domain
@@ -70,13 +70,13 @@ class Timetable:
     def states(self, schedule_id: str) -> list[str]:
         return [str(run.state) for run in self.runs(schedule_id)]
 
-    def open_chores(self, kind: Kind) -> list[str]:
+    def open_chores(self, kind: TaskKind) -> list[str]:
         """What is to be done of a kind, by id."""
         found: Any = self.domain.redis.zrange(self.domain.keys.background_tasks, 0, -1)
         split = (member.split(" ", 1) for member in found)
         return [self.domain.keys.id_of(key) for name, key in split if name == kind]
 
-    def do(self, *kinds: Kind) -> int:
+    def do(self, *kinds: TaskKind) -> int:
         """Do every chore of these kinds that there is now; returns how many."""
         done = 0
         for kind in kinds:
@@ -87,13 +87,13 @@ class Timetable:
 
     def begin(self) -> None:
         """Let due runs become batches, and their manifests be read."""
-        self.do(Kind.RUN, Kind.INGEST)
+        self.do(TaskKind.RUN, TaskKind.INGEST)
 
     def finish(self) -> int:
         """Work off everything; returns how many jobs there were."""
         jobs = 0
         while True:
-            chores = self.do(Kind.RUN, Kind.INGEST, Kind.SWEEP, Kind.RESULTS)
+            chores = self.do(TaskKind.RUN, TaskKind.INGEST, TaskKind.SWEEP, TaskKind.RESULTS)
             ended = self.hands.work()
             jobs += ended
             if not chores and not ended:

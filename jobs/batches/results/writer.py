@@ -9,7 +9,7 @@ from jobs.batches.models import Batch, Kept
 from jobs.batches.results.contact_sheet import ContactSheet
 from jobs.batches.results.rejects import RejectFiles
 from jobs.batches.results.rows import BatchRows, csv_lines, json_line
-from jobs.queueing.background_tasks import Held
+from jobs.queueing.background_tasks import TaskLease
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import record_key
 from jobs.storage.streams import PIECE, put_pieces
@@ -47,14 +47,14 @@ class ResultWriter:
         self._bucket = bucket
         self._retention_s = retention_s
 
-    def write(self, batch: Batch, held: Held) -> bool:
+    def write(self, batch: Batch, held: TaskLease) -> bool:
         """Write `results.jsonl`, `results.csv`, the rejects and the contact sheet. A second call changes nothing.
 
         Returns:
             False where the batch goes on again, or the chore is another's by now.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: it is another's.
+            jobs.queueing.background_tasks.LeaseLost: it is another's.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         kept = Kept(jsonl="", csv="")

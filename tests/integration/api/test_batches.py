@@ -14,7 +14,7 @@ import pytest
 
 from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.records.job_models import Output
 from jobs.wiring import Domain
 from tests.support.api_server import CHELSEA, Api, problem
@@ -123,7 +123,7 @@ def test_a_form_with_an_invalid_manifest_address_is_refused(api: Api, address: s
 
 def test_another_tenant_sees_nothing_of_a_batch(api: Api, domain: Domain) -> None:
     made = posted(api, defaults={"prompt": PROMPT}, items=items(1))
-    key = domain.tenants.create_key("stranger")
+    key = domain.api_keys.create("stranger")
     for method, path in [
         ("GET", ""),
         ("GET", "/results"),
@@ -150,7 +150,7 @@ def test_acts_answer_with_the_batch_and_409_where_the_state_does_not_allow_them(
     hands.work(State.FAILED)
     again = api.http.post(f"{path}/retry", json={"states": ["failed"]}).json()
     assert (again["state"], again["retrying"]) == ("running", True)
-    hands.do(Kind.SWEEP, batch_id)
+    hands.do(TaskKind.SWEEP, batch_id)
     assert api.http.post(f"{path}/cancel").json()["state"] == "canceled"
     problem(api.http.post(f"{path}/cancel"), 409)
 
@@ -224,7 +224,7 @@ def test_an_ended_batch_keeps_its_record_beside_the_pictures(api: Api, hands: Ha
     hands.read(batch_id)
     hands.work()
     assert api.http.get(f"/v1/batches/{batch_id}").json()["results"] is None
-    hands.do(Kind.RESULTS, batch_id)
+    hands.do(TaskKind.RESULTS, batch_id)
     kept = api.http.get(f"/v1/batches/{batch_id}").json()["results"]
     prefix = f"s3://{domain.bucket.name}/outputs/{batch_id}"
     assert (kept["jsonl"], kept["csv"]) == (f"{prefix}/results.jsonl", f"{prefix}/results.csv")

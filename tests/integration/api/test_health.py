@@ -76,7 +76,7 @@ def test_without_the_bucket_no_job_is_written(make_settings: Callable[..., Any])
             answer = api.submit()
             problem(answer, 503)
             assert answer.headers["retry-after"]
-            assert domain.store.page(api.tenant).data == []
+            assert domain.job_reader.page(api.tenant).data == []
     finally:
         domain.close()
 

@@ -8,7 +8,7 @@ from functools import partial
 import httpx
 import pytest
 
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Filtered, Transient
 from jobs.foundation.job_states import State
 from jobs.plan.settlement import Settlement
@@ -69,7 +69,7 @@ def test_an_upload_through_a_presigned_put_can_be_submitted_by_its_own_tenant_al
     job = api.http.post("/v1/jobs", json={"image": place["image"], "prompt": PROMPT})
     assert job.status_code == 202, job.text
     assert httpx.get(api.http.get(f"/v1/jobs/{job.json()['id']}/input").headers["location"]).content == ROCKET
-    other = {"Authorization": f"Bearer {api.domain.tenants.create_key('globex')}"}
+    other = {"Authorization": f"Bearer {api.domain.api_keys.create('globex')}"}
     refused = api.http.post("/v1/jobs", json={"image": place["image"], "prompt": PROMPT}, headers=other)
     assert fields_of(problem(refused, 422)) == {"image"}
 
@@ -129,13 +129,13 @@ def test_the_202_of_a_job_for_a_parked_model_equals_its_record(api: Api):
 
 def test_a_submit_reads_a_job_only_when_it_is_replayed(api: Api, monkeypatch: pytest.MonkeyPatch):
     reads: list[str] = []
-    get = Store.get
+    get = JobReader.get
 
-    def counted(store: Store, tenant: str, job_id: str) -> Job:
+    def counted(store: JobReader, tenant: str, job_id: str) -> Job:
         reads.append(job_id)
         return get(store, tenant, job_id)
 
-    monkeypatch.setattr(Store, "get", counted)
+    monkeypatch.setattr(JobReader, "get", counted)
     submit = partial(api.domain.job_submission.submit, JobRequest(prompt=PROMPT), tenant=api.tenant, upload=ROCKET)
     first = submit(idempotency_key="order-7")
     assert reads == []
@@ -174,7 +174,7 @@ def test_another_picture_under_the_same_key_is_another_request(api: Api):
 def test_idempotency_keys_of_two_tenants_do_not_meet(api: Api):
     headers = {"Idempotency-Key": "shared"}
     mine = api.http.post("/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers=headers)
-    other = headers | {"Authorization": f"Bearer {api.domain.tenants.create_key('globex')}"}
+    other = headers | {"Authorization": f"Bearer {api.domain.api_keys.create('globex')}"}
     theirs = api.http.post("/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers=other)
     assert theirs.status_code == 202
     assert theirs.json()["id"] != mine.json()["id"]
@@ -224,7 +224,7 @@ def test_cancel_and_retry_do_what_the_state_allows_and_conflict_otherwise(api: A
 
 def test_another_tenant_s_job_does_not_exist(api: Api):
     job_id = api.submitted()
-    other = {"Authorization": f"Bearer {api.domain.tenants.create_key('globex')}"}
+    other = {"Authorization": f"Bearer {api.domain.api_keys.create('globex')}"}
     for method, path in [
         ("GET", ""),
         ("GET", "/input"),

@@ -62,7 +62,7 @@ def test_a_worker_that_drains_serves_no_queue_any_more(domain: Domain) -> None:
     def pulse(*, draining: bool) -> None:
         words = {"host": "h", "pid": 1, "queues": ["edits", "webhooks"], "slots": 0, "draining": draining}
         told = json.dumps({**words, "seen_at": time.time()})
-        domain.planner.renew("w@h", slots=0, words=told, held=[])
+        domain.planner.renew("w@h", slots=0, worker_info=told, held=[])
 
     with served(domain) as url:
         pulse(draining=False)
@@ -109,7 +109,7 @@ def test_a_tenant_sees_its_own_counts_and_an_operator_also_the_fleet_s(domain: D
         assert mine["tenant"]["name"] == one.tenant
         assert {state: n for state, n in mine["tenant"]["jobs"].items() if n} == {"succeeded": 1}
         assert mine["tenant"]["submitted_today"] == 1
-        key = domain.tenants.create_key(one.tenant, admin=True)
+        key = domain.api_keys.create(one.tenant, admin=True)
         answer = one.http.get("/v1/stats", headers={"authorization": f"Bearer {key}"}).raise_for_status().json()
         assert answer["tenant"]["jobs"] == mine["tenant"]["jobs"]
         assert sum(answer["fleet"]["jobs"].values()) == 3

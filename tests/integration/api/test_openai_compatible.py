@@ -40,9 +40,9 @@ def meanwhile(api: Api, call: Callable[[], Any], act: Callable[[str], object]) -
     """What `call` answers while `act` deals with its job."""
     with ThreadPoolExecutor(1) as pool:
         answer: Future[Any] = pool.submit(call)
-        eventually(lambda: answer.done() or api.domain.store.page(api.tenant).data)
+        eventually(lambda: answer.done() or api.domain.job_reader.page(api.tenant).data)
         assert not answer.done(), answer.result().text
-        job_id = api.domain.store.page(api.tenant).data[0].id
+        job_id = api.domain.job_reader.page(api.tenant).data[0].id
         act(job_id)
         return answer.result(30), job_id
 
@@ -63,7 +63,7 @@ def test_the_answer_is_the_endpoint_s_own_with_a_url_of_our_bucket(api: Api):
     (result,) = body["data"]
     assert {**result, "url": None} == {"seed": 7, "finish_reason": "success", "url": None}
     assert httpx.get(result["url"]).content == CHELSEA
-    job = api.domain.store.get(api.tenant, job_id)
+    job = api.domain.job_reader.get(api.tenant, job_id)
     assert (job.priority, job.seed, job.steps, job.text_mode) == ("high", 7, 8, False)
 
 
@@ -88,7 +88,7 @@ def test_openai_s_client_edits_a_picture(api: Api):
 
     answer, job_id = meanwhile(api, call, api.succeed)
     assert base64.b64decode(answer.data[0].b64_json) == CHELSEA
-    job = api.domain.store.get(api.tenant, job_id)
+    job = api.domain.job_reader.get(api.tenant, job_id)
     assert (job.seed, job.cfg_scale) == (7, 2.5)
 
 
@@ -110,7 +110,7 @@ def test_openai_s_client_does_not_buy_a_failed_edit_again(api: Api):
     error, job_id = meanwhile(api, call, fail)
     assert error.status_code == 503
     assert job_id in error.message
-    assert len(api.domain.store.page(api.tenant).data) == 1
+    assert len(api.domain.job_reader.page(api.tenant).data) == 1
 
 
 def test_a_model_of_openai_s_dialect_answers_with_bytes_and_takes_openai_s_fields(
@@ -125,7 +125,7 @@ def test_a_model_of_openai_s_dialect_answers_with_bytes_and_takes_openai_s_field
             fields = {"model": "gpt-image-x", "quality": "high", "output_format": "webp", "size": "auto"}
             answer, job_id = meanwhile(api, lambda: edit(api, **fields), api.succeed)
             assert base64.b64decode(answer.json()["data"][0]["b64_json"]) == CHELSEA
-            job = api.domain.store.get(api.tenant, job_id)
+            job = api.domain.job_reader.get(api.tenant, job_id)
             assert (job.quality, job.output_format, job.size, job.seed) == ("high", "webp", "auto", None)
             assert "seed" in edit(api, model="gpt-image-x", seed="7").json()["error"]["message"]
     finally:
@@ -193,7 +193,7 @@ def leave(api: Api, act: Callable[[str], Any]) -> str:
     request = api.http.build_request("POST", PATH, data={"prompt": PROMPT}, files=FILE)
     connection = HTTPConnection(request.url.host, request.url.port or 80)
     connection.request("POST", PATH, body=request.read(), headers=dict(request.headers))
-    job_id = str(eventually(lambda: api.domain.store.page(api.tenant).data)[0].id)
+    job_id = str(eventually(lambda: api.domain.job_reader.page(api.tenant).data)[0].id)
     act(job_id)
     connection.close()
     return job_id

@@ -27,7 +27,7 @@ WAIT = {"Prefer": "wait=60"}
 
 
 def the_only_job(api: Api) -> str:
-    jobs = eventually(lambda: api.domain.store.page(api.tenant).data)
+    jobs = eventually(lambda: api.domain.job_reader.page(api.tenant).data)
     assert len(jobs) == 1
     return str(jobs[0].id)
 
@@ -147,7 +147,7 @@ def test_a_waiting_request_outlives_a_restart_of_redis(make_settings: Callable[.
 
 
 def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
-    key = domain.tenants.create_key("acme")
+    key = domain.api_keys.create("acme")
     server = make_server(create_app(domain), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -161,7 +161,7 @@ def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
             json={"image": "https://pictures.example/a.jpg", "prompt": PROMPT},
             timeout=120,
         )
-        eventually(lambda: domain.store.page("acme").data)
+        eventually(lambda: domain.job_reader.page("acme").data)
         server.handle_exit(signal.SIGTERM, None)
         assert answer.result(120).status_code == 202
     thread.join(120)

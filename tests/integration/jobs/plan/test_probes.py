@@ -86,7 +86,7 @@ def test_a_job_that_always_fails_does_not_keep_its_model_parked(plans: Plans) ->
 
 def test_the_only_job_there_is_probes_again(plans: Plans) -> None:
     park(plans)
-    for job in plans.store.page("globex", limit=50).data[1:]:
+    for job in plans.job_reader.page("globex", limit=50).data[1:]:
         plans.planner.cancel(job.id)
     first = probe(plans)
     fails(plans, first)

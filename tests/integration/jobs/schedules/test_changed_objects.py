@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobs.queueing.background_tasks import Kind, Lost
+from jobs.queueing.background_tasks import LeaseLost, TaskKind
 from jobs.schedules.changed_objects import marks_key
 from jobs.schedules.models import Run, RunState, ScheduleChange
 from jobs.schedules.seen_objects import PARTS
@@ -132,9 +132,9 @@ def test_a_worker_lost_in_the_middle_of_a_listing_costs_the_listing_alone(night:
 
     def lost_on_the_second_page() -> None:
         if next(pages, "lost"):
-            raise Lost("killed")
+            raise LeaseLost("killed")
 
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         night.domain.changed_objects.save_changed(
             template,
             schedule_id=night.schedule_id,
@@ -154,8 +154,8 @@ def test_a_run_that_was_lost_before_it_took_note_of_its_end_does_so_later(night:
     night.open(prompt)
     night.fill(NAMES[:5])
     night.domain.schedules.run_now("acme", night.schedule_id)
-    night.chores(Kind.RUN)
-    night.chores(Kind.INGEST)
+    night.chores(TaskKind.RUN)
+    night.chores(TaskKind.INGEST)
     night.edit()
     # The batch has ended, and the chore of taking note is there for whoever comes.
     members: Any = night.domain.redis.zrange(night.domain.keys.background_tasks, 0, -1)

@@ -42,7 +42,7 @@ def test_a_jobs_webhook_url_is_told_of_its_end_as_the_api_shows_it(
     event = got.verified(domain.tenants.webhook_secret("acme"))
     assert got.path == "/hook?shop=1"
     assert event["type"] == "job.succeeded"
-    shown = domain.store.get("acme", job_id).model_dump(mode="json")
+    shown = domain.job_reader.get("acme", job_id).model_dump(mode="json")
     url = event["data"]["output"].pop("url")
     assert event["data"] == {**shown, "output": {k: v for k, v in shown["output"].items() if k != "url"}}
     assert "X-Amz-Expires=604800" in url
