@@ -42,7 +42,7 @@ from jobs.schedules.changed_objects import ChangedObjects
 from jobs.schedules.run_to_batch import RunToBatch
 from jobs.schedules.runs import Runs
 from jobs.schedules.schedules import Schedules
-from jobs.schedules.seen_objects import Seen
+from jobs.schedules.seen_objects import SeenObjects
 from jobs.schedules.submission import ScheduleSubmission
 from jobs.storage.bucket import Bucket
 from jobs.tenants.tenants import Tenants
@@ -79,7 +79,7 @@ class Domain:
     chores: Chores
     schedules: Schedules
     runs: Runs
-    seen: Seen
+    seen: SeenObjects
     reuse: Reuse
     stats: Stats
     spans: Spans
@@ -143,7 +143,7 @@ class Domain:
         )
         rows, rejects = BatchRows(batches, store, bucket, retention_s=retention_s), RejectFiles(batches, bucket)
         versions = OutputVersions(redis, keys, scripts)
-        schedules, seen = Schedules(redis, keys, scripts, runs), Seen(redis, keys)
+        schedules, seen = Schedules(redis, keys, scripts, runs), SeenObjects(redis, keys)
         changed = ChangedObjects(redis, keys, catalogue=catalogue, bucket=bucket, batches=batches, seen=seen)
         return cls(
             settings=settings,

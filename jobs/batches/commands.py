@@ -24,7 +24,7 @@ from jobs.records.job_codec import MICRO
 from jobs.records.job_models import JobRequest
 
 IDEMPOTENCY_S = 24 * 3600
-MOST_A_PAGE = 200
+MAX_PAGE = 200
 _BUDGET_HINT = "give a larger budget_usd, or cancel"
 
 
@@ -97,7 +97,7 @@ class Batches:
         Raises:
             InvalidInput: naming `limit` or `cursor`.
         """
-        check_limit(limit, MOST_A_PAGE)
+        check_limit(limit, MAX_PAGE)
         below = self._keys.batch(read_cursor(cursor, "bat_.+")) if cursor else None
         keys, more = page_of_keys(self._redis, self._keys.batches(tenant), below, limit)
         pipe = self._redis.pipeline(transaction=False)
@@ -249,8 +249,8 @@ class Batches:
             for first in range(0, len(custom_ids), most)
         )
 
-    def kept(self, batch_id: str, number: int, what: str, known_s: float) -> bool:
-        """The results of an ended batch are in the bucket; `what` says where (JSON of a `Kept`)."""
+    def record_results(self, batch_id: str, number: int, what: str, known_s: float) -> bool:
+        """The results of an ended batch are in the bucket; `what` says where (JSON of a `SavedResults`)."""
         keys = [self._keys.batch(batch_id), self._keys.batch_rejects(batch_id)]
         return bool(self._scripts.run("batches/record_results", keys, [number, what, int(known_s * 1000)]))
 

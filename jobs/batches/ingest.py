@@ -28,11 +28,11 @@ from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key
 from jobs.storage.streams import read_pieces
 
-STRETCH = 500
+CHUNK = 500
 """Rows of one script, which blocks the server for about 20 microseconds a row."""
 MAX_BYTES = 512 * 1024 * 1024
 QUOTA_PAUSE_S = 20.0
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Ingest:
     bucket: Bucket
     dispatch: Callable[[], object]
 
-    def open(self, batch_id: str, held: Held) -> "Reading | None":
+    def open(self, batch_id: str, held: Held) -> "ManifestIngest | None":
         """The reading of a batch's manifest, from where an earlier one stopped; None where there is no such batch.
 
         Args:
@@ -69,10 +69,10 @@ class Ingest:
             held: the chore; its number fences every write.
         """
         record = self.batches.record(batch_id)
-        return Reading(self, batch_id, record, held) if record else None
+        return ManifestIngest(self, batch_id, record, held) if record else None
 
 
-class Reading:
+class ManifestIngest:
     """One worker's reading of one manifest.
 
     Args:
@@ -168,14 +168,14 @@ class Reading:
         bucket, _, prefix = self._record["manifest"].removeprefix("s3://").partition("/")
         number = done
         for key in self._bucket.list_keys(bucket, prefix, start_after=self._mark):
-            if PurePosixPath(key).suffix.lower() not in PICTURES:
+            if PurePosixPath(key).suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             number += 1
             self._mark = key
             yield Row(number, number, {"custom_id": key.removeprefix(prefix)[-256:], "image": f"s3://{bucket}/{key}"})
 
     def _write(self, rows: Iterator[Row], done: int) -> None:
-        while stretch := list(islice(rows, STRETCH)):
+        while stretch := list(islice(rows, CHUNK)):
             self._held.check()
             if stretch[-1].number > MAX_ROWS:
                 raise ManifestFault(f"the manifest has over {MAX_ROWS:,} rows")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jobs.batches.models import COUNTED, ENDED, Batch, BatchState, Counts, Kept, Rollback
+from jobs.batches.models import COUNTED, ENDED, Batch, BatchState, Counts, Rollback, SavedResults
 from jobs.foundation.ids import made_at
 from jobs.foundation.job_states import State
 from jobs.records.job_codec import MICRO, moment
@@ -83,7 +83,9 @@ def decode_batch(
         schedule_id=record.get("schedule_id"),
         run_id=record.get("run_id"),
         rollback=Rollback.model_validate_json(record["rollback"]) if "rollback" in record else None,
-        results=Kept.model_validate_json(record["kept"]) if "results_at" in record and "kept" in record else None,
+        results=SavedResults.model_validate_json(record["kept"])
+        if "results_at" in record and "kept" in record
+        else None,
     )
 
 

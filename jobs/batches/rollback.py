@@ -20,7 +20,7 @@ from jobs.storage.bucket import Bucket, StoredObject
 from jobs.storage.conditional import copy_exact
 from jobs.storage.object_keys import output_location
 
-STRETCH = 200
+CHUNK = 200
 THREADS = 8
 """The store's round trips are what it waits for."""
 
@@ -89,10 +89,10 @@ class Rollbacks:
         with ThreadPoolExecutor(THREADS) as threads:
             while True:
                 held.check()
-                rows = range(done + 1, min(done + STRETCH, last) + 1)
+                rows = range(done + 1, min(done + CHUNK, last) + 1)
                 jobs = self._reader.get_many(record["tenant"], [batch_job_id(batch_id, row) for row in rows])
                 counted.update(threads.map(self._restore, [job for job in jobs if job.output]))
-                done = min(done + STRETCH, last)
+                done = min(done + CHUNK, last)
                 over = done >= last
                 said = Rollback(state="completed" if over else "running", **{k: v for k, v in counted.items() if k})
                 args = [held.number, done, said.model_dump_json(), "1" if over else "0"]

@@ -13,7 +13,7 @@ from jobs.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from jobs.foundation.redis_keys import Keys
 from jobs.queueing.background_tasks import Held
 from jobs.records.job_codec import moment
-from jobs.schedules.changed_objects import ChangedObjects, Taken
+from jobs.schedules.changed_objects import ChangedObjects, ListingResult
 from jobs.schedules.models import RunState, ScheduleTemplate, batch_id_of
 from jobs.schedules.runs import Runs, counts_of
 from jobs.schedules.schedules import Schedules
@@ -107,12 +107,12 @@ class _Work:
             self._turn(RunState.RUNNING, batch=self._batch_id, **told)
             log.info("run.begun", run_id=self._run_id, batch_id=self._batch_id, **told)
 
-    def _begin(self, template: ScheduleTemplate, schedule: Mapping[str, str]) -> Taken | None:
+    def _begin(self, template: ScheduleTemplate, schedule: Mapping[str, str]) -> ListingResult | None:
         """Write the batch, unless there is nothing to do; once, however often it is called."""
         parts, batch_id = self._parts, self._batch_id
         known = parts.batches.record(batch_id)
         if known:
-            return Taken(int(known["listed"]), int(known["changed"])) if "listed" in known else None
+            return ListingResult(int(known["listed"]), int(known["changed"])) if "listed" in known else None
         options = options_of(template)
         more = {
             "run": parts.keys.run(self._run_id),

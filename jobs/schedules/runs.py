@@ -16,7 +16,7 @@ from jobs.plan.script_runner import ScriptRunner
 from jobs.records.job_codec import MICRO, moment
 from jobs.schedules.models import FINAL_RUNS, Run, RunState, run_id
 
-MOST_A_PAGE = 200
+MAX_PAGE = 200
 
 
 class Runs:
@@ -72,7 +72,7 @@ class Runs:
         """
         if self._redis.hget(self._keys.schedule(schedule_id), "tenant") != tenant:
             raise NotFound(f"there is no schedule {schedule_id}")
-        check_limit(limit, MOST_A_PAGE)
+        check_limit(limit, MAX_PAGE)
         high: int | str = "+inf"
         last = read_cursor(cursor, re.escape(run_id(schedule_id, 0)[:-13]) + r"\d{13}m?") if cursor else None
         if last:

@@ -13,8 +13,8 @@ from jobs.records.job_models import Job
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import record_key
 
-A_PAGE = 100
-MOST = 5000
+ITEMS_PER_PAGE = 100
+MAX_ITEMS = 5000
 """Items of a sheet: nobody looks at more, and `results.csv` has them all."""
 MAX_THUMBNAIL = 512 * 1024
 STYLE = """\
@@ -54,12 +54,12 @@ class ContactSheet:
 
     def put(self, batch: Batch, check: Callable[[], None]) -> tuple[str, int]:
         """Write the sheet's pages; returns the `s3://` address of the first one, and their number."""
-        total = min(batch.counts.total - batch.counts.rejected, MOST)
-        pages = max(1, -(-total // A_PAGE))
-        jobs = self._rows.jobs(batch, stretch=A_PAGE)
+        total = min(batch.counts.total - batch.counts.rejected, MAX_ITEMS)
+        pages = max(1, -(-total // ITEMS_PER_PAGE))
+        jobs = self._rows.jobs(batch, chunk=ITEMS_PER_PAGE)
         for number in range(1, pages + 1):
             check()
-            held = [job for _, job in zip(range(A_PAGE), jobs, strict=False)]
+            held = [job for _, job in zip(range(ITEMS_PER_PAGE), jobs, strict=False)]
             text = "".join(self._page(batch, held, number, pages))
             key = record_key(batch.id, page_name(number))
             self._bucket.put(self._bucket.name, key, text.encode(), media_type="text/html; charset=utf-8")
@@ -79,7 +79,7 @@ class ContactSheet:
         )
         for job in jobs:
             yield self._card(batch, job)
-        rest = batch.counts.total - batch.counts.rejected - MOST
+        rest = batch.counts.total - batch.counts.rejected - MAX_ITEMS
         yield f"</main>{f'<p>and {rest:,} more: see results.csv</p>' if rest > 0 and number == pages else ''}</html>\n"
 
     def _card(self, batch: Batch, job: Job) -> str:

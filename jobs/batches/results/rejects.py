@@ -18,7 +18,7 @@ from jobs.storage.streams import read_pieces
 
 ABOUT = tuple(f"{REJECTED_PREFIX}{name}" for name in ("line", "field", "reason"))
 """Columns of ours; a manifest may have them, and they are passed over when it is read."""
-MOST_COLUMNS = 200
+MAX_COLUMNS = 200
 
 
 class RejectFiles:
@@ -40,7 +40,7 @@ class RejectFiles:
             names: dict[str, None] = {}
             for _, fields in self._pairs(batch, manifest):
                 for name in _flat(fields):
-                    if len(names) < MOST_COLUMNS:
+                    if len(names) < MAX_COLUMNS:
                         names[name] = None
             order = sorted(names, key=lambda name: (name != "custom_id", name != "image", name not in FIELDS, name))
             yield b"\xef\xbb\xbf" + csv_line([*ABOUT, *order])

@@ -17,7 +17,7 @@ from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import parse_s3_url
 from jobs.storage.streams import read_pieces
 
-STRETCH = 500
+CHUNK = 500
 REJECTED = "rejected"
 COLUMNS = (
     "row",
@@ -91,11 +91,11 @@ class BatchRows:
             yield _refused(reject)
             reject = next(rejects, None)
 
-    def jobs(self, batch: Batch, *, stretch: int = STRETCH) -> Iterator[Job]:
+    def jobs(self, batch: Batch, *, chunk: int = CHUNK) -> Iterator[Job]:
         """A batch's jobs in the order of their rows, read a stretch at a time."""
         last = int(self._batches.record(batch.id).get("row", 0))
-        for first in range(1, last + 1, stretch):
-            rows = range(first, min(first + stretch, last + 1))
+        for first in range(1, last + 1, chunk):
+            rows = range(first, min(first + chunk, last + 1))
             yield from self._reader.get_many(batch.tenant, [batch_job_id(batch.id, row) for row in rows])
 
     def _is_old(self, batch: Batch) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from jobs.batches.commands import Batches
-from jobs.batches.models import Batch, Kept
+from jobs.batches.models import Batch, SavedResults
 from jobs.batches.results.contact_sheet import ContactSheet
 from jobs.batches.results.rejects import RejectFiles
 from jobs.batches.results.rows import BatchRows, csv_lines, json_line
@@ -14,7 +14,7 @@ from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import record_key
 from jobs.storage.streams import PIECE, put_pieces
 
-KNOWN_FOR = 12
+RETENTION_FACTOR = 12
 """How many times longer than its jobs a batch is known."""
 
 
@@ -57,12 +57,12 @@ class ResultWriter:
             jobs.queueing.background_tasks.Lost: it is another's.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
-        kept = Kept(jsonl="", csv="")
+        kept = SavedResults(jsonl="", csv="")
         if batch.counts.total:
             with tempfile.TemporaryFile() as lines, tempfile.TemporaryFile() as table:
                 for line in csv_lines(self._copied(batch, lines, held.check)):
                     table.write(line)
-                kept = Kept(
+                kept = SavedResults(
                     jsonl=self._put(batch, "results.jsonl", lines, "application/jsonl"),
                     csv=self._put(batch, "results.csv", table, "text/csv; charset=utf-8"),
                 )
@@ -74,8 +74,8 @@ class ResultWriter:
         if batch.sheet:
             first, pages = self._sheet.put(batch, held.check)
             kept = kept.model_copy(update={"sheet": first, "sheet_pages": pages})
-        known_s = KNOWN_FOR * self._retention_s
-        return self._batches.kept(batch.id, held.number, kept.model_dump_json(), known_s)
+        known_s = RETENTION_FACTOR * self._retention_s
+        return self._batches.record_results(batch.id, held.number, kept.model_dump_json(), known_s)
 
     def _copied(self, batch: Batch, lines: IO[bytes], check: Callable[[], None]) -> Iterator[dict[str, object]]:
         """The entries, each written as JSONL in passing: one reading of the store serves both files."""

@@ -19,7 +19,7 @@ from jobs.storage.streams import read_pieces
 def archive(rows: BatchRows, bucket: Bucket, batch: Batch) -> Iterator[bytes]:
     """The archive's bytes: a picture for each item that has one, named by its `custom_id`."""
     stream = ZipStream(compress_type=ZIP_STORED)
-    for job in rows.jobs(batch, stretch=100):
+    for job in rows.jobs(batch, chunk=100):
         if job.state is not State.SUCCEEDED or job.output is None:
             continue
         stream.add(_pieces(bucket, job.output), file_name(job))

@@ -88,7 +88,7 @@ def test_a_manifest_that_cannot_be_read_fails_the_batch_with_its_reason(hands: H
 def test_a_reader_goes_on_at_the_row_where_another_was_killed(
     hands: Hands, monkeypatch: pytest.MonkeyPatch, domain: Domain
 ) -> None:
-    monkeypatch.setattr("jobs.batches.ingest.STRETCH", 10)
+    monkeypatch.setattr("jobs.batches.ingest.CHUNK", 10)
     batch_id = hands.upload(hands.csv(95))
     run = domain.scripts.run
     writes = 0
@@ -115,7 +115,7 @@ def test_a_reader_goes_on_at_the_row_where_another_was_killed(
 def test_a_reader_that_was_overtaken_writes_nothing_more(
     hands: Hands, monkeypatch: pytest.MonkeyPatch, domain: Domain
 ) -> None:
-    monkeypatch.setattr("jobs.batches.ingest.STRETCH", 10)
+    monkeypatch.setattr("jobs.batches.ingest.CHUNK", 10)
     batch_id = hands.upload(hands.csv(50))
     run = domain.scripts.run
     overtaken = False
