@@ -1,5 +1,6 @@
 """A batch from its manifest to its end: rows once, counts that add up, acts that do not depend on its size."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,33 @@ def test_a_row_is_stored_once_and_what_it_shares_is_not_stored_with_it(hands: Ha
 
 
 def test_bad_rows_are_refused_alone_with_line_field_and_reason(hands: Hands) -> None:
-    data = hands.csv(1) + b"SKU-2,ftp://nowhere/x.png\nSKU-1,s3://retouch/in/9.png\nSKU-4,\n"
+    data = hands.csv(1) + b"SKU-2,ftp://nowhere/x.png\nSKU-1,s3://retouch/in/9.png\n,ftp://nowhere/y.png\n"
     batch_id = hands.running(data)
     batch = hands.batch(batch_id)
     assert (batch.counts.total, batch.counts.rejected, batch.counts.queued) == (4, 3, 1)
     rejects = list(hands.domain.batches.rejects(batch_id))
-    assert [(one.row, one.line, one.errors[0]["field"]) for one in rejects] == [
-        (2, 3, "image"),
-        (3, 4, "custom_id"),
-        (4, 5, "image"),
+    assert [(reject.row, reject.line, reject.custom_id, reject.errors[0]["field"]) for reject in rejects] == [
+        (2, 3, "SKU-2", "image"),
+        (3, 4, "SKU-1", "custom_id"),
+        (4, 5, None, "image"),
     ]
-    assert "row 1 has it already" in rejects[1].errors[0]["message"]
+    assert rejects[1].errors == [{"field": "custom_id", "message": "row 1 has it already", "code": "repeated"}]
+
+
+def test_a_repeated_row_without_custom_id_is_stored_with_null(hands: Hands) -> None:
+    data = b"image,output_key\ns3://retouch/a.png,shop/x.png\ns3://retouch/b.png,shop/x.png\n"
+    batch_id = hands.running(data)
+    texts: Any = hands.domain.redis.lrange(hands.domain.keys.batch_rejects(batch_id), 0, -1)
+    assert [json.loads(text) for text in texts] == [
+        {
+            "row": 2,
+            "line": 3,
+            "custom_id": None,
+            "errors": [
+                {"field": "output_key", "message": "an earlier row has the same output key", "code": "repeated"}
+            ],
+        }
+    ]
 
 
 def test_two_rows_that_would_write_one_object_cannot_both_be_edited(hands: Hands) -> None:
