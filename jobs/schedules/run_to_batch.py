@@ -8,6 +8,7 @@ import structlog
 
 from jobs.batches.commands import Batches
 from jobs.batches.models import ENDED, BatchOptions, BatchRequest, BatchState
+from jobs.batches.progress import counts_of
 from jobs.batches.submission import BatchSubmission
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from jobs.foundation.redis_keys import Keys
@@ -15,7 +16,7 @@ from jobs.queueing.background_tasks import Held
 from jobs.records.job_codec import moment
 from jobs.schedules.changed_objects import ChangedObjects, ListingResult
 from jobs.schedules.models import RunState, ScheduleTemplate, batch_id_of
-from jobs.schedules.runs import Runs, counts_of
+from jobs.schedules.runs import Runs
 from jobs.schedules.schedules import Schedules
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key, parse_s3_url

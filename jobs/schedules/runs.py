@@ -8,6 +8,7 @@ from typing import Any
 from redis import Redis
 
 from jobs.batches.models import COUNTED, Counts
+from jobs.batches.progress import counts_of
 from jobs.events.outbox import Event
 from jobs.foundation.errors import NotFound
 from jobs.foundation.paging import Page, check_limit, read_cursor, write_cursor
@@ -104,12 +105,6 @@ class Runs:
             live = {name: value for name, value in zip([*COUNTED, "cost"], values or (), strict=False) if value}
             shown.append(_decode_run(self._keys, run, record, live))
         return shown
-
-
-def counts_of(values: Mapping[str, str]) -> Counts:
-    """A batch's counts, from its hash or a part of it."""
-    counts = {name: max(0, int(values.get(name, 0))) for name in COUNTED}
-    return Counts(**counts, total=sum(count for name, count in counts.items() if name != "reused"))
 
 
 def _decode_run(keys: Keys, run: str, record: Mapping[str, str], live: Mapping[str, str]) -> Run:

@@ -256,7 +256,7 @@ def test_a_sweep_goes_on_where_another_was_killed(hands: Hands, domain: Domain) 
     domain.batches.cancel("acme", batch_id)
     with domain.chores.hold(Kind.SWEEP, batch_id) as held:
         assert held is not None
-        assert domain.batches.sweep(batch_id, held.number, most=7) == 0
+        assert domain.batches.sweep(batch_id, held.number, limit=7) == 0
     domain.redis.hdel(domain.keys.batch(batch_id), "u:sweep")
     hands.do(Kind.SWEEP, batch_id)
     stored = [domain.redis.hget(domain.keys.job(batch_job_id(batch_id, row)), "state") for row in range(1, 31)]
@@ -284,9 +284,9 @@ def test_a_job_that_fails_during_a_retry_is_not_tried_for_ever(hands: Hands, dom
     domain.batches.retry("acme", batch_id, [State.FAILED])
     with domain.chores.hold(Kind.SWEEP, batch_id) as held:
         assert held is not None
-        domain.batches.sweep(batch_id, held.number, most=2)
+        domain.batches.sweep(batch_id, held.number, limit=2)
         hands.work(State.FAILED)
-        while domain.batches.sweep(batch_id, held.number, most=2) == 0:
+        while domain.batches.sweep(batch_id, held.number, limit=2) == 0:
             pass
     hands.work(State.FAILED)
     attempts = [len(hands.job(batch_id, row).attempts) for row in range(1, 5)]
