@@ -45,7 +45,7 @@ from jobs.schedules.changed_objects import ChangedObjects
 from jobs.schedules.run_to_batch import RunToBatch
 from jobs.schedules.runs import Runs
 from jobs.schedules.schedules import Schedules
-from jobs.schedules.seen_objects import Seen
+from jobs.schedules.seen_objects import SeenObjects
 from jobs.schedules.submission import ScheduleSubmission
 from jobs.storage.bucket import Bucket
 from jobs.tenants.api_keys import ApiKeys
@@ -138,7 +138,7 @@ class ScheduleParts:
 
     schedules: Schedules
     runs: Runs
-    seen: Seen
+    seen: SeenObjects
     changed_objects: ChangedObjects
     schedule_submission: ScheduleSubmission
     run_to_batch: RunToBatch
@@ -316,7 +316,7 @@ def _batches(
 
 def _schedules(base: Foundation, batches: BatchParts, webhooks: WebhookParts) -> ScheduleParts:
     redis, keys, bucket = base.redis, base.keys, base.bucket
-    runs, seen = Runs(redis, keys, base.scripts), Seen(redis, keys)
+    runs, seen = Runs(redis, keys, base.scripts), SeenObjects(redis, keys)
     webhooks.bodies.register("schedule", runs.data_of)
     schedules = Schedules(redis, keys, base.scripts, runs)
     changed = ChangedObjects(redis, keys, catalogue=base.catalogue, bucket=bucket, batches=batches.batches, seen=seen)

@@ -15,7 +15,8 @@ from api.routes.batches import BatchId
 from api.routes.jobs import REDIRECT, redirect
 from jobs.batches.models import ENDED
 from jobs.batches.results.contact_sheet import page_name
-from jobs.batches.results.rows import csv_lines, json_line, states
+from jobs.batches.results.lines import csv_lines, json_line
+from jobs.batches.results.rows import states
 from jobs.batches.results.zip_archive import archive
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound
 from jobs.storage.object_keys import record_key

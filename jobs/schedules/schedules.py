@@ -25,8 +25,8 @@ from jobs.schedules.models import (
 )
 from jobs.schedules.runs import Runs
 
-MOST_A_PAGE = 200
-MOST_TICKS = 200
+MAX_PAGE = 200
+MAX_TICKS = 200
 """Ticks of one claim."""
 SHOWN_TICKS = 3
 
@@ -221,7 +221,7 @@ class Schedules:
         Raises:
             InvalidInput: naming `limit` or `cursor`.
         """
-        check_limit(limit, MOST_A_PAGE)
+        check_limit(limit, MAX_PAGE)
         below = self._keys.schedule(read_cursor(cursor, "sch_.+")) if cursor else None
         keys, more = page_of_keys(self._redis, self._keys.schedules(tenant), below, limit)
         pipe = self._redis.pipeline(transaction=False)
@@ -320,7 +320,7 @@ def _stretch(cron: Cron, first_ms: int, now: datetime) -> tuple[list[int], int |
     """Ticks from a first one up to `now`, a stretch of them; and the one after the last, None where there is none."""
     ticks = [first_ms]
     for tick in cron.after(moment(first_ms)):
-        if tick > now or len(ticks) == MOST_TICKS:
+        if tick > now or len(ticks) == MAX_TICKS:
             return ticks, to_ms(tick)
         ticks.append(to_ms(tick))
     return ticks, None

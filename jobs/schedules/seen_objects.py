@@ -47,7 +47,7 @@ def mark_of(listed: Listed, recipe: str) -> Mark:
     return Mark(int.from_bytes(place[:2], "big") % PARTS, b64encode(place[2:]).decode(), b64encode(value).decode())
 
 
-class Seen:
+class SeenObjects:
     """The marks of all schedules.
 
     Args:

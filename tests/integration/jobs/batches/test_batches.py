@@ -1,5 +1,6 @@
 """A batch from its manifest to its end: rows once, counts that add up, acts that do not depend on its size."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,33 @@ def test_a_row_is_stored_once_and_what_it_shares_is_not_stored_with_it(hands: Ha
 
 
 def test_bad_rows_are_refused_alone_with_line_field_and_reason(hands: Hands) -> None:
-    data = hands.csv(1) + b"SKU-2,ftp://nowhere/x.png\nSKU-1,s3://retouch/in/9.png\nSKU-4,\n"
+    data = hands.csv(1) + b"SKU-2,ftp://nowhere/x.png\nSKU-1,s3://retouch/in/9.png\n,ftp://nowhere/y.png\n"
     batch_id = hands.running(data)
     batch = hands.batch(batch_id)
     assert (batch.counts.total, batch.counts.rejected, batch.counts.queued) == (4, 3, 1)
     rejects = list(hands.domain.batches.rejects(batch_id))
-    assert [(one.row, one.line, one.errors[0]["field"]) for one in rejects] == [
-        (2, 3, "image"),
-        (3, 4, "custom_id"),
-        (4, 5, "image"),
+    assert [(reject.row, reject.line, reject.custom_id, reject.errors[0]["field"]) for reject in rejects] == [
+        (2, 3, "SKU-2", "image"),
+        (3, 4, "SKU-1", "custom_id"),
+        (4, 5, None, "image"),
     ]
-    assert "row 1 has it already" in rejects[1].errors[0]["message"]
+    assert rejects[1].errors == [{"field": "custom_id", "message": "row 1 has it already", "code": "repeated"}]
+
+
+def test_a_repeated_row_without_custom_id_is_stored_with_null(hands: Hands) -> None:
+    data = b"image,output_key\ns3://retouch/a.png,shop/x.png\ns3://retouch/b.png,shop/x.png\n"
+    batch_id = hands.running(data)
+    texts: Any = hands.domain.redis.lrange(hands.domain.keys.batch_rejects(batch_id), 0, -1)
+    assert [json.loads(text) for text in texts] == [
+        {
+            "row": 2,
+            "line": 3,
+            "custom_id": None,
+            "errors": [
+                {"field": "output_key", "message": "an earlier row has the same output key", "code": "repeated"}
+            ],
+        }
+    ]
 
 
 def test_two_rows_that_would_write_one_object_cannot_both_be_edited(hands: Hands) -> None:
@@ -88,7 +105,7 @@ def test_a_manifest_that_cannot_be_read_fails_the_batch_with_its_reason(hands: H
 def test_a_reader_goes_on_at_the_row_where_another_was_killed(
     hands: Hands, monkeypatch: pytest.MonkeyPatch, domain: Domain
 ) -> None:
-    monkeypatch.setattr("jobs.batches.ingest.STRETCH", 10)
+    monkeypatch.setattr("jobs.batches.ingest.CHUNK", 10)
     batch_id = hands.upload(hands.csv(95))
     run = domain.scripts.run
     writes = 0
@@ -115,7 +132,7 @@ def test_a_reader_goes_on_at_the_row_where_another_was_killed(
 def test_a_reader_that_was_overtaken_writes_nothing_more(
     hands: Hands, monkeypatch: pytest.MonkeyPatch, domain: Domain
 ) -> None:
-    monkeypatch.setattr("jobs.batches.ingest.STRETCH", 10)
+    monkeypatch.setattr("jobs.batches.ingest.CHUNK", 10)
     batch_id = hands.upload(hands.csv(50))
     run = domain.scripts.run
     overtaken = False
@@ -239,7 +256,7 @@ def test_a_sweep_goes_on_where_another_was_killed(hands: Hands, domain: Domain) 
     domain.batches.cancel("acme", batch_id)
     with domain.background_tasks.hold(TaskKind.SWEEP, batch_id) as held:
         assert held is not None
-        assert domain.batches.sweep(batch_id, held.number, most=7) == 0
+        assert domain.batches.sweep(batch_id, held.number, limit=7) == 0
     domain.redis.hdel(domain.keys.batch(batch_id), "u:sweep")
     hands.do(TaskKind.SWEEP, batch_id)
     stored = [domain.redis.hget(domain.keys.job(batch_job_id(batch_id, row)), "state") for row in range(1, 31)]
@@ -267,9 +284,9 @@ def test_a_job_that_fails_during_a_retry_is_not_tried_for_ever(hands: Hands, dom
     domain.batches.retry("acme", batch_id, [State.FAILED])
     with domain.background_tasks.hold(TaskKind.SWEEP, batch_id) as held:
         assert held is not None
-        domain.batches.sweep(batch_id, held.number, most=2)
+        domain.batches.sweep(batch_id, held.number, limit=2)
         hands.work(State.FAILED)
-        while domain.batches.sweep(batch_id, held.number, most=2) == 0:
+        while domain.batches.sweep(batch_id, held.number, limit=2) == 0:
             pass
     hands.work(State.FAILED)
     attempts = [len(hands.job(batch_id, row).attempts) for row in range(1, 5)]
