@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.context import DomainOf
+from api.context import TenantsOf
 from jobs.foundation.errors import Forbidden, Unauthorized
 from jobs.tenants.tenants import Caller
 
@@ -13,7 +13,7 @@ bearer = HTTPBearer(auto_error=False, description="An API key, as `retouch keys 
 
 
 def authenticate(
-    request: Request, domain: DomainOf, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    request: Request, tenants: TenantsOf, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
     """The caller whose key it is; its tenant is left in the request's state, for the log.
 
@@ -22,7 +22,7 @@ def authenticate(
     """
     if credentials is None:
         raise Unauthorized("send an API key: Authorization: Bearer KEY")
-    caller = domain.tenants.authenticate(credentials.credentials)
+    caller = tenants.authenticate(credentials.credentials)
     request.state.tenant = caller.tenant
     return caller
 

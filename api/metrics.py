@@ -17,12 +17,12 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.context import MetricsOf
 from jobs.foundation import metric_catalogue as metrics
 from jobs.foundation.job_states import State
 from jobs.foundation.metric_catalogue import Metric
-from jobs.operations.stats import FleetStats, ModelStats, TenantStats
+from jobs.operations.stats import FleetStats, ModelStats, Stats, TenantStats
 from jobs.queueing.broker import QUEUES
-from jobs.wiring import Domain
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NO_ROUTE = "(none)"
@@ -41,16 +41,16 @@ Samples = Mapping[Metric, Iterable[tuple[tuple[str, ...], float]]]
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def read_metrics(request: Request) -> Response:
+def read_metrics(request: Request, registry: MetricsOf) -> Response:
     """No key is asked for: let only what scrapes it reach it. It is answered also where Redis is not."""
     encode, kind = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(request.app.state.metrics), media_type=kind)
+    return Response(encode(registry), media_type=kind)
 
 
-def registry_of(domain: Domain) -> CollectorRegistry:
-    """What an app over `domain` exports."""
+def make_registry(stats: Stats, *, by_tenant: bool) -> CollectorRegistry:
+    """The metrics that one app exports; `by_tenant` adds the job counts of each tenant."""
     registry = CollectorRegistry()
-    registry.register(FleetCollector(domain))
+    registry.register(FleetCollector(stats, by_tenant=by_tenant))
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     return registry
@@ -59,8 +59,9 @@ def registry_of(domain: Domain) -> CollectorRegistry:
 class FleetCollector(Collector):
     """Reads the fleet's counts at each scrape."""
 
-    def __init__(self, domain: Domain) -> None:
-        self._domain = domain
+    def __init__(self, stats: Stats, *, by_tenant: bool) -> None:
+        self._stats = stats
+        self._by_tenant = by_tenant
 
     def describe(self) -> Iterable[Family]:
         """What it will export: known without asking the store."""
@@ -71,9 +72,9 @@ class FleetCollector(Collector):
         up = _family(metrics.STORE_UP)
         samples: Samples = {}
         try:
-            samples = samples_of(self._domain.stats.fleet())
-            if self._domain.settings.metrics_tenants:
-                samples = {**samples, **_tenants(self._domain.stats.tenants())}
+            samples = samples_of(self._stats.fleet())
+            if self._by_tenant:
+                samples = {**samples, **_tenants(self._stats.tenants())}
             up.add_metric([], 1)
         except RedisError as error:
             log.warning("metrics.store_unreachable", error=str(error))

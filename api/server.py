@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from redis.exceptions import RedisError
 
 from api.app import create_app
-from api.waiting import Waiting
+from api.waiting import JobWaiter
 from jobs.foundation.logs import configure_logging
 from jobs.foundation.settings import load_settings
+from jobs.plan.planner import Planner
 from jobs.wiring import Domain
 
 STORE_PAUSE_S = 1.0
@@ -25,13 +26,13 @@ log = structlog.get_logger(__name__)
 class Server(uvicorn.Server):
     """Uvicorn, whose waiting requests answer with what they know as soon as the process is asked to end."""
 
-    def __init__(self, config: uvicorn.Config, waiting: Waiting) -> None:
+    def __init__(self, config: uvicorn.Config, waiter: JobWaiter) -> None:
         super().__init__(config)
-        self._waiting = waiting
+        self._waiter = waiter
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: no new connections, and nobody waits any longer."""
-        self._waiting.stop()
+        self._waiter.stop()
         super().handle_exit(sig, frame)
 
 
@@ -48,7 +49,7 @@ def make_server(app: FastAPI, host: str, port: int) -> Server:
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=65,
     )
-    return Server(config, app.state.waiting)
+    return Server(config, app.state.parts.job_waiter)
 
 
 def serve(host: str, port: int) -> None:
@@ -61,17 +62,17 @@ def serve(host: str, port: int) -> None:
     configure_logging(settings)
     domain = Domain.open(settings)
     try:
-        threading.Thread(target=_register_models, args=(domain,), name="models", daemon=True).start()
+        threading.Thread(target=_register_models, args=(domain.planner,), name="models", daemon=True).start()
         make_server(create_app(domain), host, port).run()
     finally:
         domain.close()
 
 
-def _register_models(domain: Domain) -> None:
+def _register_models(planner: Planner) -> None:
     """Make the models known as soon as the store answers: until then requests are answered by 503."""
     while True:
         try:
-            domain.planner.register_models()
+            planner.register_models()
         except RedisError as error:
             log.warning("api.store_unreachable", error=str(error))
             time.sleep(STORE_PAUSE_S)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -14,10 +14,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from jobs.edits.reader import Store
 from jobs.foundation.errors import Unavailable
 from jobs.foundation.job_states import FINAL
+from jobs.foundation.redis_keys import Keys
 from jobs.records.job_models import Job
-from jobs.wiring import Domain
 
 REREAD_S = 5.0
 """A waiter reads its job this often even without a notice: a notice is a hint, the record is the truth."""
@@ -28,16 +29,17 @@ RECONNECT_S = 0.5
 log = structlog.get_logger(__name__)
 
 
-class Waiting:
+class JobWaiter:
     """The notices of finished jobs, for any number of waiting requests.
 
     Must be entered (`async with`) in the event loop that serves the requests.
     """
 
-    def __init__(self, domain: Domain) -> None:
-        self._domain = domain
-        self._channel: Callable[[str], str] = domain.keys.final_channel
-        self._idle = domain.keys.final_channel("none")  # keeps the connection subscribed while nobody waits
+    def __init__(self, reader: Store, keys: Keys, redis_url: str) -> None:
+        self._reader = reader
+        self._redis_url = redis_url
+        self._channel = keys.final_channel
+        self._idle = keys.final_channel("none")  # keeps the connection subscribed while nobody waits
         self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._confirmed: dict[str, asyncio.Event] = {}
         self._pubsub: PubSub | None = None
@@ -46,7 +48,7 @@ class Waiting:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "Waiting":
+    async def __aenter__(self) -> "JobWaiter":
         self._loop = asyncio.get_running_loop()
         self._listener = asyncio.create_task(self._listen(), name="notices")
         return self
@@ -85,7 +87,7 @@ class Waiting:
                 left = until - loop.time()
                 over = left <= 0 or self._stopping
                 try:
-                    job: Job = await run_in_threadpool(self._domain.store.get, tenant, job_id)
+                    job: Job = await run_in_threadpool(self._reader.get, tenant, job_id)
                 except (RedisError, Unavailable):
                     if over:
                         raise
@@ -126,9 +128,8 @@ class Waiting:
                 await getattr(self._pubsub, command)(channel)
 
     async def _listen(self) -> None:
-        url = self._domain.settings.redis_url.get_secret_value()
         redis = Redis.from_url(
-            url,
+            self._redis_url,
             decode_responses=True,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=10,
@@ -181,23 +182,23 @@ async def disconnected(request: Request) -> None:
         pass
 
 
-async def until_final_or_gone(waiting: Waiting, request: Request, tenant: str, job_id: str, seconds: float) -> Job:
-    """`Waiting.until_final`, given up when the client goes away.
+async def until_final_or_gone(waiter: JobWaiter, request: Request, tenant: str, job_id: str, seconds: float) -> Job:
+    """`JobWaiter.until_final`, given up when the client goes away.
 
     Raises:
         ClientGone: nobody is there to be answered.
     """
-    waiter = asyncio.create_task(waiting.until_final(tenant, job_id, seconds))
+    wait = asyncio.create_task(waiter.until_final(tenant, job_id, seconds))
     gone = asyncio.create_task(disconnected(request))
     try:
-        await asyncio.wait({waiter, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if waiter.done():
-            return waiter.result()
+        await asyncio.wait({wait, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if wait.done():
+            return wait.result()
         raise ClientGone
     finally:
-        for task in (waiter, gone):
+        for task in (wait, gone):
             task.cancel()
-        await asyncio.gather(waiter, gone, return_exceptions=True)
+        await asyncio.gather(wait, gone, return_exceptions=True)
 
 
 class ClientGone(Exception):

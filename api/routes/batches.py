@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf, WaitingOf
+from api.context import BatchesOf, BatchSubmissionOf, BrokerOf, JobWaiterOf, TaskPublisherOf
 from api.http import bodies, schema
 from api.http.multipart import job_fields, read_form
 from api.http.responses import answer
@@ -32,8 +32,8 @@ from jobs.batches.submission import (
 )
 from jobs.foundation.errors import InvalidInput, NotFound, Unavailable
 from jobs.foundation.job_states import State
+from jobs.queueing.broker import Broker, ChorePublisher
 from jobs.storage.streams import PIECE
-from jobs.wiring import Domain
 
 BATCH_ID = re.compile(r"bat_[0-9A-HJKMNP-TV-Z]{26}")
 JSON_BYTES = 64 * 1024 * 1024
@@ -109,7 +109,7 @@ BatchId = Annotated[str, Depends(known_batch)]
 async def submit(
     *,
     request: Request,
-    domain: DomainOf,
+    submission: BatchSubmissionOf,
     caller: CallerOf,
     idempotency_key: Annotated[str | None, Header(description="1 to 255 printable ASCII characters.")] = None,
     traceparent: Annotated[str | None, Header(include_in_schema=False)] = None,
@@ -117,7 +117,7 @@ async def submit(
     """Keep the manifest, write the batch."""
     kind = bodies.media_type(request)
     write = partial(
-        domain.batch_submission.submit,
+        submission.submit,
         tenant=caller.tenant,
         idempotency_key=idempotency_key,
         traceparent=traceparent,
@@ -171,16 +171,16 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 @router.get("", response_model=BatchPage, summary="List batches, newest first", responses=schema.problems(422))
-def list_batches(domain: DomainOf, caller: CallerOf, wanted: Annotated[Listing, Query()]) -> Response:
+def list_batches(batches: BatchesOf, caller: CallerOf, wanted: Annotated[Listing, Query()]) -> Response:
     """A page of the caller's batches."""
-    page = domain.batches.page(caller.tenant, limit=wanted.limit, cursor=wanted.cursor)
+    page = batches.page(caller.tenant, limit=wanted.limit, cursor=wanted.cursor)
     return answer(BatchPage.model_construct(data=page.data, next_cursor=page.next_cursor))
 
 
 @router.get("/{batch_id}", response_model=Batch, summary="Read a batch", responses=schema.problems(404))
-def read(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
+def read(batches: BatchesOf, caller: CallerOf, batch_id: BatchId) -> Response:
     """The batch as it is now."""
-    return answer(domain.batches.get(caller.tenant, batch_id))
+    return answer(batches.get(caller.tenant, batch_id))
 
 
 @router.post(
@@ -191,47 +191,69 @@ def read(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
     responses=schema.problems(404, 409, 422),
 )
 def approve(
-    domain: DomainOf, caller: CallerOf, batch_id: BatchId, changes: Annotated[Changes | None, Body()] = None
+    *,
+    batches: BatchesOf,
+    publisher: TaskPublisherOf,
+    broker: BrokerOf,
+    caller: CallerOf,
+    batch_id: BatchId,
+    changes: Annotated[Changes | None, Body()] = None,
 ) -> Response:
     """Release the rest."""
-    return _acted(domain, domain.batches.approve(caller.tenant, batch_id, changes))
+    return _answer_acted(publisher, broker, batches.approve(caller.tenant, batch_id, changes))
 
 
 @router.post("/{batch_id}/pause", response_model=Batch, summary="Hold a batch", responses=schema.problems(404, 409))
-def pause(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
+def pause(
+    batches: BatchesOf, publisher: TaskPublisherOf, broker: BrokerOf, caller: CallerOf, batch_id: BatchId
+) -> Response:
     """Start nothing more of it; what runs goes on."""
-    return _acted(domain, domain.batches.pause(caller.tenant, batch_id))
+    return _answer_acted(publisher, broker, batches.pause(caller.tenant, batch_id))
 
 
 @router.post("/{batch_id}/resume", response_model=Batch, summary="Go on", responses=schema.problems(404, 409, 422))
 def resume(
-    domain: DomainOf, caller: CallerOf, batch_id: BatchId, wanted: Annotated[Resumption | None, Body()] = None
+    *,
+    batches: BatchesOf,
+    publisher: TaskPublisherOf,
+    broker: BrokerOf,
+    caller: CallerOf,
+    batch_id: BatchId,
+    wanted: Annotated[Resumption | None, Body()] = None,
 ) -> Response:
     """Go on after a pause, with a new budget if one is given."""
     budget = wanted.budget_usd if wanted else None
-    return _acted(domain, domain.batches.resume(caller.tenant, batch_id, budget))
+    return _answer_acted(publisher, broker, batches.resume(caller.tenant, batch_id, budget))
 
 
 @router.post("/{batch_id}/cancel", response_model=Batch, summary="Stop a batch", responses=schema.problems(404, 409))
-def cancel(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
+def cancel(
+    batches: BatchesOf, publisher: TaskPublisherOf, broker: BrokerOf, caller: CallerOf, batch_id: BatchId
+) -> Response:
     """Stop it for good; what runs stops at its next step."""
-    return _acted(domain, domain.batches.cancel(caller.tenant, batch_id))
+    return _answer_acted(publisher, broker, batches.cancel(caller.tenant, batch_id))
 
 
 @router.post(
     "/{batch_id}/retry", response_model=Batch, summary="Try its jobs again", responses=schema.problems(404, 409, 422)
 )
 def retry(
-    domain: DomainOf, caller: CallerOf, batch_id: BatchId, wanted: Annotated[Retrying | None, Body()] = None
+    *,
+    batches: BatchesOf,
+    publisher: TaskPublisherOf,
+    broker: BrokerOf,
+    caller: CallerOf,
+    batch_id: BatchId,
+    wanted: Annotated[Retrying | None, Body()] = None,
 ) -> Response:
     """Put jobs of these states back on their lanes."""
-    return _acted(domain, domain.batches.retry(caller.tenant, batch_id, (wanted or Retrying()).states))
+    return _answer_acted(publisher, broker, batches.retry(caller.tenant, batch_id, (wanted or Retrying()).states))
 
 
-def _acted(domain: Domain, batch: Batch) -> Response:
-    domain.chore_publisher.publish_due()
+def _answer_acted(publisher: ChorePublisher, broker: Broker, batch: Batch) -> Response:
+    publisher.publish_due()
     with suppress(RedisError, Unavailable):  # what was asked is done; every worker's pulse plans, too
-        domain.broker.dispatch()
+        broker.dispatch()
     return answer(batch)
 
 
@@ -243,9 +265,9 @@ def _acted(domain: Domain, batch: Batch) -> Response:
     response_class=EventSourceResponse,
     responses=schema.problems(404),
 )
-async def events(domain: DomainOf, waiting: WaitingOf, caller: CallerOf, batch_id: BatchId) -> Response:
+async def events(batches: BatchesOf, waiter: JobWaiterOf, caller: CallerOf, batch_id: BatchId) -> Response:
     """Read the record once a second for as long as somebody listens; no thread is held between."""
-    first = await run_in_threadpool(domain.batches.get, caller.tenant, batch_id)
+    first = await run_in_threadpool(batches.get, caller.tenant, batch_id)
 
     async def follow() -> AsyncIterator[ServerSentEvent]:
         shown, batch = "", first
@@ -257,11 +279,11 @@ async def events(domain: DomainOf, waiting: WaitingOf, caller: CallerOf, batch_i
             if text != shown:
                 yield ServerSentEvent(text, event="progress")
                 shown = text
-            if waiting.stopping:
+            if waiter.stopping:
                 return
             await asyncio.sleep(BEAT_S)
             try:
-                batch = await run_in_threadpool(domain.batches.get, caller.tenant, batch_id)
+                batch = await run_in_threadpool(batches.get, caller.tenant, batch_id)
             except NotFound:
                 return
             except RedisError:

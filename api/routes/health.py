@@ -8,10 +8,10 @@ import structlog
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from api.context import DomainOf
+from api.context import BrokerOf, BucketOf, RedisOf, StatusOf
 from api.http.responses import answer
+from jobs.catalogue.status import Status
 from jobs.queueing.broker import EDITS
-from jobs.wiring import Domain
 
 router = APIRouter(tags=["operations"])
 log = structlog.get_logger(__name__)
@@ -51,17 +51,17 @@ async def livez() -> Live:
     summary="Whether submits can be accepted",
     responses={503: {"model": Ready, "description": "Something it needs does not answer."}},
 )
-def readyz(domain: DomainOf) -> Response:
+def readyz(redis: RedisOf, bucket: BucketOf, broker: BrokerOf, status: StatusOf) -> Response:
     """Asks Redis, the bucket and the broker, all at once."""
     asked: dict[str, Callable[[], object]] = {
-        "redis": domain.redis.ping,
-        "bucket": domain.bucket.check,
-        "broker": domain.broker.check,
+        "redis": redis.ping,
+        "bucket": bucket.check,
+        "broker": broker.check,
     }
     with ThreadPoolExecutor(len(asked)) as pool:
         checks = dict(zip(asked, pool.map(lambda name: _check(name, asked[name]), asked), strict=True))
     ready = all(check.ok for check in checks.values())
-    workers = _edit_workers(domain) if checks["redis"].ok else None
+    workers = _edit_workers(status) if checks["redis"].ok else None
     return answer(Ready(ready=ready, checks=checks, edit_workers=workers), 200 if ready else 503)
 
 
@@ -74,5 +74,5 @@ def _check(name: str, ask: Callable[[], object]) -> Check:
     return Check(ok=True)
 
 
-def _edit_workers(domain: Domain) -> int:
-    return sum(EDITS in worker.queues for worker in domain.status.workers())
+def _edit_workers(status: Status) -> int:
+    return sum(EDITS in worker.queues for worker in status.workers())

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf, WaitingOf
+from api.context import BrokerOf, BucketOf, JobReaderOf, JobSubmissionOf, JobWaiterOf, PlannerOf, SettingsOf
 from api.http import bodies, schema
 from api.http.multipart import job_fields, read_form
 from api.http.responses import URL_LIVES_S, JobPage, SubmittedJob, answer, shown
@@ -19,7 +19,6 @@ from jobs.foundation.errors import Conflict, InvalidInput, NotFound
 from jobs.foundation.job_states import FINAL, State
 from jobs.records.job_models import Job, JobRequest
 from jobs.storage.object_keys import parse_s3_url
-from jobs.wiring import Domain
 
 MAX_WAIT_S = 120
 JOB_ID = re.compile(r"job_[0-9A-HJKMNP-TV-Z]{26}(-\d{7,8})?")
@@ -74,8 +73,10 @@ class Filter(BaseModel):
 async def submit_job(
     *,
     request: Request,
-    domain: DomainOf,
-    waiting: WaitingOf,
+    settings: SettingsOf,
+    submission: JobSubmissionOf,
+    bucket: BucketOf,
+    waiter: JobWaiterOf,
     caller: CallerOf,
     idempotency_key: Annotated[
         str | None, Header(description="1 to 255 printable ASCII characters, yours to choose.")
@@ -85,9 +86,9 @@ async def submit_job(
 ) -> Response:
     """Submit, and wait if asked to."""
     wait_s = preferred_wait(prefer)
-    wanted, upload = await read_submission(request, domain)
+    wanted, upload = await read_submission(request, settings.max_upload_bytes)
     accepted = await run_in_threadpool(
-        domain.job_submission.submit,
+        submission.submit,
         wanted,
         tenant=caller.tenant,
         upload=upload,
@@ -101,21 +102,20 @@ async def submit_job(
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
         try:
-            job = await until_final_or_gone(waiting, request, caller.tenant, job.id, wait_s)
+            job = await until_final_or_gone(waiter, request, caller.tenant, job.id, wait_s)
         except ClientGone:
             return Response(status_code=202)
-    body = SubmittedJob.model_construct(**dict(shown(domain.bucket, job)), warnings=list(accepted.warnings))
+    body = SubmittedJob.model_construct(**dict(shown(bucket, job)), warnings=list(accepted.warnings))
     return answer(body, 200 if wait_s is not None and job.state in FINAL else 202, headers)
 
 
-async def read_submission(request: Request, domain: Domain) -> tuple[JobRequest, bytes | None]:
+async def read_submission(request: Request, limit: int) -> tuple[JobRequest, bytes | None]:
     """The request in either form, and the picture's bytes where it was uploaded.
 
     Raises:
         InvalidInput: naming every field of a wrong type or an unknown name.
-        TooLarge: over `MAX_UPLOAD_BYTES`.
+        TooLarge: the picture has over `limit` bytes.
     """
-    limit = domain.settings.max_upload_bytes
     kind = bodies.media_type(request)
     if bodies.is_json(kind):
         # A `data:` picture is a third larger than its bytes.
@@ -145,9 +145,9 @@ def preferred_wait(prefer: str | None) -> int | None:
 
 
 @router.get("", response_model=JobPage, summary="List jobs, newest first", responses=schema.problems(422))
-def list_jobs(domain: DomainOf, caller: CallerOf, wanted: Annotated[Filter, Query()]) -> Response:
+def list_jobs(reader: JobReaderOf, bucket: BucketOf, caller: CallerOf, wanted: Annotated[Filter, Query()]) -> Response:
     """A page of the caller's jobs."""
-    page = domain.store.page(
+    page = reader.page(
         caller.tenant,
         state=wanted.state,
         batch_id=wanted.batch_id,
@@ -155,32 +155,48 @@ def list_jobs(domain: DomainOf, caller: CallerOf, wanted: Annotated[Filter, Quer
         limit=wanted.limit,
         cursor=wanted.cursor,
     )
-    data = [shown(domain.bucket, job) for job in page.data]
+    data = [shown(bucket, job) for job in page.data]
     return answer(JobPage.model_construct(data=data, next_cursor=page.next_cursor))
 
 
 @router.get("/{job_id}", response_model=Job, summary="Read a job", responses=schema.problems(404))
-def read_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
+def read_job(bucket: BucketOf, reader: JobReaderOf, caller: CallerOf, job_id: JobId) -> Response:
     """The job as it is now."""
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+    return answer(shown(bucket, reader.get(caller.tenant, job_id)))
 
 
 @router.post("/{job_id}/cancel", response_model=Job, summary="Cancel a job", responses=schema.problems(404, 409))
-def cancel_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
+def cancel_job(
+    *,
+    reader: JobReaderOf,
+    planner: PlannerOf,
+    broker: BrokerOf,
+    bucket: BucketOf,
+    caller: CallerOf,
+    job_id: JobId,
+) -> Response:
     """Stop a job that is not final; a running one stops at its next step."""
-    domain.store.get(caller.tenant, job_id)
-    domain.planner.cancel(job_id)
-    domain.broker.dispatch()
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+    reader.get(caller.tenant, job_id)
+    planner.cancel(job_id)
+    broker.dispatch()
+    return answer(shown(bucket, reader.get(caller.tenant, job_id)))
 
 
 @router.post("/{job_id}/retry", response_model=Job, summary="Retry a job", responses=schema.problems(404, 409))
-def retry_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
+def retry_job(
+    *,
+    reader: JobReaderOf,
+    planner: PlannerOf,
+    broker: BrokerOf,
+    bucket: BucketOf,
+    caller: CallerOf,
+    job_id: JobId,
+) -> Response:
     """Queue a failed, filtered or canceled job again."""
-    before = domain.store.get(caller.tenant, job_id)
-    domain.planner.retry(job_id, deadline_s=before.deadline_s)
-    domain.broker.dispatch()
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+    before = reader.get(caller.tenant, job_id)
+    planner.retry(job_id, deadline_s=before.deadline_s)
+    broker.dispatch()
+    return answer(shown(bucket, reader.get(caller.tenant, job_id)))
 
 
 REDIRECT: dict[int | str, dict[str, Any]] = {
@@ -195,9 +211,9 @@ REDIRECT: dict[int | str, dict[str, Any]] = {
     summary="Fetch the result",
     responses={**REDIRECT, **schema.problems(404, 409)},
 )
-def job_output(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
+def job_output(bucket: BucketOf, reader: JobReaderOf, caller: CallerOf, job_id: JobId) -> Response:
     """A redirect to the result; 409 while there is none yet, 404 where there will be none."""
-    job = shown(domain.bucket, domain.store.get(caller.tenant, job_id))
+    job = shown(bucket, reader.get(caller.tenant, job_id))
     if job.output is not None and job.output.url is not None:
         return redirect(job.output.url)
     if job.state in FINAL:
@@ -212,11 +228,11 @@ def job_output(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     summary="Fetch the picture that was submitted",
     responses={**REDIRECT, **schema.problems(404)},
 )
-def job_input(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
+def job_input(reader: JobReaderOf, bucket: BucketOf, caller: CallerOf, job_id: JobId) -> Response:
     """A redirect to the picture: presigned where it lies in a bucket, else the address that was submitted."""
-    image = domain.store.get(caller.tenant, job_id).input.image
+    image = reader.get(caller.tenant, job_id).input.image
     if image.startswith("s3://"):
-        image = domain.bucket.presign_get(*parse_s3_url(image), expires_s=URL_LIVES_S)
+        image = bucket.presign_get(*parse_s3_url(image), expires_s=URL_LIVES_S)
     return redirect(image)
 
 

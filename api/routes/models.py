@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, StringConstraints
 
 from api.auth import authenticate, operator
-from api.context import DomainOf
+from api.context import BrokerOf, CatalogueOf, PlannerOf, StatusOf
 from api.http import schema
-from jobs.catalogue.status import ModelStatus
+from jobs.catalogue.catalogue import Catalogue
+from jobs.catalogue.status import ModelStatus, Status
 from jobs.foundation.errors import NotFound
 from jobs.records.job_models import Record
-from jobs.wiring import Domain
 
 router = APIRouter(
     prefix="/v1/models", tags=["models"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)
@@ -26,9 +26,9 @@ class ModelList(BaseModel):
 
 
 @router.get("", summary="List the models with their limits and state")
-def list_models(domain: DomainOf) -> ModelList:
+def list_models(status: StatusOf) -> ModelList:
     """Each model with its limits, window, pace, in flight, waiting, parked and why."""
-    return ModelList(data=domain.status.models())
+    return ModelList(data=status.models())
 
 
 class Park(Record):
@@ -43,11 +43,13 @@ class Park(Record):
     dependencies=[Depends(operator)],
     responses=schema.problems(403, 404),
 )
-def park_model(name: str, domain: DomainOf, park: Park | None = None) -> ModelStatus:
+def park_model(
+    name: str, catalogue: CatalogueOf, status: StatusOf, planner: PlannerOf, park: Park | None = None
+) -> ModelStatus:
     """Nothing of it starts until it is resumed; what runs goes on, its jobs stay on their lanes. Admin keys only."""
-    _known(domain, name)
-    domain.planner.park(name, (park or Park()).reason)
-    return _status(domain, name)
+    _check_known(catalogue, name)
+    planner.park(name, (park or Park()).reason)
+    return _status_of(status, name)
 
 
 @router.post(
@@ -56,18 +58,20 @@ def park_model(name: str, domain: DomainOf, park: Park | None = None) -> ModelSt
     dependencies=[Depends(operator)],
     responses=schema.problems(403, 404),
 )
-def resume_model(name: str, domain: DomainOf) -> ModelStatus:
+def resume_model(
+    name: str, catalogue: CatalogueOf, status: StatusOf, planner: PlannerOf, broker: BrokerOf
+) -> ModelStatus:
     """Whatever it was parked for, its jobs start at once. Admin keys only."""
-    _known(domain, name)
-    domain.planner.resume(name)
-    domain.broker.dispatch()
-    return _status(domain, name)
+    _check_known(catalogue, name)
+    planner.resume(name)
+    broker.dispatch()
+    return _status_of(status, name)
 
 
-def _known(domain: Domain, name: str) -> None:
-    if name not in domain.catalogue.models:
-        raise NotFound(f"there is no model {name}; there is: {', '.join(domain.catalogue.models)}")
+def _check_known(catalogue: Catalogue, name: str) -> None:
+    if name not in catalogue.models:
+        raise NotFound(f"there is no model {name}; there is: {', '.join(catalogue.models)}")
 
 
-def _status(domain: Domain, name: str) -> ModelStatus:
-    return next(model for model in domain.status.models() if model.name == name)
+def _status_of(status: Status, name: str) -> ModelStatus:
+    return next(model for model in status.models() if model.name == name)

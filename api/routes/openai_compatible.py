@@ -17,18 +17,20 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf, WaitingOf
+from api.context import BucketOf, CatalogueOf, JobReaderOf, JobSubmissionOf, JobWaiterOf, PlannerOf, SettingsOf
 from api.http import bodies, schema
 from api.http.multipart import read_form
 from api.http.problems import DROPIN_PATH, RETRY_AFTER_S, dropin_error, of_any, render
 from api.http.responses import shown
 from api.waiting import ClientGone, until_final_or_gone
 from jobs.catalogue.catalogue import PARAMETERS, Catalogue
+from jobs.edits.reader import Store
 from jobs.edits.submission import parse_fields
 from jobs.foundation.errors import FieldError, InputRejected, InvalidInput, RetouchError
 from jobs.foundation.job_states import FINAL, State
+from jobs.plan.planner import Planner
 from jobs.records.job_models import Job, JobRequest
-from jobs.wiring import Domain
+from jobs.storage.bucket import Bucket
 
 QUEUE_ALLOWANCE_S = 300
 """How long a job may wait for its turn, beside its model's own time for a call."""
@@ -90,8 +92,13 @@ class Wanted:
 async def edit_image(
     *,
     request: Request,
-    domain: DomainOf,
-    waiting: WaitingOf,
+    settings: SettingsOf,
+    catalogue: CatalogueOf,
+    submission: JobSubmissionOf,
+    reader: JobReaderOf,
+    planner: PlannerOf,
+    bucket: BucketOf,
+    waiter: JobWaiterOf,
     caller: CallerOf,
     idempotency_key: Annotated[str | None, Header()] = None,
     traceparent: Annotated[str | None, Header(include_in_schema=False)] = None,
@@ -100,12 +107,12 @@ async def edit_image(
     kind = bodies.media_type(request)
     if kind != "multipart/form-data":
         raise bodies.unsupported(kind, "multipart/form-data")
-    limit = domain.settings.max_upload_bytes
+    limit = settings.max_upload_bytes
     async with read_form(request, limit) as form:
-        wanted = read_fields(form.values, domain.catalogue)
+        wanted = read_fields(form.values, catalogue)
         upload = await form.file(["image", "image[]"], limit)
     accepted = await run_in_threadpool(
-        domain.job_submission.submit,
+        submission.submit,
         wanted.request,
         tenant=caller.tenant,
         upload=upload,
@@ -113,12 +120,12 @@ async def edit_image(
         traceparent=traceparent,
     )
     try:
-        job = await until_final_or_gone(waiting, request, caller.tenant, accepted.job.id, wanted.wait_s)
-        response = await run_in_threadpool(told, domain, job, wanted.response_format)
+        job = await until_final_or_gone(waiter, request, caller.tenant, accepted.job.id, wanted.wait_s)
+        response = await run_in_threadpool(job_response, bucket, job, wanted.response_format)
         if trace_id := _trace_id(job):
             response.headers["X-Trace-Id"] = trace_id
     except ClientGone:
-        await run_in_threadpool(_give_up, domain, caller.tenant, accepted.job.id)
+        await run_in_threadpool(_cancel_abandoned, reader, planner, caller.tenant, accepted.job.id)
         return Response(status_code=499)
     except (RedisError, RetouchError) as error:  # the job is written: sent again, it would be bought again
         response = render(request, of_any(error))
@@ -163,10 +170,10 @@ def read_fields(values: Iterable[tuple[str, str]], catalogue: Catalogue) -> Want
     return Wanted(parse_fields(fields), shape, min(model.timeout_s + QUEUE_ALLOWANCE_S, MAX_WAIT_S))
 
 
-def told(domain: Domain, job: Job, response_format: str) -> Response:
+def job_response(bucket: Bucket, job: Job, response_format: str) -> Response:
     """A job's end, or that it has not ended, in StepFun's words."""
     if job.output is not None:
-        return _success(job, _result(domain, job, response_format))
+        return _success(job, _result(bucket, job, response_format))
     # A refusal by status is told as one; a picture that was withheld is an answer, as at StepFun.
     if job.state is State.FILTERED and (job.error is None or job.error.provider_status in {None, 200}):
         return _success(job, {"seed": job.seed, "finish_reason": "content_filtered"})
@@ -177,15 +184,15 @@ def told(domain: Domain, job: Job, response_format: str) -> Response:
     return dropin_error(status, kind, message, headers)
 
 
-def _result(domain: Domain, job: Job, response_format: str) -> dict[str, object]:
-    output = shown(domain.bucket, job).output
+def _result(bucket: Bucket, job: Job, response_format: str) -> dict[str, object]:
+    output = shown(bucket, job).output
     if output is None:
         raise RetouchError(f"job {job.id} lost its output")
     result: dict[str, object] = {"seed": output.seed, "finish_reason": "success"}
     if response_format == "url":
         return result | {"url": output.url}
     try:
-        data = domain.bucket.get(output.bucket, output.key, max_bytes=output.bytes)
+        data = bucket.get(output.bucket, output.key, max_bytes=output.bytes)
     except InputRejected as error:
         raise RetouchError(f"job {job.id} lost its output: {error}") from error
     return result | {"b64_json": base64.b64encode(data).decode()}
@@ -226,11 +233,11 @@ def _trace_id(job: Job) -> str | None:
     return told_ids[-1] if told_ids else None
 
 
-def _give_up(domain: Domain, tenant: str, job_id: str) -> None:
+def _cancel_abandoned(reader: Store, planner: Planner, tenant: str, job_id: str) -> None:
     """Cancel a job that nobody waits for, unless its edit has begun: that one is paid for, and is kept."""
     try:
-        if domain.store.get(tenant, job_id).state in {State.QUEUED, State.WAITING}:
-            domain.planner.cancel(job_id)
+        if reader.get(tenant, job_id).state in {State.QUEUED, State.WAITING}:
+            planner.cancel(job_id)
             log.info("job.given_up", job_id=job_id)
     except (RedisError, RetouchError) as error:
         log.info("job.not_given_up", job_id=job_id, reason=str(error))

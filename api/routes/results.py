@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf
+from api.context import BatchesOf, BatchRowsOf, BucketOf, RejectFilesOf
 from api.http import schema
 from api.http.responses import URL_LIVES_S
 from api.routes.batches import BatchId
@@ -36,7 +36,9 @@ router = APIRouter(
     response_class=StreamingResponse,
 )
 def results(
-    domain: DomainOf,
+    *,
+    batches: BatchesOf,
+    rows: BatchRowsOf,
     caller: CallerOf,
     batch_id: BatchId,
     form: Annotated[Form, Query(alias="format")] = "jsonl",
@@ -45,8 +47,8 @@ def results(
     """Every item so far; refused rows too, as `rejected`."""
     if state is not None and state not in states():
         raise InvalidInput.of("state", f"one of {', '.join(states())}")
-    batch = domain.batches.get(caller.tenant, batch_id)
-    found = domain.rows.entries(batch, state=state)
+    batch = batches.get(caller.tenant, batch_id)
+    found = rows.entries(batch, state=state)
     return _stream(csv_lines(found) if form == "csv" else map(json_line, found), form, f"{batch_id}-results")
 
 
@@ -58,11 +60,15 @@ def results(
     response_class=StreamingResponse,
 )
 def rejects(
-    domain: DomainOf, caller: CallerOf, batch_id: BatchId, form: Annotated[Form, Query(alias="format")] = "csv"
+    batches: BatchesOf,
+    reject_files: RejectFilesOf,
+    caller: CallerOf,
+    batch_id: BatchId,
+    form: Annotated[Form, Query(alias="format")] = "csv",
 ) -> Response:
     """Line, field, reason and the row."""
-    batch = domain.batches.get(caller.tenant, batch_id)
-    lines = domain.rejects.json_lines(batch) if form == "jsonl" else domain.rejects.csv_lines(batch)
+    batch = batches.get(caller.tenant, batch_id)
+    lines = reject_files.json_lines(batch) if form == "jsonl" else reject_files.csv_lines(batch)
     return _stream(lines, form, f"{batch_id}-rejects")
 
 
@@ -72,13 +78,11 @@ def rejects(
     responses={200: {"content": {"application/zip": {}}}, **schema.problems(404)},
     response_class=StreamingResponse,
 )
-def archived(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
+def archived(batches: BatchesOf, rows: BatchRowsOf, bucket: BucketOf, caller: CallerOf, batch_id: BatchId) -> Response:
     """All pictures there are now."""
-    batch = domain.batches.get(caller.tenant, batch_id)
+    batch = batches.get(caller.tenant, batch_id)
     headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"', "Cache-Control": "no-store"}
-    return StreamingResponse(
-        _begun(archive(domain.rows, domain.bucket, batch)), media_type="application/zip", headers=headers
-    )
+    return StreamingResponse(_begun(archive(rows, bucket, batch)), media_type="application/zip", headers=headers)
 
 
 @router.get(
@@ -88,15 +92,17 @@ def archived(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
     responses={**REDIRECT, **schema.problems(404, 409)},
     response_class=Response,
 )
-def sheet(domain: DomainOf, caller: CallerOf, batch_id: BatchId, page: Annotated[int, Path(ge=1)]) -> Response:
+def sheet(
+    batches: BatchesOf, bucket: BucketOf, caller: CallerOf, batch_id: BatchId, page: Annotated[int, Path(ge=1)]
+) -> Response:
     """A redirect to the page; batches that were submitted with `sheet` have one once they have ended."""
-    batch = domain.batches.get(caller.tenant, batch_id)
+    batch = batches.get(caller.tenant, batch_id)
     if batch.sheet and (batch.state not in ENDED or batch.results is None):
         raise Conflict("the contact sheet is made when the batch has ended")
     if batch.results is None or not 1 <= page <= batch.results.sheet_pages:
         raise NotFound("no such page of a contact sheet")
     key = record_key(batch_id, page_name(page))
-    return redirect(domain.bucket.presign_get(domain.bucket.name, key, expires_s=URL_LIVES_S))
+    return redirect(bucket.presign_get(bucket.name, key, expires_s=URL_LIVES_S))
 
 
 def _stream(lines: Iterable[bytes], form: Form, name: str) -> Response:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Response
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf
+from api.context import RollbacksOf, TaskPublisherOf
 from api.http import schema
 from api.http.responses import answer
 from api.routes.batches import BatchId
@@ -25,8 +25,8 @@ router = APIRouter(
     ),
     responses=schema.problems(404, 409),
 )
-def rollback(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
+def rollback(rollbacks: RollbacksOf, publisher: TaskPublisherOf, caller: CallerOf, batch_id: BatchId) -> Response:
     """Begin it, or say how far it is."""
-    batch = domain.rollbacks.begin(caller.tenant, batch_id)
-    domain.chore_publisher.publish_due()
+    batch = rollbacks.begin(caller.tenant, batch_id)
+    publisher.publish_due()
     return answer(batch, 202)

@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf
+from api.context import RunsOf, SchedulesOf, ScheduleSubmissionOf, TaskPublisherOf
 from api.http import bodies, schema
 from api.http.responses import answer
 from jobs.batches.models import BatchDefaults
 from jobs.foundation.errors import NotFound
 from jobs.foundation.input_errors import validated
 from jobs.schedules.models import Run, Schedule, ScheduleChange, ScheduleRequest
-from jobs.wiring import Domain
+from jobs.schedules.submission import ScheduleSubmission
 
 JSON_BYTES = 64 * 1024 * 1024
 """Most bytes of a request with inline items."""
@@ -123,28 +123,28 @@ async def _json(request: Request) -> bytes:
     responses=schema.problems(413, 415, 422),
     openapi_extra={"requestBody": _body(ScheduleRequest, EXAMPLE)},
 )
-async def create(request: Request, domain: DomainOf, caller: CallerOf) -> Response:
+async def create(request: Request, submission: ScheduleSubmissionOf, caller: CallerOf) -> Response:
     """Make a schedule of the caller's."""
     body = await _json(request)
-    made = await run_in_threadpool(_create, domain, caller.tenant, body)
+    made = await run_in_threadpool(_create, submission, caller.tenant, body)
     return answer(made, 201, {"Location": f"/v1/schedules/{made.id}"})
 
 
-def _create(domain: Domain, tenant: str, body: bytes) -> Schedule:
-    return domain.schedule_submission.create(validated(ScheduleRequest.model_validate_json, body), tenant=tenant)
+def _create(submission: ScheduleSubmission, tenant: str, body: bytes) -> Schedule:
+    return submission.create(validated(ScheduleRequest.model_validate_json, body), tenant=tenant)
 
 
 @router.get("", response_model=ScheduleList, summary="List schedules", responses=schema.problems(422))
-def list_schedules(domain: DomainOf, caller: CallerOf, wanted: Annotated[Listing, Query()]) -> Response:
+def list_schedules(schedules: SchedulesOf, caller: CallerOf, wanted: Annotated[Listing, Query()]) -> Response:
     """A page of the caller's schedules."""
-    page = domain.schedules.page(caller.tenant, limit=wanted.limit, cursor=wanted.cursor)
+    page = schedules.page(caller.tenant, limit=wanted.limit, cursor=wanted.cursor)
     return answer(ScheduleList.model_construct(data=page.data, next_cursor=page.next_cursor))
 
 
 @router.get("/{schedule_id}", response_model=Schedule, summary="Read a schedule", responses=schema.problems(404))
-def read(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+def read(schedules: SchedulesOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
     """The schedule as it is now."""
-    return answer(domain.schedules.get(caller.tenant, schedule_id))
+    return answer(schedules.get(caller.tenant, schedule_id))
 
 
 @router.patch(
@@ -155,22 +155,24 @@ def read(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Respons
     responses=schema.problems(404, 409, 413, 415, 422),
     openapi_extra={"requestBody": _body(ScheduleChange, {"cron": "0 4 * * 1-5"})},
 )
-async def change(request: Request, domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+async def change(
+    request: Request, submission: ScheduleSubmissionOf, caller: CallerOf, schedule_id: ScheduleId
+) -> Response:
     """Change what is given."""
     body = await _json(request)
-    return answer(await run_in_threadpool(_change, domain, caller.tenant, schedule_id, body))
+    return answer(await run_in_threadpool(_change, submission, caller.tenant, schedule_id, body))
 
 
-def _change(domain: Domain, tenant: str, schedule_id: str, body: bytes) -> Schedule:
-    return domain.schedule_submission.change(tenant, schedule_id, validated(ScheduleChange.model_validate_json, body))
+def _change(submission: ScheduleSubmission, tenant: str, schedule_id: str, body: bytes) -> Schedule:
+    return submission.change(tenant, schedule_id, validated(ScheduleChange.model_validate_json, body))
 
 
 @router.delete(
     "/{schedule_id}", status_code=204, summary="Delete a schedule and its runs", responses=schema.problems(404)
 )
-def delete(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+def delete(submission: ScheduleSubmissionOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
     """Delete it; batches that it made go on."""
-    domain.schedule_submission.delete(caller.tenant, schedule_id)
+    submission.delete(caller.tenant, schedule_id)
     return Response(status_code=204)
 
 
@@ -182,27 +184,27 @@ def delete(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Respo
     description="Beside its ticks, also while it is paused. 409 where a run goes on and `overlap` is `skip`.",
     responses=schema.problems(404, 409),
 )
-def run_now(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+def run_now(schedules: SchedulesOf, publisher: TaskPublisherOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
     """Make a run."""
-    run = domain.schedules.run_now(caller.tenant, schedule_id)
-    domain.chore_publisher.publish_due()
+    run = schedules.run_now(caller.tenant, schedule_id)
+    publisher.publish_due()
     return answer(run, 202, {"Location": f"/v1/schedules/{schedule_id}/runs/{run.id}"})
 
 
 @router.post(
     "/{schedule_id}/pause", response_model=Schedule, summary="Pause a schedule", responses=schema.problems(404, 409)
 )
-def pause(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+def pause(schedules: SchedulesOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
     """Nothing more is due; a run that goes on goes on."""
-    return answer(domain.schedules.pause(caller.tenant, schedule_id))
+    return answer(schedules.pause(caller.tenant, schedule_id))
 
 
 @router.post(
     "/{schedule_id}/resume", response_model=Schedule, summary="Resume a schedule", responses=schema.problems(404, 409)
 )
-def resume(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+def resume(schedules: SchedulesOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
     """Go on with the next tick; those of the pause are not made up for."""
-    return answer(domain.schedules.resume(caller.tenant, schedule_id))
+    return answer(schedules.resume(caller.tenant, schedule_id))
 
 
 @router.get(
@@ -212,17 +214,15 @@ def resume(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Respo
     description="The latest first, with their batches, counts and cost; the newest 500 are kept.",
     responses=schema.problems(404, 422),
 )
-def list_runs(
-    domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId, wanted: Annotated[Listing, Query()]
-) -> Response:
+def list_runs(runs: RunsOf, caller: CallerOf, schedule_id: ScheduleId, wanted: Annotated[Listing, Query()]) -> Response:
     """A page of runs, skipped and missed ones too."""
-    page = domain.runs.page(caller.tenant, schedule_id, limit=wanted.limit, cursor=wanted.cursor)
+    page = runs.page(caller.tenant, schedule_id, limit=wanted.limit, cursor=wanted.cursor)
     return answer(RunList.model_construct(data=page.data, next_cursor=page.next_cursor))
 
 
 @router.get("/{schedule_id}/runs/{run_id}", response_model=Run, summary="Read a run", responses=schema.problems(404))
-def read_run(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId, run_id: str) -> Response:
+def read_run(runs: RunsOf, caller: CallerOf, schedule_id: ScheduleId, run_id: str) -> Response:
     """The run as it is now."""
     if not RUN_ID.fullmatch(run_id):
         raise NotFound("no such run")
-    return answer(domain.runs.get(caller.tenant, schedule_id, run_id))
+    return answer(runs.get(caller.tenant, schedule_id, run_id))

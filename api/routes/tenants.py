@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path
 
 from api.auth import operator
-from api.context import DomainOf
+from api.context import TenantsOf
 from api.http import schema
 from jobs.foundation.redis_keys import TENANT_LABEL
 from jobs.records.job_models import Record
@@ -31,19 +31,19 @@ class TenantList(Record):
 
 
 @router.get("", summary="List the tenants with their quotas")
-def list_tenants(domain: DomainOf) -> TenantList:
+def list_tenants(tenants: TenantsOf) -> TenantList:
     """Admin keys only."""
-    return TenantList(data=[Tenant(name=name, quotas=domain.tenants.quotas(name)) for name in domain.tenants.names()])
+    return TenantList(data=[Tenant(name=name, quotas=tenants.quotas(name)) for name in tenants.names()])
 
 
 @router.get("/{name}", summary="Read a tenant's quotas", responses=schema.problems(404))
-def read_tenant(name: str, domain: DomainOf) -> Tenant:
+def read_tenant(name: str, tenants: TenantsOf) -> Tenant:
     """Admin keys only."""
-    return Tenant(name=name, quotas=domain.tenants.quotas(name))
+    return Tenant(name=name, quotas=tenants.quotas(name))
 
 
 @router.put("/{name}", summary="Replace a tenant's quotas", responses=schema.problems(422))
-def set_tenant(name: Annotated[str, Path(pattern=TENANT_LABEL)], quotas: Quotas, domain: DomainOf) -> Tenant:
+def set_tenant(name: Annotated[str, Path(pattern=TENANT_LABEL)], quotas: Quotas, tenants: TenantsOf) -> Tenant:
     """A submit over a quota is answered 429 with `Retry-After`; what is queued or runs stays. Admin keys only."""
-    domain.tenants.set_quotas(name, quotas)
-    return Tenant(name=name, quotas=domain.tenants.quotas(name))
+    tenants.set_quotas(name, quotas)
+    return Tenant(name=name, quotas=tenants.quotas(name))

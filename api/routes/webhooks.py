@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf
+from api.context import BrokerOf, DeliveriesOf, DeliveryReaderOf, EndpointsOf, TenantsOf
 from api.http import schema
 from api.http.responses import answer
 from jobs.events.outbox import TYPES
@@ -100,24 +100,24 @@ class DeliveryQuery(BaseModel):
     description="The secret is shown this once.",
     responses=schema.problems(409, 422),
 )
-def create_endpoint(domain: DomainOf, caller: CallerOf, wanted: Annotated[EndpointFields, Body()]) -> Response:
+def create_endpoint(endpoints: EndpointsOf, caller: CallerOf, wanted: Annotated[EndpointFields, Body()]) -> Response:
     """Make an endpoint of the caller's."""
-    made = domain.endpoints.create(caller.tenant, wanted)
+    made = endpoints.create(caller.tenant, wanted)
     return answer(made, 201, {"Location": f"/v1/webhooks/{made.id}"})
 
 
 @router.get("/webhooks", response_model=EndpointList, summary="List endpoints")
-def list_endpoints(domain: DomainOf, caller: CallerOf) -> Response:
+def list_endpoints(endpoints: EndpointsOf, caller: CallerOf) -> Response:
     """All of the caller's, newest first; values of headers are masked."""
-    return answer(EndpointList(data=domain.endpoints.all_of(caller.tenant)))
+    return answer(EndpointList(data=endpoints.all_of(caller.tenant)))
 
 
 @router.get(
     "/webhooks/{endpoint_id}", response_model=Endpoint, summary="Read an endpoint", responses=schema.problems(404)
 )
-def read_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
+def read_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
     """The endpoint as it is now."""
-    return answer(domain.endpoints.get(caller.tenant, endpoint_id))
+    return answer(endpoints.get(caller.tenant, endpoint_id))
 
 
 @router.patch(
@@ -131,16 +131,16 @@ def read_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -
     responses=schema.problems(404, 422),
 )
 def change_endpoint(
-    domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId, wanted: Annotated[EndpointChange, Body()]
+    endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId, wanted: Annotated[EndpointChange, Body()]
 ) -> Response:
     """Change what is given."""
-    return answer(domain.endpoints.change(caller.tenant, endpoint_id, wanted))
+    return answer(endpoints.change(caller.tenant, endpoint_id, wanted))
 
 
 @router.delete("/webhooks/{endpoint_id}", status_code=204, summary="Delete an endpoint", responses=schema.problems(404))
-def delete_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
+def delete_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
     """Delete it; what waits for it is exhausted."""
-    domain.endpoints.delete(caller.tenant, endpoint_id)
+    endpoints.delete(caller.tenant, endpoint_id)
     return Response(status_code=204)
 
 
@@ -151,9 +151,9 @@ def delete_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId)
     summary="Send a ping",
     responses=schema.problems(404, 409),
 )
-def test_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
+def test_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
     """Send a `ping`, whatever the endpoint's filters."""
-    event_id, delivery_id = domain.endpoints.ping(caller.tenant, endpoint_id)
+    event_id, delivery_id = endpoints.ping(caller.tenant, endpoint_id)
     return answer(Pinged(event_id=event_id, delivery_id=delivery_id), 202)
 
 
@@ -164,9 +164,9 @@ def test_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -
     description="The new secret is shown this once; for 24 hours the old one signs beside it.",
     responses=schema.problems(404),
 )
-def rotate_secret(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
+def rotate_secret(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
     """A new secret."""
-    return answer(domain.endpoints.rotate_secret(caller.tenant, endpoint_id))
+    return answer(endpoints.rotate_secret(caller.tenant, endpoint_id))
 
 
 @router.post(
@@ -177,11 +177,17 @@ def rotate_secret(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -
     responses=schema.problems(404, 409, 422),
 )
 def recover_endpoint(
-    domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId, wanted: Annotated[RecoverRequest, Body()]
+    *,
+    endpoints: EndpointsOf,
+    deliveries: DeliveriesOf,
+    broker: BrokerOf,
+    caller: CallerOf,
+    endpoint_id: EndpointId,
+    wanted: Annotated[RecoverRequest, Body()],
 ) -> Response:
     """Try again what has not arrived."""
-    count = domain.endpoints.recover(caller.tenant, endpoint_id, wanted.since, wanted.states)
-    domain.deliveries.dispatch(domain.broker)
+    count = endpoints.recover(caller.tenant, endpoint_id, wanted.since, wanted.states)
+    deliveries.dispatch(broker)
     return answer(Recovered(count=count), 202)
 
 
@@ -192,11 +198,15 @@ def recover_endpoint(
     responses=schema.problems(404, 422),
 )
 def list_endpoint_deliveries(
-    domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId, wanted: Annotated[DeliveryQuery, Query()]
+    endpoints: EndpointsOf,
+    reader: DeliveryReaderOf,
+    caller: CallerOf,
+    endpoint_id: EndpointId,
+    wanted: Annotated[DeliveryQuery, Query()],
 ) -> Response:
     """A page of one endpoint's deliveries with all their tries."""
-    domain.endpoints.get(caller.tenant, endpoint_id)
-    page = domain.delivery_log.page(
+    endpoints.get(caller.tenant, endpoint_id)
+    page = reader.page(
         caller.tenant, wanted.filter(), endpoint_id=endpoint_id, limit=wanted.limit, cursor=wanted.cursor
     )
     return _page(page)
@@ -209,9 +219,9 @@ def list_endpoint_deliveries(
     description="To all endpoints, and to what jobs and batches named as `webhook_url`.",
     responses=schema.problems(422),
 )
-def list_deliveries(domain: DomainOf, caller: CallerOf, wanted: Annotated[DeliveryQuery, Query()]) -> Response:
+def list_deliveries(reader: DeliveryReaderOf, caller: CallerOf, wanted: Annotated[DeliveryQuery, Query()]) -> Response:
     """A page of the caller's deliveries with all their tries."""
-    return _page(domain.delivery_log.page(caller.tenant, wanted.filter(), limit=wanted.limit, cursor=wanted.cursor))
+    return _page(reader.page(caller.tenant, wanted.filter(), limit=wanted.limit, cursor=wanted.cursor))
 
 
 @router.get(
@@ -220,10 +230,10 @@ def list_deliveries(domain: DomainOf, caller: CallerOf, wanted: Annotated[Delive
     summary="Read a delivery",
     responses=schema.problems(404),
 )
-def read_delivery(domain: DomainOf, caller: CallerOf, delivery_id: DeliveryId) -> Response:
+def read_delivery(reader: DeliveryReaderOf, caller: CallerOf, delivery_id: DeliveryId) -> Response:
     """The delivery, its tries and what it sends."""
-    delivery = domain.delivery_log.get(caller.tenant, delivery_id)
-    payload = domain.delivery_log.payload(caller.tenant, delivery_id)
+    delivery = reader.get(caller.tenant, delivery_id)
+    payload = reader.payload(caller.tenant, delivery_id)
     return answer(DeliveryDetail(**dict(delivery), payload=payload))
 
 
@@ -235,18 +245,20 @@ def read_delivery(domain: DomainOf, caller: CallerOf, delivery_id: DeliveryId) -
     description="Now: an ended one begins its schedule anew, a waiting one is brought forward. The id stays the same.",
     responses=schema.problems(404, 409),
 )
-def redeliver(domain: DomainOf, caller: CallerOf, delivery_id: DeliveryId) -> Response:
+def redeliver(
+    reader: DeliveryReaderOf, deliveries: DeliveriesOf, broker: BrokerOf, caller: CallerOf, delivery_id: DeliveryId
+) -> Response:
     """Try it now."""
-    domain.delivery_log.get(caller.tenant, delivery_id)
-    domain.deliveries.redeliver(delivery_id)
-    domain.deliveries.dispatch(domain.broker)
-    return answer(domain.delivery_log.get(caller.tenant, delivery_id), 202)
+    reader.get(caller.tenant, delivery_id)
+    deliveries.redeliver(delivery_id)
+    deliveries.dispatch(broker)
+    return answer(reader.get(caller.tenant, delivery_id), 202)
 
 
 @router.get("/webhook-secret", response_model=TenantSecret, summary="Read the tenant's secret")
-def read_secret(domain: DomainOf, caller: CallerOf) -> Response:
+def read_secret(tenants: TenantsOf, caller: CallerOf) -> Response:
     """What signs the events sent to the `webhook_url` of a job or batch."""
-    return answer(TenantSecret(secret=domain.tenants.webhook_secret(caller.tenant)))
+    return answer(TenantSecret(secret=tenants.webhook_secret(caller.tenant)))
 
 
 @router.post(
@@ -255,9 +267,9 @@ def read_secret(domain: DomainOf, caller: CallerOf) -> Response:
     summary="Replace the tenant's secret",
     description="For 24 hours the old one signs beside the new one.",
 )
-def rotate_tenant_secret(domain: DomainOf, caller: CallerOf) -> Response:
+def rotate_tenant_secret(tenants: TenantsOf, caller: CallerOf) -> Response:
     """A new secret."""
-    return answer(TenantSecret(secret=domain.tenants.rotate_webhook_secret(caller.tenant)))
+    return answer(TenantSecret(secret=tenants.rotate_webhook_secret(caller.tenant)))
 
 
 def _page(page: Page[Delivery]) -> Response:
