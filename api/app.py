@@ -1,4 +1,4 @@
-"""The application over a domain. There is none at module level: a process, or a test, makes its own."""
+"""Builds the FastAPI application. Each process and each test builds its own; there is no global app."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,15 +28,15 @@ from api.waiting import JobWaiter
 from jobs.wiring import Domain
 
 DESCRIPTION = """
-Image edits in bulk: submit a picture and a prompt, read the job, fetch the result from the bucket.
+Image edits in bulk: submit an image and a prompt, read the job, download the result from the bucket.
 
-Every error is a problem of RFC 9457 (`application/problem+json`); `errors[]` names the fields. The drop-in
-`/v1/images/edits` answers `{"error": {"message", "type"}}` instead, as the endpoint it stands in for.
+Errors are RFC 9457 problem details (`application/problem+json`); `errors[]` names the invalid fields. The drop-in
+endpoint `/v1/images/edits` returns `{"error": {"message", "type"}}` instead, in the format of the provider's API.
 """
 
 
 def create_app(domain: Domain) -> FastAPI:
-    """The API over `domain`, which the caller opens and closes. Serve it with its lifespan on."""
+    """Build the API. The caller opens and closes `domain`, and serves the app with its lifespan enabled."""
     parts = _parts_of(domain)
 
     @asynccontextmanager
@@ -69,7 +69,7 @@ def create_app(domain: Domain) -> FastAPI:
     domain.spans.instrument_api(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLog)
-    app.add_middleware(metrics.Latencies, registry=parts.metrics)  # added last, it is the outermost
+    app.add_middleware(metrics.Latencies, registry=parts.metrics)  # added last, so it is the outermost
     return app
 
 
@@ -106,5 +106,5 @@ def _parts_of(domain: Domain) -> Parts:
 def _version() -> str:
     try:
         return version("retouch")
-    except PackageNotFoundError:  # run from a checkout that was not installed
+    except PackageNotFoundError:  # the package is not installed
         return "0"
