@@ -50,7 +50,7 @@ class BatchPage(BaseModel):
     """A page of batches, newest first."""
 
     data: list[Batch]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
 class Listing(BaseModel):

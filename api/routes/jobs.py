@@ -12,7 +12,7 @@ from api.auth import CallerOf, authenticate
 from api.context import BrokerOf, BucketOf, JobReaderOf, JobSubmissionOf, JobWaiterOf, PlannerOf, SettingsOf
 from api.http import bodies, schema
 from api.http.multipart import job_fields, read_form
-from api.http.responses import URL_LIVES_S, JobPage, SubmittedJob, answer, shown
+from api.http.responses import URL_LIVES_S, JobPage, SubmittedJob, answer, with_output_url
 from api.waiting import ClientGone, until_final_or_gone
 from jobs.edits.submission import parse_fields, parse_json
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound
@@ -105,7 +105,7 @@ async def submit_job(
             job = await until_final_or_gone(waiter, request, caller.tenant, job.id, wait_s)
         except ClientGone:
             return Response(status_code=202)
-    body = SubmittedJob.model_construct(**dict(shown(bucket, job)), warnings=list(accepted.warnings))
+    body = SubmittedJob.model_construct(**dict(with_output_url(bucket, job)), warnings=list(accepted.warnings))
     return answer(body, 200 if wait_s is not None and job.state in FINAL else 202, headers)
 
 
@@ -155,14 +155,14 @@ def list_jobs(reader: JobReaderOf, bucket: BucketOf, caller: CallerOf, wanted: A
         limit=wanted.limit,
         cursor=wanted.cursor,
     )
-    data = [shown(bucket, job) for job in page.data]
+    data = [with_output_url(bucket, job) for job in page.data]
     return answer(JobPage.model_construct(data=data, next_cursor=page.next_cursor))
 
 
 @router.get("/{job_id}", response_model=Job, summary="Read a job", responses=schema.problems(404))
 def read_job(bucket: BucketOf, reader: JobReaderOf, caller: CallerOf, job_id: JobId) -> Response:
     """The job as it is now."""
-    return answer(shown(bucket, reader.get(caller.tenant, job_id)))
+    return answer(with_output_url(bucket, reader.get(caller.tenant, job_id)))
 
 
 @router.post("/{job_id}/cancel", response_model=Job, summary="Cancel a job", responses=schema.problems(404, 409))
@@ -179,7 +179,7 @@ def cancel_job(
     reader.get(caller.tenant, job_id)
     planner.cancel(job_id)
     broker.dispatch()
-    return answer(shown(bucket, reader.get(caller.tenant, job_id)))
+    return answer(with_output_url(bucket, reader.get(caller.tenant, job_id)))
 
 
 @router.post("/{job_id}/retry", response_model=Job, summary="Retry a job", responses=schema.problems(404, 409))
@@ -196,7 +196,7 @@ def retry_job(
     before = reader.get(caller.tenant, job_id)
     planner.retry(job_id, deadline_s=before.deadline_s)
     broker.dispatch()
-    return answer(shown(bucket, reader.get(caller.tenant, job_id)))
+    return answer(with_output_url(bucket, reader.get(caller.tenant, job_id)))
 
 
 REDIRECT: dict[int | str, dict[str, Any]] = {
@@ -213,7 +213,7 @@ REDIRECT: dict[int | str, dict[str, Any]] = {
 )
 def job_output(bucket: BucketOf, reader: JobReaderOf, caller: CallerOf, job_id: JobId) -> Response:
     """A redirect to the result; 409 while there is none yet, 404 where there will be none."""
-    job = shown(bucket, reader.get(caller.tenant, job_id))
+    job = with_output_url(bucket, reader.get(caller.tenant, job_id))
     if job.output is not None and job.output.url is not None:
         return redirect(job.output.url)
     if job.state in FINAL:

@@ -21,7 +21,7 @@ from api.context import BucketOf, CatalogueOf, JobReaderOf, JobSubmissionOf, Job
 from api.http import bodies, schema
 from api.http.multipart import read_form
 from api.http.problems import DROPIN_PATH, RETRY_AFTER_S, dropin_error, of_any, render
-from api.http.responses import shown
+from api.http.responses import with_output_url
 from api.waiting import ClientGone, until_final_or_gone
 from jobs.catalogue.catalogue import PARAMETERS, Catalogue
 from jobs.edits.reader import Store
@@ -185,7 +185,7 @@ def job_response(bucket: Bucket, job: Job, response_format: str) -> Response:
 
 
 def _result(bucket: Bucket, job: Job, response_format: str) -> dict[str, object]:
-    output = shown(bucket, job).output
+    output = with_output_url(bucket, job).output
     if output is None:
         raise RetouchError(f"job {job.id} lost its output")
     result: dict[str, object] = {"seed": output.seed, "finish_reason": "success"}

@@ -45,14 +45,14 @@ class ScheduleList(BaseModel):
     """A page of schedules, newest first."""
 
     data: list[Schedule]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
 class RunList(BaseModel):
     """A page of runs, the latest first."""
 
     data: list[Run]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
 class Listing(BaseModel):

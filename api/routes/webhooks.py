@@ -34,7 +34,7 @@ class DeliveryList(BaseModel):
     """A page of deliveries, those of the newest events first."""
 
     data: list[Delivery]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
 class DeliveryDetail(Delivery):

@@ -74,7 +74,7 @@ def test_every_error_is_a_problem_and_a_drop_in_s_error(cls: type[RetouchError])
     assert answer.status_code == kind.status
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
-    assert body["type"] == f"urn:retouch:problem:{kind.word}"
+    assert body["type"] == f"urn:retouch:problem:{kind.slug}"
     assert body["status"] == kind.status
     assert body["request_id"] == answer.headers["x-request-id"]
     answer = told(made(cls), DROPIN_PATH)
