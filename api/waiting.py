@@ -141,7 +141,7 @@ class JobWaiter:
             while True:
                 try:
                     async with redis.pubsub() as pubsub:
-                        async with self._write_lock:  # later waiters subscribe by themselves, after this
+                        async with self._write_lock:  # a waiter that arrives later subscribes after this
                             self._pubsub = pubsub
                             await pubsub.subscribe(self._idle, *self._waiters)
                         if lost:

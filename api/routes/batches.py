@@ -1,4 +1,4 @@
-"""`/v1/batches`: submit, read, list, follow, and act on batches."""
+"""`/v1/batches`: submit, read, list, follow and control batches."""
 
 import asyncio
 import hashlib
@@ -37,8 +37,8 @@ from jobs.storage.streams import PIECE
 
 BATCH_ID = re.compile(r"bat_[0-9A-HJKMNP-TV-Z]{26}")
 JSON_BYTES = 64 * 1024 * 1024
-"""Most bytes of a request with inline items."""
-BEAT_S = 1.0
+"""Size limit of a request with inline items, in bytes."""
+POLL_S = 1.0
 PING_S = 15
 
 router = APIRouter(
@@ -53,8 +53,8 @@ class BatchPage(BaseModel):
     next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
-class Listing(BaseModel):
-    """The query of a list."""
+class BatchQuery(BaseModel):
+    """The query of the batch list."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,7 +63,7 @@ class Listing(BaseModel):
 
 
 class Resumption(BaseModel):
-    """What `resume` may change."""
+    """The optional body of `resume`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,25 +71,25 @@ class Resumption(BaseModel):
 
 
 class Retrying(BaseModel):
-    """Which jobs `retry` tries again."""
+    """The optional body of `retry`: the states of the jobs to retry."""
 
     model_config = ConfigDict(extra="forbid")
 
     states: list[State] = Field(default=[State.FAILED], description="`failed`, `filtered`, `canceled`")
 
 
-def known_batch(batch_id: Annotated[str, Path(examples=["bat_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
-    """A batch's id; what cannot be one is not looked up.
+def valid_batch_id(batch_id: Annotated[str, Path(examples=["bat_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
+    """A batch id. Malformed ids are refused without a lookup.
 
     Raises:
-        NotFound: it is none.
+        NotFound: the id is malformed.
     """
     if not BATCH_ID.fullmatch(batch_id):
         raise NotFound("no such batch")
     return batch_id
 
 
-BatchId = Annotated[str, Depends(known_batch)]
+BatchId = Annotated[str, Depends(valid_batch_id)]
 
 
 @router.post(
@@ -99,8 +99,8 @@ BatchId = Annotated[str, Depends(known_batch)]
     summary="Submit a batch",
     description=(
         "JSON with `items` (up to 10,000) or `manifest` (`https://…`, `s3://bucket/key`, or `s3://bucket/prefix/` for "
-        "every picture under it), or multipart with the file part `manifest` (CSV, JSONL or XLSX) and the other fields "
-        "as form values; fields of a job stand for `defaults`. 202 means that the batch is durable; its rows are read "
+        "all pictures under it), or multipart with the file part `manifest` (CSV, JSONL or XLSX) and the other fields "
+        "as form values; fields of a job become `defaults`. 202 means that the batch is durable; its rows are read "
         "afterwards. The same `Idempotency-Key` and request within 24 hours answers with the same batch."
     ),
     responses=schema.problems(413, 415, 422, 429),
@@ -114,7 +114,7 @@ async def submit(
     idempotency_key: Annotated[str | None, Header(description="1 to 255 printable ASCII characters.")] = None,
     traceparent: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """Keep the manifest, write the batch."""
+    """Store the manifest and the batch."""
     kind = bodies.media_type(request)
     write = partial(
         submission.submit,
@@ -153,15 +153,15 @@ def _submit_form(
 def _manifest_of(files: list[tuple[str, UploadFile]]) -> UploadFile | None:
     for name, _ in files:
         if name != "manifest":
-            raise InvalidInput.of(name, "no such file part: send the rows as manifest", "extra_forbidden")
+            raise InvalidInput.of(name, "unknown file part: send the manifest as manifest", "extra_forbidden")
     if len(files) > 1:
-        raise InvalidInput.of("manifest", "exactly one", "repeated")
+        raise InvalidInput.of("manifest", "send exactly one manifest", "repeated")
     return files[0][1] if files else None
 
 
 def _digest(file: IO[bytes]) -> str:
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # a spooled file is one
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # a spooled file has the needed methods
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
@@ -171,23 +171,23 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 @router.get("", response_model=BatchPage, summary="List batches, newest first", responses=schema.problems(422))
-def list_batches(batches: BatchesOf, caller: CallerOf, wanted: Annotated[Listing, Query()]) -> Response:
+def list_batches(batches: BatchesOf, caller: CallerOf, query: Annotated[BatchQuery, Query()]) -> Response:
     """A page of the caller's batches."""
-    page = batches.page(caller.tenant, limit=wanted.limit, cursor=wanted.cursor)
+    page = batches.page(caller.tenant, limit=query.limit, cursor=query.cursor)
     return answer(BatchPage.model_construct(data=page.data, next_cursor=page.next_cursor))
 
 
 @router.get("/{batch_id}", response_model=Batch, summary="Read a batch", responses=schema.problems(404))
 def read(batches: BatchesOf, caller: CallerOf, batch_id: BatchId) -> Response:
-    """The batch as it is now."""
+    """The batch in its current state."""
     return answer(batches.get(caller.tenant, batch_id))
 
 
 @router.post(
     "/{batch_id}/approve",
     response_model=Batch,
-    summary="Let the rest be edited after the trial",
-    description="Any parameters sent go over what the rows and the defaults say, for all that was not in the trial.",
+    summary="Approve the trial and edit the other items",
+    description="Parameters in the body override those of the rows and the defaults, for all items outside the trial.",
     responses=schema.problems(404, 409, 422),
 )
 def approve(
@@ -199,19 +199,21 @@ def approve(
     batch_id: BatchId,
     changes: Annotated[Changes | None, Body()] = None,
 ) -> Response:
-    """Release the rest."""
-    return _answer_acted(publisher, broker, batches.approve(caller.tenant, batch_id, changes))
+    """Start the items outside the trial."""
+    return _dispatch_and_answer(publisher, broker, batches.approve(caller.tenant, batch_id, changes))
 
 
-@router.post("/{batch_id}/pause", response_model=Batch, summary="Hold a batch", responses=schema.problems(404, 409))
+@router.post("/{batch_id}/pause", response_model=Batch, summary="Pause a batch", responses=schema.problems(404, 409))
 def pause(
     batches: BatchesOf, publisher: TaskPublisherOf, broker: BrokerOf, caller: CallerOf, batch_id: BatchId
 ) -> Response:
-    """Start nothing more of it; what runs goes on."""
-    return _answer_acted(publisher, broker, batches.pause(caller.tenant, batch_id))
+    """Start no more jobs of the batch; running jobs continue."""
+    return _dispatch_and_answer(publisher, broker, batches.pause(caller.tenant, batch_id))
 
 
-@router.post("/{batch_id}/resume", response_model=Batch, summary="Go on", responses=schema.problems(404, 409, 422))
+@router.post(
+    "/{batch_id}/resume", response_model=Batch, summary="Resume a batch", responses=schema.problems(404, 409, 422)
+)
 def resume(
     *,
     batches: BatchesOf,
@@ -221,21 +223,21 @@ def resume(
     batch_id: BatchId,
     wanted: Annotated[Resumption | None, Body()] = None,
 ) -> Response:
-    """Go on after a pause, with a new budget if one is given."""
+    """Resume a paused batch, with a new budget if the body has one."""
     budget = wanted.budget_usd if wanted else None
-    return _answer_acted(publisher, broker, batches.resume(caller.tenant, batch_id, budget))
+    return _dispatch_and_answer(publisher, broker, batches.resume(caller.tenant, batch_id, budget))
 
 
-@router.post("/{batch_id}/cancel", response_model=Batch, summary="Stop a batch", responses=schema.problems(404, 409))
+@router.post("/{batch_id}/cancel", response_model=Batch, summary="Cancel a batch", responses=schema.problems(404, 409))
 def cancel(
     batches: BatchesOf, publisher: TaskPublisherOf, broker: BrokerOf, caller: CallerOf, batch_id: BatchId
 ) -> Response:
-    """Stop it for good; what runs stops at its next step."""
-    return _answer_acted(publisher, broker, batches.cancel(caller.tenant, batch_id))
+    """Cancel the batch permanently; running jobs stop at their next step."""
+    return _dispatch_and_answer(publisher, broker, batches.cancel(caller.tenant, batch_id))
 
 
 @router.post(
-    "/{batch_id}/retry", response_model=Batch, summary="Try its jobs again", responses=schema.problems(404, 409, 422)
+    "/{batch_id}/retry", response_model=Batch, summary="Retry jobs of a batch", responses=schema.problems(404, 409, 422)
 )
 def retry(
     *,
@@ -246,13 +248,15 @@ def retry(
     batch_id: BatchId,
     wanted: Annotated[Retrying | None, Body()] = None,
 ) -> Response:
-    """Put jobs of these states back on their lanes."""
-    return _answer_acted(publisher, broker, batches.retry(caller.tenant, batch_id, (wanted or Retrying()).states))
+    """Queue the batch's jobs in these states again."""
+    return _dispatch_and_answer(
+        publisher, broker, batches.retry(caller.tenant, batch_id, (wanted or Retrying()).states)
+    )
 
 
-def _answer_acted(publisher: ChorePublisher, broker: Broker, batch: Batch) -> Response:
+def _dispatch_and_answer(publisher: ChorePublisher, broker: Broker, batch: Batch) -> Response:
     publisher.publish_due()
-    with suppress(RedisError, Unavailable):  # what was asked is done; every worker's pulse plans, too
+    with suppress(RedisError, Unavailable):  # the action is stored already; each worker heartbeat dispatches, too
         broker.dispatch()
     return answer(batch)
 
@@ -260,13 +264,13 @@ def _answer_acted(publisher: ChorePublisher, broker: Broker, batch: Batch) -> Re
 @router.get(
     "/{batch_id}/events",
     summary="Follow a batch",
-    description="Server-sent events: `progress` with the batch, at most once a second and only when it changed, then "
-    "one event named by the state it ended in (`completed`, `canceled`, `failed`).",
+    description="Server-sent events: `progress` with the batch, at most once a second and only after a change, then "
+    "one event named after the batch's final state (`completed`, `canceled`, `failed`).",
     response_class=EventSourceResponse,
     responses=schema.problems(404),
 )
 async def events(batches: BatchesOf, waiter: JobWaiterOf, caller: CallerOf, batch_id: BatchId) -> Response:
-    """Read the record once a second for as long as somebody listens; no thread is held between."""
+    """Read the batch once a second while the client is connected; no thread is blocked in between."""
     first = await run_in_threadpool(batches.get, caller.tenant, batch_id)
 
     async def follow() -> AsyncIterator[ServerSentEvent]:
@@ -281,12 +285,12 @@ async def events(batches: BatchesOf, waiter: JobWaiterOf, caller: CallerOf, batc
                 shown = text
             if waiter.stopping:
                 return
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(POLL_S)
             try:
                 batch = await run_in_threadpool(batches.get, caller.tenant, batch_id)
             except NotFound:
                 return
             except RedisError:
-                continue  # away for a moment: the next beat tells
+                continue  # Redis is unavailable: try again at the next poll
 
     return EventSourceResponse(follow(), ping=PING_S, headers={"X-Accel-Buffering": "no"})

@@ -1,4 +1,4 @@
-"""`/v1/models`: what may be named, and how each model is doing."""
+"""`/v1/models`: the catalogue's models with their limits and state."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ router = APIRouter(
 
 
 class ModelList(BaseModel):
-    """Every model of the catalogue."""
+    """All models of the catalogue."""
 
     data: list[ModelStatus]
     next_cursor: None = None
@@ -27,26 +27,26 @@ class ModelList(BaseModel):
 
 @router.get("", summary="List the models with their limits and state")
 def list_models(status: StatusOf) -> ModelList:
-    """Each model with its limits, window, pace, in flight, waiting, parked and why."""
+    """Each model with its limits, window, pace, counts of jobs, and the reason if it is parked."""
     return ModelList(data=status.models())
 
 
 class Park(Record):
-    """Why an operator sets a model aside."""
+    """The reason why an operator parks a model."""
 
     reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] = "parked by an operator"
 
 
 @router.post(
     "/{name}/park",
-    summary="Set a model aside",
+    summary="Park a model",
     dependencies=[Depends(operator)],
     responses=schema.problems(403, 404),
 )
 def park_model(
     name: str, catalogue: CatalogueOf, status: StatusOf, planner: PlannerOf, park: Park | None = None
 ) -> ModelStatus:
-    """Nothing of it starts until it is resumed; what runs goes on, its jobs stay on their lanes. Admin keys only."""
+    """Start no jobs of this model until it is resumed. Running jobs continue, queued jobs wait. Admin keys only."""
     _check_known(catalogue, name)
     planner.park(name, (park or Park()).reason)
     return _status_of(status, name)
@@ -54,14 +54,14 @@ def park_model(
 
 @router.post(
     "/{name}/resume",
-    summary="Take a model up again",
+    summary="Resume a model",
     dependencies=[Depends(operator)],
     responses=schema.problems(403, 404),
 )
 def resume_model(
     name: str, catalogue: CatalogueOf, status: StatusOf, planner: PlannerOf, broker: BrokerOf
 ) -> ModelStatus:
-    """Whatever it was parked for, its jobs start at once. Admin keys only."""
+    """Start the model's jobs again, whatever the reason for the park. Admin keys only."""
     _check_known(catalogue, name)
     planner.resume(name)
     broker.dispatch()
@@ -70,7 +70,7 @@ def resume_model(
 
 def _check_known(catalogue: Catalogue, name: str) -> None:
     if name not in catalogue.models:
-        raise NotFound(f"there is no model {name}; there is: {', '.join(catalogue.models)}")
+        raise NotFound(f"unknown model {name}; the catalogue has: {', '.join(catalogue.models)}")
 
 
 def _status_of(status: Status, name: str) -> ModelStatus:

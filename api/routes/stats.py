@@ -1,4 +1,4 @@
-"""`/v1/stats`: how many jobs are where, how fast they go, and, for operators, how the fleet is doing."""
+"""`/v1/stats`: counts and rates of jobs and, for operators, the state of the fleet."""
 
 from fastapi import APIRouter, Depends
 

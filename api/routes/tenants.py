@@ -1,4 +1,4 @@
-"""`/v1/tenants`: what tenants may have. For operators."""
+"""`/v1/tenants`: tenants' quotas, for operators."""
 
 from typing import Annotated
 
@@ -17,14 +17,14 @@ router = APIRouter(
 
 
 class Tenant(Record):
-    """A tenant and what it may have; null is no limit."""
+    """A tenant and its quotas; null means no limit."""
 
     name: str
     quotas: Quotas
 
 
 class TenantList(Record):
-    """Every tenant."""
+    """All tenants."""
 
     data: list[Tenant]
     next_cursor: None = None
@@ -44,6 +44,6 @@ def read_tenant(name: str, tenants: TenantsOf) -> Tenant:
 
 @router.put("/{name}", summary="Replace a tenant's quotas", responses=schema.problems(422))
 def set_tenant(name: Annotated[str, Path(pattern=TENANT_LABEL)], quotas: Quotas, tenants: TenantsOf) -> Tenant:
-    """A submit over a quota is answered 429 with `Retry-After`; what is queued or runs stays. Admin keys only."""
+    """A submit over a quota gets a 429 with `Retry-After`. Queued and running jobs stay. Admin keys only."""
     tenants.set_quotas(name, quotas)
     return Tenant(name=name, quotas=tenants.quotas(name))

@@ -1,4 +1,4 @@
-"""`/v1/webhooks`, `/v1/deliveries`, `/v1/webhook-secret`: where events are told, and what came of it."""
+"""`/v1/webhooks`, `/v1/deliveries`, `/v1/webhook-secret`: where events are delivered, and the deliveries' state."""
 
 from typing import Annotated, Any
 
@@ -38,57 +38,57 @@ class DeliveryList(BaseModel):
 
 
 class DeliveryDetail(Delivery):
-    """A delivery and what it sends."""
+    """A delivery with its payload."""
 
-    payload: Any = Field(description="The body, as JSON.")
+    payload: Any = Field(description="The request body, as JSON.")
 
 
 class Pinged(BaseModel):
-    """A `ping` is on its way."""
+    """A queued `ping`."""
 
     event_id: str = Field(description="Its `webhook-id`.")
-    delivery_id: str = Field(description="Read `/v1/deliveries/{id}` in a moment to see what came of it.")
+    delivery_id: str = Field(description="Read `/v1/deliveries/{id}` later for its result.")
 
 
 class RecoverRequest(BaseModel):
-    """What shall be tried again."""
+    """Which deliveries to retry."""
 
     model_config = ConfigDict(extra="forbid")
 
-    since: AwareDatetime = Field(description="Events of this moment and later; RFC 3339, with its offset.")
+    since: AwareDatetime = Field(description="Events at or after this time; RFC 3339, with a UTC offset.")
     states: list[DeliveryState] = Field(
         default=[DeliveryState.EXHAUSTED, DeliveryState.WAITING],
-        description="`succeeded` too, where a receiver has lost what it had.",
+        description="Add `succeeded` if a receiver has lost events that it received.",
     )
 
 
 class Recovered(BaseModel):
-    """How many deliveries are tried again now."""
+    """The number of deliveries that are retried."""
 
     count: int
 
 
 class TenantSecret(BaseModel):
-    """What signs the events that jobs and batches send to their own `webhook_url`."""
+    """The secret that signs events to the `webhook_url` of jobs and batches."""
 
     secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
 
 
 class DeliveryQuery(BaseModel):
-    """The query of a list; a parameter it does not know is refused, so that a typo does not list everything."""
+    """The query of a delivery list. Unknown parameters are refused, so that a typo does not list everything."""
 
     model_config = ConfigDict(extra="forbid")
 
     state: DeliveryState | None = None
     event_type: str | None = Field(default=None, max_length=64, description=f"One of {', '.join(TYPES)}.")
-    subject: str | None = Field(default=None, max_length=64, description="Id of the job, batch, … it is about.")
+    subject: str | None = Field(default=None, max_length=64, description="Id of the job, batch, … of the event.")
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     limit: int = Field(default=50, ge=1, le=200)
     cursor: str | None = Field(default=None, max_length=256)
 
     def filter(self) -> DeliveryFilter:
-        """What the list is asked for."""
+        """The query as a filter for the reader."""
         return DeliveryFilter(self.state, self.event_type, self.subject, self.since, self.until)
 
 
@@ -96,19 +96,19 @@ class DeliveryQuery(BaseModel):
     "/webhooks",
     status_code=201,
     response_model=NewEndpoint,
-    summary="Make an endpoint",
-    description="The secret is shown this once.",
+    summary="Create an endpoint",
+    description="Only this response contains the secret.",
     responses=schema.problems(409, 422),
 )
-def create_endpoint(endpoints: EndpointsOf, caller: CallerOf, wanted: Annotated[EndpointFields, Body()]) -> Response:
-    """Make an endpoint of the caller's."""
-    made = endpoints.create(caller.tenant, wanted)
-    return answer(made, 201, {"Location": f"/v1/webhooks/{made.id}"})
+def create_endpoint(endpoints: EndpointsOf, caller: CallerOf, fields: Annotated[EndpointFields, Body()]) -> Response:
+    """Create an endpoint for the caller."""
+    endpoint = endpoints.create(caller.tenant, fields)
+    return answer(endpoint, 201, {"Location": f"/v1/webhooks/{endpoint.id}"})
 
 
 @router.get("/webhooks", response_model=EndpointList, summary="List endpoints")
 def list_endpoints(endpoints: EndpointsOf, caller: CallerOf) -> Response:
-    """All of the caller's, newest first; values of headers are masked."""
+    """All endpoints of the caller, newest first; header values are masked."""
     return answer(EndpointList(data=endpoints.all_of(caller.tenant)))
 
 
@@ -116,7 +116,7 @@ def list_endpoints(endpoints: EndpointsOf, caller: CallerOf) -> Response:
     "/webhooks/{endpoint_id}", response_model=Endpoint, summary="Read an endpoint", responses=schema.problems(404)
 )
 def read_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
-    """The endpoint as it is now."""
+    """The endpoint in its current state."""
     return answer(endpoints.get(caller.tenant, endpoint_id))
 
 
@@ -125,21 +125,21 @@ def read_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: Endpoin
     response_model=Endpoint,
     summary="Change an endpoint",
     description=(
-        "What is left out stays. A header that is null goes, the others stay. Disabling ends what waits (`recover` "
-        "sends it later); enabling forgives failures."
+        "Omitted fields and headers stay unchanged; null removes a header. Disabling an endpoint ends its waiting "
+        "deliveries (`recover` retries them later); enabling it resets its failure count."
     ),
     responses=schema.problems(404, 422),
 )
 def change_endpoint(
-    endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId, wanted: Annotated[EndpointChange, Body()]
+    endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId, change: Annotated[EndpointChange, Body()]
 ) -> Response:
-    """Change what is given."""
-    return answer(endpoints.change(caller.tenant, endpoint_id, wanted))
+    """Change the fields in the body."""
+    return answer(endpoints.change(caller.tenant, endpoint_id, change))
 
 
 @router.delete("/webhooks/{endpoint_id}", status_code=204, summary="Delete an endpoint", responses=schema.problems(404))
 def delete_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
-    """Delete it; what waits for it is exhausted."""
+    """Delete the endpoint; its waiting deliveries become exhausted."""
     endpoints.delete(caller.tenant, endpoint_id)
     return Response(status_code=204)
 
@@ -152,7 +152,7 @@ def delete_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: Endpo
     responses=schema.problems(404, 409),
 )
 def test_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
-    """Send a `ping`, whatever the endpoint's filters."""
+    """Send a `ping`; the endpoint's filters do not apply."""
     event_id, delivery_id = endpoints.ping(caller.tenant, endpoint_id)
     return answer(Pinged(event_id=event_id, delivery_id=delivery_id), 202)
 
@@ -161,11 +161,11 @@ def test_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: Endpoin
     "/webhooks/{endpoint_id}/rotate-secret",
     response_model=NewEndpoint,
     summary="Replace the secret",
-    description="The new secret is shown this once; for 24 hours the old one signs beside it.",
+    description="Only this response contains the new secret. For 24 hours, both secrets sign each delivery.",
     responses=schema.problems(404),
 )
 def rotate_secret(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
-    """A new secret."""
+    """Create a new secret."""
     return answer(endpoints.rotate_secret(caller.tenant, endpoint_id))
 
 
@@ -173,7 +173,7 @@ def rotate_secret(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: Endpoin
     "/webhooks/{endpoint_id}/recover",
     status_code=202,
     response_model=Recovered,
-    summary="Try again all deliveries since a time",
+    summary="Retry all deliveries since a time",
     responses=schema.problems(404, 409, 422),
 )
 def recover_endpoint(
@@ -183,10 +183,10 @@ def recover_endpoint(
     broker: BrokerOf,
     caller: CallerOf,
     endpoint_id: EndpointId,
-    wanted: Annotated[RecoverRequest, Body()],
+    selection: Annotated[RecoverRequest, Body()],
 ) -> Response:
-    """Try again what has not arrived."""
-    count = endpoints.recover(caller.tenant, endpoint_id, wanted.since, wanted.states)
+    """Retry deliveries, by default those that did not succeed."""
+    count = endpoints.recover(caller.tenant, endpoint_id, selection.since, selection.states)
     deliveries.dispatch(broker)
     return answer(Recovered(count=count), 202)
 
@@ -202,13 +202,11 @@ def list_endpoint_deliveries(
     reader: DeliveryReaderOf,
     caller: CallerOf,
     endpoint_id: EndpointId,
-    wanted: Annotated[DeliveryQuery, Query()],
+    query: Annotated[DeliveryQuery, Query()],
 ) -> Response:
-    """A page of one endpoint's deliveries with all their tries."""
+    """A page of the endpoint's deliveries with all their attempts."""
     endpoints.get(caller.tenant, endpoint_id)
-    page = reader.page(
-        caller.tenant, wanted.filter(), endpoint_id=endpoint_id, limit=wanted.limit, cursor=wanted.cursor
-    )
+    page = reader.page(caller.tenant, query.filter(), endpoint_id=endpoint_id, limit=query.limit, cursor=query.cursor)
     return _page(page)
 
 
@@ -216,12 +214,12 @@ def list_endpoint_deliveries(
     "/deliveries",
     response_model=DeliveryList,
     summary="List deliveries",
-    description="To all endpoints, and to what jobs and batches named as `webhook_url`.",
+    description="To all endpoints, and to the `webhook_url` of jobs and batches.",
     responses=schema.problems(422),
 )
-def list_deliveries(reader: DeliveryReaderOf, caller: CallerOf, wanted: Annotated[DeliveryQuery, Query()]) -> Response:
-    """A page of the caller's deliveries with all their tries."""
-    return _page(reader.page(caller.tenant, wanted.filter(), limit=wanted.limit, cursor=wanted.cursor))
+def list_deliveries(reader: DeliveryReaderOf, caller: CallerOf, query: Annotated[DeliveryQuery, Query()]) -> Response:
+    """A page of the caller's deliveries with all their attempts."""
+    return _page(reader.page(caller.tenant, query.filter(), limit=query.limit, cursor=query.cursor))
 
 
 @router.get(
@@ -231,7 +229,7 @@ def list_deliveries(reader: DeliveryReaderOf, caller: CallerOf, wanted: Annotate
     responses=schema.problems(404),
 )
 def read_delivery(reader: DeliveryReaderOf, caller: CallerOf, delivery_id: DeliveryId) -> Response:
-    """The delivery, its tries and what it sends."""
+    """The delivery with its attempts and its payload."""
     delivery = reader.get(caller.tenant, delivery_id)
     payload = reader.payload(caller.tenant, delivery_id)
     return answer(DeliveryDetail(**dict(delivery), payload=payload))
@@ -241,14 +239,14 @@ def read_delivery(reader: DeliveryReaderOf, caller: CallerOf, delivery_id: Deliv
     "/deliveries/{delivery_id}/redeliver",
     status_code=202,
     response_model=Delivery,
-    summary="Try a delivery again",
-    description="Now: an ended one begins its schedule anew, a waiting one is brought forward. The id stays the same.",
+    summary="Retry a delivery",
+    description="The attempt is due at once. An ended delivery restarts its retry schedule. The id stays the same.",
     responses=schema.problems(404, 409),
 )
 def redeliver(
     reader: DeliveryReaderOf, deliveries: DeliveriesOf, broker: BrokerOf, caller: CallerOf, delivery_id: DeliveryId
 ) -> Response:
-    """Try it now."""
+    """Retry the delivery now."""
     reader.get(caller.tenant, delivery_id)
     deliveries.redeliver(delivery_id)
     deliveries.dispatch(broker)
@@ -257,7 +255,7 @@ def redeliver(
 
 @router.get("/webhook-secret", response_model=TenantSecret, summary="Read the tenant's secret")
 def read_secret(tenants: TenantsOf, caller: CallerOf) -> Response:
-    """What signs the events sent to the `webhook_url` of a job or batch."""
+    """The secret that signs events to the `webhook_url` of jobs and batches."""
     return answer(TenantSecret(secret=tenants.webhook_secret(caller.tenant)))
 
 
@@ -265,10 +263,10 @@ def read_secret(tenants: TenantsOf, caller: CallerOf) -> Response:
     "/webhook-secret/rotate",
     response_model=TenantSecret,
     summary="Replace the tenant's secret",
-    description="For 24 hours the old one signs beside the new one.",
+    description="For 24 hours, both secrets sign each delivery.",
 )
 def rotate_tenant_secret(tenants: TenantsOf, caller: CallerOf) -> Response:
-    """A new secret."""
+    """Create a new secret."""
     return answer(TenantSecret(secret=tenants.rotate_webhook_secret(caller.tenant)))
 
 
