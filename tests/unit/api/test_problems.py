@@ -63,12 +63,12 @@ def told(error: Exception, path: str = "/v1/jobs", method: str = "GET") -> httpx
     return asyncio.run(ask())
 
 
-def test_every_error_of_the_tree_has_a_row_of_its_own():
+def test_every_error_class_has_its_own_row():
     assert set(CLASSES) - {RetouchError} == set(KINDS)
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_every_error_is_a_problem_and_a_drop_in_s_error(cls: type[RetouchError]):
+def test_every_error_is_rendered_in_both_formats(cls: type[RetouchError]):
     kind = KINDS.get(cls, problems.INTERNAL)
     answer = told(made(cls))
     assert answer.status_code == kind.status
@@ -102,7 +102,7 @@ def test_a_problem_names_every_field():
         (errors.TooLarge("big"), "connection", "close"),
     ],
 )
-def test_a_problem_s_headers_say_what_to_do(error: RetouchError, header: str, value: str):
+def test_a_problem_has_the_headers_of_its_error(error: RetouchError, header: str, value: str):
     assert told(error).headers[header] == value
 
 
@@ -119,7 +119,7 @@ def test_a_problem_s_headers_say_what_to_do(error: RetouchError, header: str, va
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("path", ["/v1/jobs", DROPIN_PATH])
-def test_what_is_the_operator_s_is_logged_and_not_told(error: Exception, path: str):
+def test_operator_details_are_logged_but_not_returned(error: Exception, path: str):
     with capture_logs() as lines:
         answer = told(error, path)
     assert "10.1.2.3" not in answer.text
@@ -135,11 +135,11 @@ def test_what_is_the_operator_s_is_logged_and_not_told(error: Exception, path: s
         (RuntimeError("a fault of ours"), 500),
     ],
 )
-def test_foreign_errors_are_mapped_by_whether_trying_again_can_help(error: Exception, status: int):
+def test_foreign_errors_are_mapped_by_whether_a_retry_can_help(error: Exception, status: int):
     assert told(error).status_code == status
 
 
-def test_an_unexpected_error_is_answered_under_its_request_s_id():
+def test_an_unexpected_error_returns_its_request_id():
     with capture_logs() as lines:
         answer = told(RuntimeError("a fault of ours"))
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
@@ -147,7 +147,7 @@ def test_an_unexpected_error_is_answered_under_its_request_s_id():
     assert isinstance(line["exc_info"], RuntimeError)
 
 
-def test_an_unknown_path_and_method_are_problems_too():
+def test_an_unknown_path_or_method_is_a_problem():
     def ask(method: str, path: str) -> dict[str, Any]:
         app = FastAPI(openapi_url=None)
         app.add_api_route("/known", lambda: None)
@@ -164,7 +164,7 @@ def test_an_unknown_path_and_method_are_problems_too():
     assert ask("DELETE", "/known")["type"] == "urn:retouch:problem:method-not-allowed"
 
 
-def test_head_has_no_body():
+def test_a_head_error_has_no_body():
     answer = told(errors.NotFound("no such job"), method="HEAD")
     assert answer.status_code == 404
     assert answer.content == b""
