@@ -1,4 +1,4 @@
-"""Batches over HTTP: submitted in each form, followed, acted on, and their results streamed."""
+"""Batches over HTTP: submits in both formats, events, actions, and streamed results."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ def domain(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[D
 
 
 class Kept(Hands):
-    """Hands whose results are really in the bucket."""
+    """Hands that store their results in the bucket."""
 
     def output(self, claim: Any) -> Output:
         output = super().output(claim)
@@ -230,7 +230,7 @@ def test_an_ended_batch_stores_its_record_with_the_pictures(api: Api, hands: Han
     assert (kept["jsonl"], kept["csv"]) == (f"{prefix}/results.jsonl", f"{prefix}/results.csv")
     lines = domain.bucket.get(domain.bucket.name, f"outputs/{batch_id}/results.jsonl", max_bytes=1 << 20).splitlines()
     assert [json.loads(line)["state"] for line in lines] == ["succeeded"] * 3 + ["rejected"]
-    # The record outlives those of the jobs.
+    # The batch's record is kept longer than its jobs'.
     for row in range(1, 4):
         domain.redis.delete(domain.keys.job(f"job_{batch_id[4:]}-{row:07d}"))
     domain.redis.hset(domain.keys.batch(batch_id), mapping={"created": 0, "finished": 1})

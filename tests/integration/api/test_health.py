@@ -1,4 +1,4 @@
-"""Readiness, the log, headers every answer has, and the document that describes it all."""
+"""Readiness, the access log, common response headers, and the OpenAPI document."""
 
 import re
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from tests.support.api_server import FILE, PROMPT, Api, api_of, free_port, probl
 
 
 def test_a_ready_api_lists_its_checks(api: Api):
-    anybody = httpx.Client(base_url=api.http.base_url, timeout=60)
-    assert anybody.get("/livez").json() == {"status": "alive"}
-    answer = anybody.get("/readyz")
+    anonymous = httpx.Client(base_url=api.http.base_url, timeout=60)
+    assert anonymous.get("/livez").json() == {"status": "alive"}
+    answer = anonymous.get("/readyz")
     assert answer.status_code == 200
     ready = answer.json()
     assert ready["ready"] is True
@@ -27,7 +27,7 @@ def test_a_ready_api_lists_its_checks(api: Api):
     }
     assert ready["edit_workers"] == 0
     api.work()
-    assert anybody.get("/readyz").json()["edit_workers"] == 1
+    assert anonymous.get("/readyz").json()["edit_workers"] == 1
 
 
 @pytest.mark.parametrize("missing", ["redis", "bucket", "broker"])

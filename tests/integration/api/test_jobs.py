@@ -1,4 +1,4 @@
-"""The life of a job as HTTP shows it, over real Valkey and SeaweedFS."""
+"""A job's life over HTTP, with real Valkey and SeaweedFS."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""`/metrics` and `/v1/stats` as they are asked for over HTTP."""
+"""`/metrics` and `/v1/stats` over HTTP."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The drop-in: StepFun's request and answer, through the queue, for a client that knows nothing of Retouch."""
+"""The drop-in endpoint: StepFun's request and response format, for clients without knowledge of Retouch."""
 
 import base64
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import openai
 import pytest
 from structlog.testing import capture_logs
 
-from api.routes import openai_compatible as dropin
+from api.routes import openai_compatible
 from jobs.foundation.errors import (
     BadResult,
     DeadlineExceeded,
@@ -36,7 +36,7 @@ def edit(api: Api, files: Any = FILE, **fields: Any) -> httpx.Response:
 
 
 def meanwhile(api: Api, call: Callable[[], Any], act: Callable[[str], object]) -> tuple[Any, str]:
-    """What `call` answers while `act` deals with its job."""
+    """The result of `call`, while `act` handles its job; and the job's id."""
     with ThreadPoolExecutor(1) as pool:
         answer: Future[Any] = pool.submit(call)
         until(lambda: answer.done() or api.domain.store.page(api.tenant).data)
@@ -175,7 +175,7 @@ def test_a_canceled_job_is_a_409(api: Api):
 
 
 def test_a_timed_out_wait_names_the_job_which_continues(api: Api, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dropin, "MAX_WAIT_S", 0.3)
+    monkeypatch.setattr(openai_compatible, "MAX_WAIT_S", 0.3)
     answer = edit(api)
     assert answer.status_code == 504
     assert answer.json()["error"]["type"] == "timeout"
@@ -186,7 +186,7 @@ def test_a_timed_out_wait_names_the_job_which_continues(api: Api, monkeypatch: p
 
 
 def leave(api: Api, act: Callable[[str], Any]) -> str:
-    """A client that goes away while its job waits, after `act` has dealt with the job."""
+    """Disconnect a client while its job waits, after `act` has handled the job. Returns the job's id."""
     request = api.http.build_request("POST", PATH, data={"prompt": PROMPT}, files=FILE)
     connection = HTTPConnection(request.url.host, request.url.port or 80)
     connection.request("POST", PATH, body=request.read(), headers=dict(request.headers))

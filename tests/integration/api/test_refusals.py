@@ -1,4 +1,4 @@
-"""Every kind of bad input: what is refused, by which status, naming which field, and that nothing is left behind."""
+"""Invalid input of every kind: the status, the named field, and that nothing is stored."""
 
 import base64
 import io
@@ -277,7 +277,7 @@ def test_an_invalid_upload_request_is_a_problem(api: Api, wanted: Any):
 
 
 class Endless(httpx.SyncByteStream):
-    """A body that never ends and counts what was taken of it."""
+    """An endless body that counts the bytes that were read."""
 
     def __init__(self, head: bytes) -> None:
         self.head = head
@@ -292,7 +292,7 @@ class Endless(httpx.SyncByteStream):
 
 @pytest.fixture
 def small(make_settings: Any) -> Iterator[Api]:
-    """An API that takes pictures of at most 100 kB."""
+    """An API with a limit of 100 kB for pictures."""
     domain = Domain.open(make_settings(max_upload_bytes=100_000))
     domain.planner.register_models()
     try:
@@ -305,7 +305,7 @@ def small(make_settings: Any) -> Iterator[Api]:
 def test_a_declared_body_size_over_the_limit_is_refused(small: Api):
     assert len(ROCKET) > 100_000
     problem(small.submit(files={"image": ("big.jpg", bytes(2_000_000))}), 413)
-    problem(small.submit(), 413)  # within what a form may have, and over what a picture may
+    problem(small.submit(), 413)  # below the limit of the form, above the limit of the picture
     url = "data:image/jpeg;base64," + base64.b64encode(ROCKET).decode()
     problem(small.http.post("/v1/jobs", json={**GOOD, "image": url}), 413)
     problem(small.http.post("/v1/jobs", json={**GOOD, "prompt": "x" * 2_000_000}), 413)

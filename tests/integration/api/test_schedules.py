@@ -1,4 +1,4 @@
-"""Schedules over HTTP, through the client and the command."""
+"""Schedules over HTTP, with the client library, and with the command."""
 
 import json
 from collections.abc import Iterator
@@ -151,7 +151,7 @@ class Command:
 
     def json(self, *words: str) -> Any:
         lines = self(*words, "--json").stdout.splitlines()
-        # The service's log comes in between: it runs in this process.
+        # The API runs in this process, so its log lines are in the output, too.
         return json.loads("\n".join(lines[lines.index("{") : len(lines) - lines[::-1].index("}")]))
 
 

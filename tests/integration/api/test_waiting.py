@@ -1,4 +1,4 @@
-"""Requests that wait for a job: they are told at once, hold no thread, and outlive what they listen to."""
+"""Requests that wait for a job: they return at once when it ends, block no thread, and survive lost connections."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""Endpoints and deliveries as HTTP shows them, with a real receiver at the other end."""
+"""Endpoints and deliveries over HTTP, with a real receiver."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -102,7 +102,7 @@ def test_attempts_are_listed_and_a_delivery_can_be_redelivered(api: Api, hand: H
 
 
 def release(api: Api) -> None:
-    """What the API has planned went to the broker, where no worker of this test reads: its lease is over at once."""
+    """End the lease of the delivery that the API dispatched. This test has no worker that reads from the broker."""
     for kind in ("quick", "new", "slow"):
         key = api.domain.keys.deliveries(f"leases:{kind}")
         for member in api.domain.redis.zrange(key, 0, -1):
@@ -143,8 +143,8 @@ def test_recover_retries_all_undelivered_events_since_a_time(api: Api, hand: Han
     receiver.answer = lambda _got, _number: Answer(status=410)
     first = end_job(api.domain, tenant=api.tenant)
     assert hand.tell() == ["failure: the receiver answered 410"]
-    shown = api.http.get(path).json()
-    assert (shown["enabled"], shown["disabled_reason"]) == (False, "gone")
+    changed = api.http.get(path).json()
+    assert (changed["enabled"], changed["disabled_reason"]) == (False, "gone")
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     problem(api.http.post(f"{path}/recover", json={"since": since}), 409)
     receiver.answer = lambda _got, _number: Answer()
@@ -183,8 +183,8 @@ def test_a_deleted_endpoint_gets_no_more_deliveries(api: Api, hand: Hand, receiv
     (delivery,) = listed(api, endpoint["id"])
     assert api.http.delete(f"/v1/webhooks/{endpoint['id']}").status_code == 204
     hand.tell()
-    shown = api.http.get(f"/v1/deliveries/{delivery['id']}").json()
-    assert (shown["state"], shown["reason"]) == ("exhausted", "its endpoint is disabled: deleted")
+    changed = api.http.get(f"/v1/deliveries/{delivery['id']}").json()
+    assert (changed["state"], changed["reason"]) == ("exhausted", "its endpoint is disabled: deleted")
     assert [one["id"] for one in api.http.get("/v1/deliveries").json()["data"]] == [delivery["id"]]
     problem(api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver"), 409)
     for answer in (
@@ -265,9 +265,9 @@ def test_an_invalid_endpoint_is_a_problem_that_names_the_field(api: Api, body: d
 )
 def test_a_digest_preference_without_effect_is_a_problem(api: Api, fields: dict[str, Any], field: str) -> None:
     body = {"items": [{"prompt": "p", "image": "https://example.com/a.png"}], **fields}
-    told = problem(api.http.post("/v1/batches", json=body), 422)
-    assert fields_of(told) == {field}
-    assert "job.*" in told["errors"][0]["message"]
+    refusal = problem(api.http.post("/v1/batches", json=body), 422)
+    assert fields_of(refusal) == {field}
+    assert "job.*" in refusal["errors"][0]["message"]
 
 
 def test_a_change_of_an_endpoint_is_validated(api: Api, receiver: Receiver) -> None:
@@ -275,8 +275,8 @@ def test_a_change_of_an_endpoint_is_validated(api: Api, receiver: Receiver) -> N
     path = f"/v1/webhooks/{endpoint['id']}"
     for change in ({"url": "http://10.0.0.1/"}, {"events": ["x"]}, {"headers": {"host": "x"}}, {"id": "ep_x"}):
         problem(api.http.patch(path, json=change), 422)
-    shown = api.http.patch(path, json={"rate_limit": 5, "description": "d"}).json()
-    assert (shown["rate_limit"], shown["description"], shown["url"]) == (5, "d", receiver.url)
+    changed = api.http.patch(path, json={"rate_limit": 5, "description": "d"}).json()
+    assert (changed["rate_limit"], changed["description"], changed["url"]) == (5, "d", receiver.url)
     assert api.http.patch(path, json={"rate_limit": None}).json()["rate_limit"] is None
 
 
