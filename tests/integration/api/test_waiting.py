@@ -1,4 +1,4 @@
-"""Requests that wait for a job: they are told at once, hold no thread, and outlive what they listen to."""
+"""Requests that wait for a job: they return at once when it ends, block no thread, and survive lost connections."""
 
 import asyncio
 import signal
@@ -41,7 +41,7 @@ def waited(api: Api, **headers: str) -> httpx.Response:
     return api.http.post("/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers={**WAIT, **headers})
 
 
-def test_a_waiting_submit_answers_when_its_job_ends(api: Api, monkeypatch: pytest.MonkeyPatch):
+def test_a_waiting_submit_returns_when_its_job_ends(api: Api, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(waiting, "REREAD_S", 3600)  # only the notice can end the wait
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(waited, api)
@@ -67,7 +67,7 @@ def test_a_job_that_fails_ends_the_wait_too(api: Api):
         assert answer.result().json()["state"] == "failed"
 
 
-def test_a_wait_that_is_over_answers_with_the_job_as_it_is(api: Api):
+def test_a_timed_out_wait_returns_the_job_as_it_is(api: Api):
     for seconds in (0, 1):
         answer = api.http.post(
             "/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers={"Prefer": f"respond-async, wait={seconds}"}
@@ -77,7 +77,7 @@ def test_a_wait_that_is_over_answers_with_the_job_as_it_is(api: Api):
         assert answer.json()["state"] == "queued"
 
 
-def test_a_replayed_submit_waits_for_the_first_one_s_job(api: Api):
+def test_a_replayed_submit_waits_for_the_original_job(api: Api):
     key = {"Idempotency-Key": "once"}
     first = waited(api, **key, Prefer="wait=0")
     api.succeed(first.json()["id"])
@@ -87,7 +87,7 @@ def test_a_replayed_submit_waits_for_the_first_one_s_job(api: Api):
     assert again.json()["state"] == "succeeded"
 
 
-def test_a_hundred_waiting_requests_leave_the_threads_to_others(api: Api):
+def test_a_hundred_waiting_requests_block_no_threads(api: Api):
     job_id = api.submitted()
     url, headers = str(api.http.base_url), dict(api.http.headers)
     body = {"image": "https://pictures.example/a.jpg", "prompt": PROMPT}
@@ -108,7 +108,7 @@ def test_a_hundred_waiting_requests_leave_the_threads_to_others(api: Api):
     assert {answer.status_code for answer in answers} == {200}
 
 
-def test_a_lost_subscription_is_taken_up_again(api: Api, monkeypatch: pytest.MonkeyPatch):
+def test_a_lost_subscription_is_restored(api: Api, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(waiting, "REREAD_S", 3600)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(waited, api)
@@ -127,7 +127,7 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
         yield server
 
 
-def test_a_waiting_request_outlives_a_restart_of_redis(make_settings: Callable[..., Any], own_valkey: Valkey):
+def test_a_waiting_request_survives_a_restart_of_redis(make_settings: Callable[..., Any], own_valkey: Valkey):
     domain = Domain.open(make_settings(redis_url=SecretStr(own_valkey.url), broker_url=SecretStr(own_valkey.url_of(1))))
     try:
         domain.planner.register_models()
@@ -146,7 +146,7 @@ def test_a_waiting_request_outlives_a_restart_of_redis(make_settings: Callable[.
         domain.close()
 
 
-def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
+def test_a_shutdown_ends_all_waits(domain: Domain):
     key = domain.api_keys.create("acme")
     server = make_server(create_app(domain), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
