@@ -244,6 +244,7 @@ def read_delivery(reader: DeliveryReaderOf, caller: CallerOf, delivery_id: Deliv
 )
 def redeliver(
     reader: DeliveryReaderOf,
+    deliveries: DeliveriesOf,
     delivery_loop: DeliveryLoopOf,
     caller: CallerOf,
     delivery_id: DeliveryId,
