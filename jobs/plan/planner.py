@@ -1,4 +1,4 @@
-"""Every state change of a job. Each method is one script; the scripts refuse what states.TRANSITIONS does not allow."""
+"""The state changes of jobs. Each method runs one script; a script refuses transitions not in `TRANSITIONS`."""
 
 import json
 from collections.abc import Sequence
@@ -31,7 +31,9 @@ from jobs.records.job_models import WEIGHTS, AttemptRecord, Checkpoint
 
 IDEMPOTENCY_S = 24 * 3600
 BURST_MS = 500
-"""How far starts may run ahead of the pace's even beat."""
+"""How far starts may run ahead of an even pace, ms."""
+UNKNOWN_PACE_CONCURRENCY = 8
+"""The first window of a model whose pace is not configured."""
 
 
 class Planner:
@@ -40,7 +42,7 @@ class Planner:
     Args:
         redis: a client that decodes answers.
         keys: names of the keys.
-        catalogue: the models; `register_models` makes their limits known to the scripts.
+        catalogue: the models; `register_models` writes their limits for the scripts.
         scripts: runs the scripts.
     """
 
@@ -51,13 +53,13 @@ class Planner:
         self._scripts = scripts
 
     def register_models(self) -> None:
-        """Make the catalogue's limits known to the scripts. Called by every process that starts; the last one counts.
+        """Write the catalogue's limits for the scripts. Every process calls it when it starts; the last call counts.
 
-        An account whose pace is not known (`rpm = 0`) begins with a small window and finds its limit out.
+        A model without a configured pace (`rpm = 0`) starts with a small window and discovers its limit.
         """
         for model in self._catalogue.models.values():
             key = self._keys.model(model.name)
-            first = model.concurrency if model.rpm > 0 else min(model.concurrency, 8)
+            first = model.concurrency if model.rpm > 0 else min(model.concurrency, UNKNOWN_PACE_CONCURRENCY)
             pipe = self._redis.pipeline()
             pipe.hsetnx(key, "limit", first)
             pipe.hsetnx(key, "in_flight", 0)
@@ -77,20 +79,20 @@ class Planner:
             if concurrency is not None and int(concurrency) != model.concurrency:
                 self._redis.hset(key, "limit", first)
             if rpm is not None and float(rpm) != model.rpm:
-                # What was learned under another limit says nothing of this one.
+                # The pace that was adapted to another limit is invalid for this one.
                 self._redis.hdel(key, "pace", "pace_at", "pace_hold")
 
     def submit(self, drafts: Sequence[Draft], *, tenant: str, idempotency: Idempotency | None = None) -> Submitted:
         """Write jobs and put them on their lanes, all or none. When this returns they are durable.
 
         Args:
-            drafts: of one tenant, and of one batch or of none.
-            tenant: whose they are.
-            idempotency: makes a second submit with the same key answer with the first one's jobs.
+            drafts: jobs of one batch, or single jobs.
+            tenant: their owner.
+            idempotency: a second submit with the same key returns the jobs of the first one.
 
         Raises:
-            IdempotencyMismatch: the key came before with another body.
-            QuotaExceeded: the tenant may not have so many jobs queued, or a day.
+            IdempotencyMismatch: an earlier request had the same key and another body.
+            QuotaExceeded: the tenant's quota of queued jobs or of jobs a day is used up.
         """
         batch_id = batch_of(drafts[0].job_id)
         lanes: dict[str, dict[str, Any]] = {}
@@ -111,7 +113,7 @@ class Planner:
                     "fields": _fields_of(draft),
                 }
             )
-        order = {
+        command = {
             "idempotency": {"body": idempotency.body_sha256, "ttl_ms": IDEMPOTENCY_S * 1000} if idempotency else None,
             "lanes": list(lanes.values()),
             "jobs": jobs,
@@ -125,15 +127,15 @@ class Planner:
                 self._keys.batch(batch_id or "-"),
                 *(self._keys.job(draft.job_id) for draft in drafts),
             ],
-            [json.dumps(order, ensure_ascii=False)],
+            [json.dumps(command, ensure_ascii=False)],
         )
         match answer[0]:
             case "mismatch":
-                raise IdempotencyMismatch("this Idempotency-Key came before with another request; use a new key")
+                raise IdempotencyMismatch("another request has used this Idempotency-Key; use a new key")
             case "quota":
                 raise _quota_exceeded(answer[1], answer[2], int(answer[3]))
             case "replayed":
-                # A submit that was sent again after a dropped connection finds its own jobs: that is no replay.
+                # A submit that is repeated after a dropped connection finds its own jobs: this is no replay.
                 ids = [self._keys.id_of(key) for key in answer[1:]]
                 return Submitted(ids, replayed=ids != [draft.job_id for draft in drafts])
         return Submitted([draft.job_id for draft in drafts], tuple(State(state) for state in answer[1].split()))
@@ -141,7 +143,7 @@ class Planner:
     def lane_record(
         self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False
     ) -> dict[str, Any]:
-        """A lane as the scripts write it where there is none: its key and fields, and those of its share."""
+        """A new lane as the scripts write it: its key and fields, and those of the tenant's share of the model."""
         share = self._keys.share(model, tenant)
         return {
             "key": self._keys.lane(model, tenant, batch_id, priority, trial=trial),
@@ -170,7 +172,7 @@ class Planner:
         }
 
     def plan(self, *, limit: int = 100) -> Plan:
-        """Start what may start now; at most `limit` jobs."""
+        """Start the jobs that may start now, at most `limit`."""
         models = [self._keys.model(name) for name in self._catalogue.models]
         answer = self._scripts.run("jobs/plan", [self._keys.workers, *models], [limit, BURST_MS])
         wait_ms = int(answer[0])
@@ -179,14 +181,14 @@ class Planner:
         return Plan(dispatches, None if wait_ms < 0 else wait_ms / 1000)
 
     def claim(self, job_id: str, attempt: int, worker: str) -> Claim | None:
-        """Take up an attempt; None where its message is to be dropped (late, taken, or the job has moved on)."""
+        """Claim an attempt; None if its message is late, repeated or out of date, and must be dropped."""
         answer = self._scripts.run("jobs/claim", [self._keys.job(job_id)], [attempt, worker, token_hex(8)])
         if not answer:
             return None
         record = pairs(answer[5])
         spec = decode_spec(record, *(json.loads(text) if text else None for text in answer[2:4]))
         if "traceparent" in record:
-            # A batch keeps its submitter's once for all its jobs.
+            # A batch stores the submitter's trace context once for all its jobs.
             spec = spec.model_copy(update={"traceparent": record["traceparent"]})
         return Claim(
             job_id=job_id,
@@ -205,15 +207,15 @@ class Planner:
         )
 
     def checkpoint(self, claim: Claim, answer: Checkpoint | None, *, cost_micro_usd: int = 0) -> bool:
-        """Record the provider's answer and its price before anything else is done with it; None clears it.
+        """Record the provider's answer and its price, before anything else uses it; None clears it.
 
         Returns:
-            False where the attempt is no longer the job's: its holder must stop.
+            False if the attempt is not the current one any more: its worker must stop.
         """
         text = to_json(answer) if answer else ""
         keys = [self._keys.job(claim.job_id)]
-        known = encode_input(claim.input, claim.spec)
-        return bool(self._scripts.run("jobs/checkpoint", keys, [claim.attempt, text, cost_micro_usd, known]))
+        input_text = encode_input(claim.input, claim.spec)
+        return bool(self._scripts.run("jobs/checkpoint", keys, [claim.attempt, text, cost_micro_usd, input_text]))
 
     def settle(
         self,
@@ -229,14 +231,14 @@ class Planner:
 
         Args:
             claim: the attempt.
-            end: how it ends.
-            finished_at: when it did.
-            cost_micro_usd: what its call cost or may have cost, where no checkpoint has said it.
+            end: its result.
+            finished_at: time of the end.
+            cost_micro_usd: what its call cost or may have cost, if no checkpoint has recorded it.
             entry: where an equal edit will find this one.
-            suspect: a call is under way and given up: it may be billed, which a batch's budget counts.
+            suspect: a call was abandoned and may be billed: a batch's budget counts it.
 
         Returns:
-            False where the fence refused it: another attempt, or the user, was faster.
+            False if the fence refused it: another attempt or the user has ended this one.
         """
         log = AttemptRecord(
             number=claim.attempt,
@@ -254,7 +256,7 @@ class Planner:
         if end.to in FINAL:
             fields["input"] = encode_input(claim.input, claim.spec)
         signal = end.signal
-        order = {
+        command = {
             "to": end.to,
             "outcome": end.outcome,
             "drop": ["checkpoint"] if end.drop_checkpoint or end.to is State.SUCCEEDED else [],
@@ -268,22 +270,22 @@ class Planner:
         }
         keys = [self._keys.job(claim.job_id), entry.key if entry else self._keys.job(claim.job_id)]
         flat = [part for pair in fields.items() for part in pair]
-        text = json.dumps(order, ensure_ascii=False)
+        text = json.dumps(command, ensure_ascii=False)
         return bool(self._scripts.run("jobs/settle", keys, [claim.attempt, text, encode_attempt(log), *flat]))
 
     def renew(self, worker: str, *, slots: int, worker_info: str, held: Sequence[Dispatch]) -> list[Dispatch]:
-        """A worker's pulse: register its threads for edits and renew what it holds.
+        """Register a worker's threads for edits and renew the leases of its attempts.
 
         Args:
-            worker: its name, one of a kind.
+            worker: its unique name.
             slots: its threads for edits.
             worker_info: a description of the worker, JSON.
-            held: the attempts it holds.
+            held: the attempts that it runs.
 
         Returns:
-            The attempts it has lost and must stop.
+            The attempts whose lease it has lost. It must stop them.
         """
-        members = [f"{self._keys.job(one.job_id)}#{one.attempt}" for one in held]
+        members = [f"{self._keys.job(start.job_id)}#{start.attempt}" for start in held]
         lost = self._scripts.run(
             "workers/renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, worker_info, *members]
         )
@@ -291,49 +293,51 @@ class Planner:
         return [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in split]
 
     def depart(self, worker: str, *, gone: bool) -> None:
-        """A worker takes no more edits; with `gone` it is forgotten."""
+        """Stop giving edits to a worker; `gone` removes its record, too."""
         self._scripts.run(
             "workers/depart", [self._keys.workers, self._keys.worker(worker)], [worker, "1" if gone else "0"]
         )
 
     def cancel(self, job_id: str) -> State:
-        """Stop a job; one that runs stops at its next step.
+        """Cancel a job. A running job stops at its next step.
 
         Raises:
             NotFound: there is no such job.
-            Conflict: it has ended already.
+            Conflict: the job has ended.
         """
-        return self._act("jobs/cancel", job_id, [], "it cannot be canceled")
+        return self._change_state("jobs/cancel", job_id, [], "it cannot be canceled")
 
     def retry(self, job_id: str, *, deadline_s: float | None = None) -> State:
-        """Put an ended job back on its lane, its tries counted anew.
+        """Put an ended job back on its lane and count its tries from zero.
 
         Raises:
             NotFound: there is no such job.
-            Conflict: it is not failed, filtered or canceled.
+            Conflict: the job is not failed, filtered or canceled.
         """
         deadline = int(deadline_s * 1000) if deadline_s else ""
-        return self._act("jobs/retry", job_id, [deadline], "only a failed, filtered or canceled job can be tried again")
+        return self._change_state(
+            "jobs/retry", job_id, [deadline], "only a failed, filtered or canceled job can be tried again"
+        )
 
     def park(self, model: str, reason: str) -> bool:
-        """Set a model aside until `resume`; False where an operator has done so already.
+        """Park a model until `resume`; False if an operator has parked it already.
 
         Raises:
-            InvalidInput: it is no model of the catalogue.
+            InvalidInput: the catalogue has no such model.
         """
         key = self._keys.model(self._catalogue.get(model).name)
         return bool(self._scripts.run("models/park", [key], [reason]))
 
     def resume(self, model: str) -> bool:
-        """Take a model up again, whatever it was parked for; False where it is not parked.
+        """Start a parked model again, whatever the reason of its park; False if it is not parked.
 
         Raises:
-            InvalidInput: it is no model of the catalogue.
+            InvalidInput: the catalogue has no such model.
         """
         key = self._keys.model(self._catalogue.get(model).name)
         return bool(self._scripts.run("models/resume", [key], []))
 
-    def _act(self, script: str, job_id: str, args: Sequence[Any], refusal: str) -> State:
+    def _change_state(self, script: str, job_id: str, args: Sequence[Any], refusal: str) -> State:
         answer = self._scripts.run(script, [self._keys.job(job_id)], args)
         if not answer:
             raise NotFound(f"there is no job {job_id}")
@@ -352,7 +356,7 @@ def _fields_of(draft: Draft) -> dict[str, str]:
 
 
 def _queued_at(job_id: str, record: dict[str, str]) -> datetime:
-    """Since when the plan could have taken a job: queued, and its lane not held."""
+    """The time since which the plan could start a job: it is queued, and its lane is not held."""
     queued = moment(record["queued"]) if "queued" in record else made_at(job_id)
     return max(queued, moment(record["since"])) if "since" in record else queued
 

@@ -1,4 +1,4 @@
-"""What goes into the plan and what comes out of it: plain values."""
+"""Plain values that go into the plan and come out of it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from jobs.records.job_models import Checkpoint, Input, JobSpec
 
 @dataclass(frozen=True)
 class Draft:
-    """A job that is ready to be written: its spec is resolved, its picture kept or an address."""
+    """A job that is ready to be written. Its spec is complete; its picture is in the bucket or has a URL."""
 
     job_id: str
     spec: JobSpec
@@ -18,7 +18,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Idempotency:
-    """An Idempotency-Key and the SHA-256 (hex) of what came with it."""
+    """An Idempotency-Key and the request that has it, as SHA-256 (hex)."""
 
     key_sha256: str
     body_sha256: str
@@ -31,7 +31,7 @@ class Submitted:
     Attributes:
         job_ids: in the order of the drafts.
         states: of these jobs, in the same order, as the submit left them; empty for a replay.
-        replayed: whether they are those of an earlier submit with the same Idempotency-Key.
+        replayed: whether an earlier submit with the same Idempotency-Key wrote these jobs.
     """
 
     job_ids: list[str]
@@ -41,7 +41,7 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """A job the plan has started: an attempt with a lease, to be published."""
+    """An attempt that the plan has started. It has a lease and is to be published."""
 
     job_id: str
     attempt: int
@@ -49,9 +49,11 @@ class Dispatch:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call of the plan started, and in how many seconds there may be more to do.
+    """The result of one call of the plan.
 
-    None for the latter means: not by the clock alone.
+    Attributes:
+        dispatches: the attempts that it started.
+        next_in_s: seconds until the plan may start more; None: time alone starts nothing.
     """
 
     dispatches: list[Dispatch]
@@ -60,20 +62,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Claim:
-    """An attempt a worker holds.
+    """An attempt that a worker has claimed.
 
     Attributes:
-        job_id, attempt: the fence of everything it writes.
-        tenant: whose job it is.
-        spec, input: what to edit, and how.
-        checkpoint: the answer an earlier attempt recorded, if it did.
+        job_id, attempt: fence everything that the worker writes.
+        tenant: the owner of the job.
+        spec, input: the edit.
+        checkpoint: the answer that an earlier attempt recorded, if any.
         tries: attempts used up before this one.
-        deadline: when the job must have ended, if it must.
-        claimed_at: by the server's clock.
-        queued_at: since when it could have been started.
+        deadline: when the job must have ended, if it has a deadline.
+        claimed_at: time of the claim by the server's clock.
+        queued_at: the time since which the plan could start it.
         sheet: whether its batch wants thumbnails for a contact sheet.
-        probe: whether it is to find out if a parked model is back: that it fails is not the job's fault.
-        supersede: whether its output is the next version of what lies under its key.
+        probe: whether it checks if a parked model works again. Its failure does not count against the job.
+        supersede: whether its output becomes the next version of the object under its key.
     """
 
     job_id: str

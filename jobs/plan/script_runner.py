@@ -1,4 +1,4 @@
-"""Running the Lua scripts that change records: the common KEYS and ARGV, and one clock."""
+"""Runs the Lua scripts that change records, with the common KEYS and ARGV and one clock."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ class ScriptRunner:
         keys: names of the keys.
         retention_s: how long a finished job's record is kept, in seconds.
         lease_s: how long a claim lives without a heartbeat, in seconds.
-        clock_ms: milliseconds since 1970 for tests; by default the server's own clock, the only one of the fleet.
+        clock_ms: milliseconds since 1970, for tests; by default all scripts use the server's clock.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ScriptRunner:
         """Run a script and return its answer.
 
         Args:
-            name: of its file below `jobs/lua/`, without the ending.
+            name: the path of its file in `jobs/lua/` without its ending.
             keys: its KEYS from 6 on; the common keys come before them.
             args: its ARGV from 4 on; the time, the retention and the lease come before them.
         """

@@ -1,4 +1,4 @@
-"""How an attempt ends: one constructor for each way out of `running`. Plain values; the planner writes them."""
+"""The ends of an attempt: one constructor for each transition out of `running`. The planner writes them."""
 
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -10,13 +10,13 @@ from jobs.records.job_models import JobError, Outcome, Output
 
 @dataclass(frozen=True)
 class Signal:
-    """What an attempt taught about its model's endpoint.
+    """What an attempt shows about its model's endpoint.
 
     Attributes:
-        kind: `ok` it answered as it should; `rate` or `concurrency` it said too much; `trouble` it failed; `park` it or
-            its account is at fault.
-        limit: the limit it named: starts a minute (`rate`) or calls in flight (`concurrency`).
-        retry_after_ms: how long it asked to be left alone.
+        kind: `ok`: it works; `rate` or `concurrency`: it refused a call because of this limit; `trouble`: it failed;
+            `park`: it or its account is at fault.
+        limit: the limit in its answer: starts a minute (`rate`) or calls in flight (`concurrency`).
+        retry_after_ms: the pause that it asked for.
         code, reason: of a park or trouble, for operators.
     """
 
@@ -36,14 +36,14 @@ class Settlement:
 
     Attributes:
         to: the job's next state.
-        outcome: the attempt's, for its log.
+        outcome: of the attempt, for its log.
         output: of `succeeded`.
         error: of `filtered` and `failed`.
         message: for the log.
-        delay_ms: of `waiting`: how long.
-        counts: whether a try is used up.
+        delay_ms: length of the state `waiting`.
+        counts: whether the attempt uses up a try.
         signal: for the model's window, pace and park.
-        drop_checkpoint: the recorded answer is of no use any more.
+        drop_checkpoint: whether the recorded answer is deleted.
         trace_id: the provider's name for the call.
     """
 
@@ -65,7 +65,7 @@ class Settlement:
 
     @classmethod
     def filtered(cls, failure: EditFailure) -> Self:
-        """A content refusal: the endpoint works, this picture and prompt do not."""
+        """A content refusal: the endpoint works, but refuses this picture and prompt."""
         return cls(
             State.FILTERED,
             "filtered",
@@ -79,7 +79,7 @@ class Settlement:
 
     @classmethod
     def failed(cls, failure: EditFailure, signal: Signal | None = None, *, error: JobError | None = None) -> Self:
-        """It ended without a result."""
+        """The job ends without a result."""
         return cls(
             State.FAILED,
             "failed",
@@ -101,7 +101,7 @@ class Settlement:
         outcome: Outcome = "retry",
         drop_checkpoint: bool = False,
     ) -> Self:
-        """It waits `delay_ms` and is tried again."""
+        """The job waits `delay_ms` and is tried again."""
         return cls(
             State.WAITING,
             outcome,
@@ -115,12 +115,12 @@ class Settlement:
 
     @classmethod
     def back_to_lane(cls, failure: EditFailure, outcome: Outcome, signal: Signal | None = None) -> Self:
-        """Nothing was the job's fault: it returns to its lane unharmed."""
+        """The job returns to its lane, and no try is used up."""
         return cls(State.QUEUED, outcome, message=failure.message, signal=signal, trace_id=failure.trace_id)
 
 
 def error_of(failure: EditFailure) -> JobError:
-    """A failure as the job's record shows it."""
+    """A failure in the form of the job's record."""
     return JobError(
         code=failure.code,
         message=failure.message,

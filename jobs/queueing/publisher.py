@@ -35,7 +35,7 @@ class Publisher:
         Raises:
             OperationalError: the broker does not answer; some messages may have been published.
         """
-        self._publish(EDIT, [(one.job_id, [one.job_id, one.attempt]) for one in dispatches])
+        self._publish(EDIT, [(start.job_id, [start.job_id, start.attempt]) for start in dispatches])
 
     def publish_deliveries(self, deliveries: Sequence[tuple[str, int]]) -> None:
         """Publish one message for each `(delivery id, number of the attempt)`.
@@ -45,10 +45,10 @@ class Publisher:
         """
         self._publish(DELIVER, [(delivery_id, [delivery_id, number]) for delivery_id, number in deliveries])
 
-    def publish_background_tasks(self, chores: Iterable[tuple[TaskKind, str]]) -> None:
+    def publish_background_tasks(self, tasks: Iterable[tuple[TaskKind, str]]) -> None:
         """Publish one message for each background task. A broker outage is logged: the tasks stay due."""
         try:
-            for kind, batch_id in chores:
+            for kind, batch_id in tasks:
                 self._publish(kind.value, [(f"{kind}-{batch_id}", [batch_id])])
         except OperationalError as error:
             log.warning("broker.unreachable", error=str(error))
@@ -74,12 +74,12 @@ class TaskPublisher:
 
     Args:
         publisher: publishes them.
-        chores: says which are due.
+        tasks: names the tasks that are due.
     """
 
-    def __init__(self, publisher: Publisher, chores: BackgroundTasks) -> None:
+    def __init__(self, publisher: Publisher, tasks: BackgroundTasks) -> None:
         self._publisher = publisher
-        self._chores = chores
+        self._tasks = tasks
 
     def publish_due(self) -> None:
         """Publish one message for each background task that is due.
@@ -87,6 +87,6 @@ class TaskPublisher:
         A store that does not answer is logged: every worker publishes due tasks every few seconds, too.
         """
         try:
-            self._publisher.publish_background_tasks(self._chores.due())
+            self._publisher.publish_background_tasks(self._tasks.due())
         except (RedisError, Unavailable) as error:
-            log.warning("chores.not_published", error=str(error))
+            log.warning("background_tasks.not_published", error=str(error))

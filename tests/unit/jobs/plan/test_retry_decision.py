@@ -6,7 +6,7 @@ import pytest
 
 from jobs.foundation import errors
 from jobs.foundation.job_states import State
-from jobs.plan.retry_decision import LONGEST_AFTER_RATE_S, LONGEST_S, History, decide
+from jobs.plan.retry_decision import MAX_AFTER_429_S, MAX_DELAY_S, History, decide
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 FIRST = History(attempt=1, tries=0, max_attempts=6)
@@ -87,9 +87,9 @@ def test_retry_after_is_obeyed_and_nothing_comes_before_it() -> None:
 @pytest.mark.parametrize("tries", [0, 1, 4, 40])
 def test_delays_are_jittered_and_bounded(jitter: float, tries: int) -> None:
     history = History(tries + 1, tries, 100)
-    assert 0 <= decide(errors.Transient("x"), history, NOW, jitter).delay_ms <= LONGEST_S * 1000
+    assert 0 <= decide(errors.Transient("x"), history, NOW, jitter).delay_ms <= MAX_DELAY_S * 1000
     limited = decide(errors.RateLimited("x"), History(tries + 1, 0, 100), NOW, jitter)
-    assert 500 <= limited.delay_ms <= LONGEST_AFTER_RATE_S * 1000
+    assert 500 <= limited.delay_ms <= MAX_AFTER_429_S * 1000
 
 
 def test_a_retry_that_would_come_after_the_deadline_is_none() -> None:
