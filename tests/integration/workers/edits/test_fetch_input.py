@@ -118,7 +118,7 @@ def test_a_server_that_is_not_there_is_asked_again_later(fetch: Fetch) -> None:
     ("body", "word"),
     [
         (PHOTOGRAPH[:-100], "truncated"),
-        (b"<html>", "no known type"),
+        (b"<html>", "unknown format"),
         (b"", "empty"),
         (b"GIF89a" + bytes(50), "GIF"),
     ],
