@@ -135,7 +135,7 @@ def test_what_is_no_whole_picture_is_rejected(fetch: Fetch, body: bytes, word: s
         ({"max_width": 639}, "639"),
         ({"max_width": 100, "max_height": 100}, "pixels"),
         ({"min_side": 428}, "no side under 428"),
-        ({"media_types": ("image/png",)}, "takes image/png"),
+        ({"media_types": ("image/png",)}, "accepts image/png"),
         ({"max_ratio": 1.2}, "1.2 times"),
     ],
 )
