@@ -1,4 +1,4 @@
-"""The models that may be named: dialect, address, limits, parameter ranges, price. Read from TOML."""
+"""The models that requests may name: dialect, address, limits, parameter ranges, price. Read from TOML."""
 
 import math
 import os
@@ -18,14 +18,14 @@ PARAMETERS = tuple(name for name in EditParameters.model_fields if name != "prom
 
 
 class ParameterRule(Record):
-    """One parameter a model takes.
+    """The rule for one parameter of a model.
 
     Attributes:
-        type: of the value.
-        min, max: bounds of a number, both allowed; `max` of a string is its length in characters.
-        choices: the only strings allowed, where given.
-        wire: its name in the endpoint's form, where that differs from ours.
-        send: whether the endpoint is told; a parameter that is accepted and has no effect is not sent.
+        type: type of the value.
+        min, max: inclusive bounds of a number; `max` of a string is its maximum length in characters.
+        choices: the allowed strings; empty: any.
+        wire: its name in the provider's form; None: the same name.
+        send: whether it is sent to the provider; a parameter that is accepted but has no effect is not sent.
     """
 
     type: Literal["integer", "number", "string", "boolean"]
@@ -36,7 +36,7 @@ class ParameterRule(Record):
     send: bool = True
 
     def fault(self, value: object) -> str | None:
-        """What is wrong with `value`, in words for its submitter; None if nothing."""
+        """A message about an invalid `value`; None if it is valid."""
         if isinstance(value, str):
             if self.max is not None and len(value) > self.max:
                 return f"at most {self.max:g} characters, this has {len(value)}"
@@ -50,21 +50,21 @@ class ParameterRule(Record):
 
 
 class ModelSpec(Record):
-    """A named edit model from the catalogue.
+    """An edit model of the catalogue.
 
     Attributes:
-        name: what submitters call it.
-        provider_model: what the endpoint calls it; the same unless given.
+        name: its name in requests.
+        provider_model: its name at the provider; by default `name`.
         base_url: the endpoint is `{base_url}/images/edits`.
-        api_key_env: variable of the workers' environment that holds the key; "" for an endpoint without one.
-        concurrency: most in flight, by the account's tier.
-        rpm: most starts a minute; 0 = no limit.
-        timeout_s: one call, all of it, in seconds.
-        price_usd: of one delivered image.
-        max_attempts: tries that count before a job fails.
-        result_ttl_s: how long a result's URL can be fetched, in seconds.
+        api_key_env: the workers' environment variable with the API key; "" for an endpoint without a key.
+        concurrency: maximum of calls in flight, by the account's tier.
+        rpm: maximum of starts a minute; 0: no limit.
+        timeout_s: timeout of a whole call, in seconds.
+        price_usd: price of one delivered image, in US dollars.
+        max_attempts: counted attempts after which a job fails.
+        result_ttl_s: how long a result's URL is valid, in seconds.
         keeps_size: whether a result must have its input's size.
-        image_field: name of the form's file part.
+        image_field: name of the file part in the form.
         default_seed: whether a job without a seed gets one at submit.
     """
 
@@ -99,7 +99,7 @@ class ModelSpec(Record):
         if unknown:
             raise ValueError(f"parameters.{min(unknown)} is not one of {', '.join(PARAMETERS)}")
         if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError("base_url begins with https:// or http://")
+            raise ValueError("base_url must start with https:// or http://")
         return self
 
     @property
@@ -109,20 +109,20 @@ class ModelSpec(Record):
 
     @property
     def default_seed(self) -> bool:
-        """A model that takes a seed gets one at submit, so that every retry asks for the same picture."""
+        """Whether a job without a seed gets a random one at submit, so that every retry requests the same picture."""
         return "seed" in self.parameters
 
     def api_key(self, environment: Mapping[str, str] = os.environ) -> SecretStr | None:
-        """The key, if its variable is set; None where the endpoint needs none or it is missing."""
+        """The API key; None if the endpoint needs none or the variable is not set."""
         value = environment.get(self.api_key_env, "") if self.api_key_env else ""
         return SecretStr(value) if value else None
 
     def faults(self, parameters: EditParameters) -> list[FieldError]:
-        """Every rule of this model that `parameters` break, in the words of its submitter."""
+        """One error for each of this model's rules that `parameters` break."""
         found = []
         prompt = parameters.prompt
         if prompt is None or not prompt.strip():
-            found.append(FieldError("prompt", "required: say what the edit shall be", "missing"))
+            found.append(FieldError("prompt", "required: describe the edit", "missing"))
         elif len(prompt) > self.prompt_max:
             found.append(
                 FieldError("prompt", f"at most {self.prompt_max} characters, this has {len(prompt)}", "too_long")
@@ -133,55 +133,66 @@ class ModelSpec(Record):
                 continue
             rule = self.parameters.get(name)
             if rule is None:
-                takes = ", ".join(sorted(self.parameters)) or "none"
-                found.append(FieldError(name, f"model {self.name} does not take it (it takes: {takes})", "unsupported"))
+                supported = ", ".join(sorted(self.parameters)) or "none"
+                found.append(
+                    FieldError(name, f"model {self.name} does not support it (it supports: {supported})", "unsupported")
+                )
             elif fault := rule.fault(value):
                 found.append(FieldError(name, fault, "out_of_range"))
         return found
 
     def image_fault(self, media_type: str, width: int, height: int, size: int) -> str | None:
-        """What is wrong with a picture of this type, size in pixels and size in bytes; None if nothing."""
+        """A message about a picture that the model refuses; None if it accepts it.
+
+        Args:
+            media_type: the picture's media type.
+            width: in pixels.
+            height: in pixels.
+            size: in bytes.
+        """
         if media_type not in self.media_types:
-            return f"is {media_type}: model {self.name} takes {', '.join(self.media_types)}"
+            return f"is {media_type}: model {self.name} accepts {', '.join(self.media_types)}"
         if size > self.max_image_bytes:
-            return f"has {size:,} bytes: model {self.name} takes at most {self.max_image_bytes:,}"
+            return f"has {size:,} bytes: model {self.name} accepts at most {self.max_image_bytes:,}"
         if width > self.max_width or height > self.max_height:
-            return f"is {width}x{height}: model {self.name} takes at most {self.max_width}x{self.max_height}"
+            return f"is {width}x{height}: model {self.name} accepts at most {self.max_width}x{self.max_height}"
         if min(width, height) < self.min_side:
-            return f"is {width}x{height}: model {self.name} takes no side under {self.min_side}"
+            return f"is {width}x{height}: model {self.name} accepts no side under {self.min_side}"
         if self.max_ratio and max(width, height) > self.max_ratio * min(width, height):
-            return f"is {width}x{height}: model {self.name} takes no side over {self.max_ratio:g} times the other"
+            return f"is {width}x{height}: model {self.name} accepts no side over {self.max_ratio:g} times the other"
         return None
 
 
 class Catalogue:
-    """The models by name, and which one is meant when none is named."""
+    """The models by name, and the default model."""
 
     def __init__(self, models: Iterable[ModelSpec], default_model: str) -> None:
         self.models = {model.name: model for model in models}
         self.default_model = default_model
         if default_model not in self.models:
             raise ConfigurationError(
-                f"default_model {default_model!r} is no model of the catalogue ({', '.join(self.models)})"
+                f"default_model {default_model!r} is not in the catalogue ({', '.join(self.models)})"
             )
 
     def get(self, name: str | None) -> ModelSpec:
-        """The model of that name, or the default one.
+        """The model with this name; None: the default model.
 
         Raises:
-            InvalidInput: naming `model` and the models there are.
+            InvalidInput: there is no such model; the message lists the models.
         """
         spec = self.models.get(name or self.default_model)
         if spec is None:
-            raise InvalidInput.of("model", f"unknown model {name!r}; there is: {', '.join(self.models)}", "unknown")
+            raise InvalidInput.of(
+                "model", f"unknown model {name!r}; the models are: {', '.join(self.models)}", "unknown"
+            )
         return spec
 
 
 def load_catalogue(path: Path | None = None) -> Catalogue:
-    """Read the built-in catalogue and, over it, the operator's `retouch.toml`.
+    """Read the built-in catalogue and the operator's `retouch.toml`, which overrides it.
 
     Raises:
-        ConfigurationError: naming the file, the model and the field that is wrong.
+        ConfigurationError: the file is invalid; the message names the file, the model and the field.
     """
     ours = tomllib.loads(files("jobs.catalogue").joinpath("catalogue.toml").read_text())
     theirs: dict[str, Any] = {}
@@ -189,14 +200,12 @@ def load_catalogue(path: Path | None = None) -> Catalogue:
         try:
             theirs = tomllib.loads(path.read_text())
         except FileNotFoundError:
-            raise ConfigurationError(f"{path}: no such file (RETOUCH_CONFIG names it)") from None
+            raise ConfigurationError(f"{path}: no such file; see RETOUCH_CONFIG") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"{path}: {error}") from error
         unknown = set(theirs) - {"default_model", "models"}
         if unknown:
-            raise ConfigurationError(
-                f"{path}: unknown entry {min(unknown)!r}; it takes default_model and [models.NAME]"
-            )
+            raise ConfigurationError(f"{path}: unknown entry {min(unknown)!r}; use default_model and [models.NAME]")
     entries = theirs.get("models") or ours["models"]
     models = [_model(name, entry, ours, path) for name, entry in entries.items()]
     default = theirs.get("default_model") or (next(iter(entries)) if theirs.get("models") else ours["default_model"])

@@ -1,4 +1,4 @@
-"""How the fleet is doing: models with their window and pace, and the workers that are alive."""
+"""The state of the fleet: models with their window and pace, and live workers."""
 
 import json
 from datetime import datetime
@@ -14,7 +14,7 @@ from jobs.records.job_models import Record
 
 
 class ModelLimits(Record):
-    """What the catalogue allows a model; units as in `ModelSpec`."""
+    """A model's limits in the catalogue; units as in `ModelSpec`."""
 
     concurrency: int
     rpm: float
@@ -28,14 +28,14 @@ class ModelLimits(Record):
 
 
 class ModelStatus(Record):
-    """A model now.
+    """The present state of a model.
 
     Attributes:
-        window: jobs that may be in flight at once, as found out.
-        pace_rpm: starts a minute that the plan allows, as configured or found out; 0 = no limit.
-        in_flight: jobs that occupy the window.
-        queued, waiting: jobs on lanes, and jobs that are not due.
-        parked_until: when the next probe may go out; None where parked by an operator.
+        window: discovered maximum of jobs in flight.
+        pace_rpm: configured or discovered maximum of starts a minute; 0: no limit.
+        in_flight: number of jobs in flight.
+        queued, waiting: numbers of jobs in lanes, and of jobs that are not due yet.
+        parked_until: time of the next probe; None if an operator parked the model.
     """
 
     name: str
@@ -56,7 +56,7 @@ class ModelStatus(Record):
 
 
 class WorkerStatus(Record):
-    """A live worker, by its own words at its last pulse."""
+    """A live worker, as it described itself in its last heartbeat."""
 
     name: str
     host: str
@@ -68,11 +68,11 @@ class WorkerStatus(Record):
 
 
 class Status:
-    """Reads the fleet's state from Redis; it changes nothing.
+    """Reads the fleet's state from Redis. It does not change it.
 
     Args:
-        redis: a client that decodes answers.
-        keys: names of the keys.
+        redis: a client that decodes responses.
+        keys: the keys in Redis.
         catalogue: the models.
     """
 
@@ -82,7 +82,7 @@ class Status:
         self._catalogue = catalogue
 
     def models(self) -> list[ModelStatus]:
-        """Every model of the catalogue."""
+        """The state of every model of the catalogue."""
         specs = list(self._catalogue.models.values())
         pipe = self._redis.pipeline(transaction=False)
         pipe.hget(self._keys.fleet, "slots")
@@ -98,23 +98,23 @@ class Status:
         return {"name": name, **(found.model_dump(mode="json") if found else {}), **json.loads(event.data)}
 
     def workers(self) -> list[WorkerStatus]:
-        """Every worker whose pulse was felt within one lease."""
+        """All workers with a heartbeat within the last lease."""
         names: list[Any] = self._redis.zrange(self._keys.workers, 0, -1)
         if not names:
             return []
-        said = self._redis.mget([self._keys.worker(str(name)) for name in names])
-        found = []
-        for name, words in zip(names, said, strict=True):
-            if words is None:
+        descriptions = self._redis.mget([self._keys.worker(str(name)) for name in names])
+        workers = []
+        for name, text in zip(names, descriptions, strict=True):
+            if text is None:
                 continue
-            told = json.loads(words)
-            told["seen_at"] = moment(told["seen_at"] * 1000)
-            found.append(WorkerStatus(name=str(name), **told))
-        return found
+            description = json.loads(text)
+            description["seen_at"] = moment(description["seen_at"] * 1000)
+            workers.append(WorkerStatus(name=str(name), **description))
+        return workers
 
 
 def status_of(spec: ModelSpec, record: dict[str, str], slots: int) -> ModelStatus:
-    """A model by its record; `slots` are the fleet's threads for edits."""
+    """A model's state from its record; `slots` is the number of edit threads of all workers."""
     limit = float(record.get("limit", spec.concurrency))
     paces = [float(value) for value in (record.get("rpm", str(spec.rpm)), record.get("pace", "0")) if float(value) > 0]
     until = record.get("park_until")

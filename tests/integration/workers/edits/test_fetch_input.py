@@ -118,7 +118,7 @@ def test_a_server_that_is_not_there_is_asked_again_later(fetch: Fetch) -> None:
     ("body", "word"),
     [
         (PHOTOGRAPH[:-100], "truncated"),
-        (b"<html>", "no known type"),
+        (b"<html>", "unknown format"),
         (b"", "empty"),
         (b"GIF89a" + bytes(50), "GIF"),
     ],
@@ -135,7 +135,7 @@ def test_what_is_no_whole_picture_is_rejected(fetch: Fetch, body: bytes, word: s
         ({"max_width": 639}, "639"),
         ({"max_width": 100, "max_height": 100}, "pixels"),
         ({"min_side": 428}, "no side under 428"),
-        ({"media_types": ("image/png",)}, "takes image/png"),
+        ({"media_types": ("image/png",)}, "accepts image/png"),
         ({"max_ratio": 1.2}, "1.2 times"),
     ],
 )
