@@ -56,7 +56,7 @@ def job_event(domain: Domain, batch_id: str, row: int, **spec: Any) -> str:
     return job_id
 
 
-def test_a_batch_that_asks_for_no_more_is_told_of_as_a_whole(
+def test_a_batch_sends_only_batch_events_by_default(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     batch_id = batch_of_wishes(domain, url=receiver.url)
@@ -80,7 +80,7 @@ def put_batch_event(domain: Domain, batch_id: str) -> None:
     domain.redis.xadd(domain.keys.outbox, fields)
 
 
-def test_a_batch_that_asks_for_its_jobs_tells_each_to_its_url_and_to_endpoints(
+def test_a_batch_with_job_filters_sends_job_events_to_its_url_and_to_endpoints(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch", events=["batch.*", "job.succeeded"])
@@ -92,7 +92,7 @@ def test_a_batch_that_asks_for_its_jobs_tells_each_to_its_url_and_to_endpoints(
     assert (data["id"], data["prompt"], data["batch_id"]) == (job_id, "shared", batch_id)
 
 
-def test_a_row_that_names_a_url_of_its_own_is_told_there_alone(
+def test_the_event_of_a_row_with_its_own_url_goes_only_there(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch")
@@ -102,7 +102,7 @@ def test_a_row_that_names_a_url_of_its_own_is_told_there_alone(
     assert [got.path for got in receiver.requests] == ["/row"]
 
 
-def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many_seconds(
+def test_a_digest_has_at_most_100_jobs_and_respects_its_interval(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
@@ -133,7 +133,7 @@ def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many
     assert webhooks.deliver_all() == []
 
 
-def test_a_batch_submitted_with_a_digest_tells_its_jobs_together_and_its_end_by_itself(
+def test_a_batch_with_a_digest_sends_its_jobs_together_and_its_end_separately(
     hands: Hands, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = hands.domain
@@ -158,7 +158,7 @@ def test_a_batch_submitted_with_a_digest_tells_its_jobs_together_and_its_end_by_
     assert {job["state"] for job in jobs} == {"succeeded"}
 
 
-def test_a_digest_that_two_tellers_make_is_told_once(
+def test_a_digest_that_two_outbox_readers_make_is_sent_once(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=1)
@@ -173,7 +173,7 @@ def test_a_digest_that_two_tellers_make_is_told_once(
     assert len(receiver.requests) == 1
 
 
-def test_what_was_collected_for_an_endpoint_that_was_disabled_since_is_exhausted_and_can_be_recovered(
+def test_a_digest_of_a_disabled_endpoint_is_exhausted_and_can_be_recovered(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
@@ -195,7 +195,7 @@ def test_what_was_collected_for_an_endpoint_that_was_disabled_since_is_exhausted
     assert [event["data"]["id"] for event in json.loads(got.body)["data"]["events"]] == jobs
 
 
-def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_told(
+def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_sent(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
@@ -212,7 +212,7 @@ def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_told(
     assert domain.redis.pttl(digest) == -1
 
 
-def test_a_digest_whose_record_is_lost_holds_back_no_other_and_what_it_collected_comes_with_the_next_event(
+def test_a_lost_digest_record_blocks_no_other_digest_and_loses_no_event(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
@@ -239,7 +239,7 @@ def due(domain: Domain) -> list[str]:
     return [str(key) for key in domain.redis.zrange(domain.keys.deliveries("digests"), 0, -1)]
 
 
-def test_a_model_that_is_parked_is_told_to_every_tenant_that_listens(
+def test_a_parked_model_is_sent_to_every_tenant_that_listens(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/acme", events=["model.*"]))
@@ -262,7 +262,7 @@ def test_a_model_that_is_parked_is_told_to_every_tenant_that_listens(
         assert len(domain.delivery_log.page(tenant, FILTER).data) == 1
 
 
-def test_an_event_that_cannot_be_rendered_is_told_by_its_id(
+def test_an_event_that_cannot_be_rendered_is_sent_with_its_id_only(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     def fail(_event: Event) -> Any:

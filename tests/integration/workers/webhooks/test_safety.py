@@ -38,7 +38,7 @@ def only_delivery(domain: Domain) -> Delivery:
 
 
 @pytest.mark.parametrize("url", [url for url in HOSTILE if len(url) < 2000])
-def test_a_hostile_url_that_got_into_a_record_is_refused_when_it_is_told(strict: Domain, url: str) -> None:
+def test_a_hostile_url_in_a_record_is_refused_before_the_request(strict: Domain, url: str) -> None:
     end_job(strict, webhook_url=url)
     with webhook_runner(strict, resolve=lambda _host, _port: pytest.fail("it must not be resolved")) as webhooks:
         (outcome,) = webhooks.deliver_all()
@@ -69,14 +69,14 @@ def test_a_redirect_is_a_failure_and_is_not_followed(domain: Domain, receiver: R
         assert other.requests == []
 
 
-def test_a_receiver_that_hangs_is_given_up_and_tried_again(domain: Domain, receiver: Receiver) -> None:
+def test_a_hanging_receiver_times_out_and_is_retried(domain: Domain, receiver: Receiver) -> None:
     receiver.answer = lambda _request, _number: Answer(hang=True)
     end_job(domain, webhook_url=receiver.url)
     with webhook_runner(domain, exchange_s=1) as webhooks:
         assert webhooks.deliver_all() == ["retry: no whole answer within 1 s"]
 
 
-def test_an_answer_whose_body_never_ends_is_read_for_a_kilobyte(domain: Domain, receiver: Receiver) -> None:
+def test_a_kilobyte_of_a_long_answer_is_read(domain: Domain, receiver: Receiver) -> None:
     receiver.answer = lambda _request, _number: Answer(body=b"z" * 4_000_000)
     end_job(domain, webhook_url=receiver.url)
     with webhook_runner(domain) as webhooks:
@@ -84,7 +84,7 @@ def test_an_answer_whose_body_never_ends_is_read_for_a_kilobyte(domain: Domain, 
     assert only_delivery(domain).attempts[0].answer == "z" * 1024
 
 
-def test_an_answer_that_trickles_is_given_up_with_its_status_noted(domain: Domain) -> None:
+def test_a_trickling_answer_times_out_and_its_status_is_logged(domain: Domain) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         end_job(domain, webhook_url=f"http://127.0.0.1:{port}/")
@@ -107,7 +107,7 @@ def test_an_answer_that_trickles_is_given_up_with_its_status_noted(domain: Domai
     assert (tried.status, tried.error is not None) == (200, True)
 
 
-def test_nobody_listening_is_a_failure_that_says_so(domain: Domain) -> None:
+def test_a_refused_connection_is_a_failure_with_its_reason(domain: Domain) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
     end_job(domain, webhook_url=url)
