@@ -120,7 +120,7 @@ class Counts(Record):
     reused: int = 0
 
 
-class Kept(Record):
+class SavedResults(Record):
     """Where an ended batch's record lies in the bucket: `s3://` addresses; `sheet` names its first page."""
 
     jsonl: str
@@ -196,7 +196,7 @@ class Batch(Record):
     schedule_id: str | None = None
     run_id: str | None = None
     rollback: Rollback | None = None
-    results: Kept | None = None
+    results: SavedResults | None = None
     created_at: Moment
     ingested_at: Moment | None = None
     trial_ended_at: Moment | None = None

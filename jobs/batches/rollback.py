@@ -1,4 +1,4 @@
-"""Pointing a batch's output keys back to the versions before. Done again, or by another, it ends the same."""
+"""Rolls a batch back: restores the previous versions of its output keys. A repeated rollback has the same result."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -7,22 +7,23 @@ import structlog
 
 from jobs.batches.commands import Batches
 from jobs.batches.models import Batch, Rollback
-from jobs.edits.output_versions import ROLLED_BACK, TOP, OutputVersions, Standing, keep_aside, metadata_of
-from jobs.edits.reader import Store
+from jobs.edits.output_versions import ROLLED_BACK, TOP, ObjectVersion, OutputVersions, copy_aside, metadata_of
+from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.settings import Settings
 from jobs.plan.script_runner import ScriptRunner
-from jobs.queueing.background_tasks import Held, Lost
+from jobs.queueing.background_tasks import LeaseLost, TaskLease
 from jobs.records.job_models import Job, JobSpec, Output
-from jobs.storage.bucket import Bucket, StoredObject
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
 from jobs.storage.object_keys import output_location
+from jobs.storage.objects import StoredObject
 
-STRETCH = 200
+CHUNK = 200
 THREADS = 8
-"""The store's round trips are what it waits for."""
+"""Each thread waits for round trips to the bucket."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +37,7 @@ class Rollbacks:
         bucket: where the outputs are.
         keys: names of the keys.
         scripts: runs the scripts.
-        versions: keeps the records of jobs in step.
+        versions: updates the records of jobs when outputs move.
         settings: which buckets outputs may be in.
     """
 
@@ -44,7 +45,7 @@ class Rollbacks:
         self,
         *,
         batches: Batches,
-        reader: Store,
+        reader: JobReader,
         bucket: Bucket,
         keys: Keys,
         scripts: ScriptRunner,
@@ -60,78 +61,87 @@ class Rollbacks:
         self._settings = settings
 
     def begin(self, tenant: str, batch_id: str) -> Batch:
-        """Let a batch's output keys be pointed back; `rollback` of the batch then says how far that is.
+        """Start the rollback of a batch; the batch's `rollback` shows its progress.
 
         Raises:
-            NotFound: no batch of that id is this tenant's.
+            NotFound: the tenant has no batch with this id.
             Conflict: it has not ended.
         """
         batch = self._batches.get(tenant, batch_id)
         state, done = self._scripts.run("batches/begin_rollback", [self._keys.batch(batch_id)], [])
         if done == "0":
-            raise Conflict(f"batch {batch_id} is {state}: only one that has ended can be rolled back; cancel it first")
+            raise Conflict(
+                f"batch {batch_id} is {state}: only a batch that has ended can be rolled back; cancel it first"
+            )
         if done == "busy":
-            raise Conflict(f"batch {batch_id} is still busy with the cancel or retry before; try again in a moment")
+            raise Conflict(f"batch {batch_id} is still busy with an earlier cancel or retry; try again in a moment")
         return self._batches.get(tenant, batch.id)
 
-    def run(self, batch_id: str, held: Held) -> None:
-        """Do it, a stretch of rows at a time.
+    def run(self, batch_id: str, lease: TaskLease) -> None:
+        """Restore the previous versions, a chunk of rows at a time.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker is at it by now.
+            jobs.queueing.background_tasks.LeaseLost: another worker has claimed the task.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         record = self._batches.record(batch_id)
         if "rollback" not in record:
             return
-        counted = Counter(Rollback.model_validate_json(record["rollback"]).model_dump(exclude={"state"}))
+        counts = Counter(Rollback.model_validate_json(record["rollback"]).model_dump(exclude={"state"}))
         done, last = int(record.get("rollback_row", 0)), int(record.get("row", 0))
         with ThreadPoolExecutor(THREADS) as threads:
             while True:
-                held.check()
-                rows = range(done + 1, min(done + STRETCH, last) + 1)
+                lease.check()
+                rows = range(done + 1, min(done + CHUNK, last) + 1)
                 jobs = self._reader.get_many(record["tenant"], [batch_job_id(batch_id, row) for row in rows])
-                counted.update(threads.map(self._restore, [job for job in jobs if job.output]))
-                done = min(done + STRETCH, last)
-                over = done >= last
-                said = Rollback(state="completed" if over else "running", **{k: v for k, v in counted.items() if k})
-                args = [held.number, done, said.model_dump_json(), "1" if over else "0"]
+                counts.update(threads.map(self._restore, [job for job in jobs if job.output]))
+                done = min(done + CHUNK, last)
+                finished = done >= last
+                progress = Rollback(
+                    state="completed" if finished else "running", **{k: v for k, v in counts.items() if k}
+                )
+                args = [lease.number, done, progress.model_dump_json(), "1" if finished else "0"]
                 if not self._scripts.run("batches/record_rollback", [self._keys.batch(batch_id)], args):
-                    raise Lost(f"the rollback of {batch_id} is another worker's by now")
-                if over:
-                    log.info("rollback.ended", batch_id=batch_id, **counted)
+                    raise LeaseLost(f"another worker has taken over the rollback of {batch_id}")
+                if finished:
+                    log.info("rollback.ended", batch_id=batch_id, **counts)
                     return
 
     def _restore(self, job: Job) -> str:
-        """Point one job's key back; returns what came of it, a name of `Rollback`'s counts."""
+        """Restore the previous version of one job's key; returns the name of the count in `Rollback` to increase."""
         if job.output is None:
             return "unversioned"
         bucket, key = job.output.bucket, self._named_key(job, job.output)
-        there = self._bucket.head(bucket, key)
-        if there is None:
+        current = self._bucket.head(bucket, key)
+        if current is None:
             return "lost"
-        standing = Standing.of(there)
+        standing = ObjectVersion.of(current)
         if standing.job_id != job.id:
-            return _not_ours(there, job, job.output)
+            return _not_ours(current, job, job.output)
         previous = standing.previous(key)
         if previous is None:
             return "unversioned"
-        return self._swapped(job, (bucket, key), there, previous)
+        return self._swap(job, (bucket, key), current, previous)
 
-    def _swapped(self, job: Job, place: tuple[str, str], there: StoredObject, previous: str) -> str:
-        """Copy what lies at `place` aside and the version before over it; the records of both jobs follow."""
-        bucket, key = place
-        before = self._bucket.head(bucket, previous)
-        if before is None:
+    def _swap(self, job: Job, location: tuple[str, str], current: StoredObject, previous: str) -> str:
+        """Copy the current object aside and the previous version over it, and update the records of both jobs."""
+        bucket, key = location
+        previous_object = self._bucket.head(bucket, previous)
+        if previous_object is None:
             return "lost"
-        earlier = Standing.of(before)
-        said = {**metadata_of(before), **earlier.metadata, TOP: str(Standing.of(there).top), ROLLED_BACK: job.id}
+        earlier = ObjectVersion.of(previous_object)
+        metadata = {
+            **metadata_of(previous_object),
+            **earlier.metadata,
+            TOP: str(ObjectVersion.of(current).top),
+            ROLLED_BACK: job.id,
+        }
         try:
-            aside = keep_aside(self._bucket, bucket, key, there)
+            aside = copy_aside(self._bucket, bucket, key, current)
             self._versions.move_output(job.id, bucket, key, aside)
-            copy_exact(self._bucket, (bucket, previous), before, place, metadata=said)
+            copy_exact(self._bucket, (bucket, previous), previous_object, location, metadata=metadata)
         except NotFound:
-            # It changed between two looks: a later edit has it.
+            # The object changed after it was read: a later edit has replaced it.
             return "overtaken"
         self._versions.move_output(earlier.job_id, bucket, previous, key)
         return "restored"
@@ -142,9 +152,9 @@ class Rollbacks:
         return output_location(spec, job.id, output.media_type, settings.s3_bucket, settings.allowed_buckets)[1]
 
 
-def _not_ours(there: StoredObject, job: Job, output: Output) -> str:
-    if metadata_of(there).get(ROLLED_BACK) == job.id:
+def _not_ours(current: StoredObject, job: Job, output: Output) -> str:
+    if metadata_of(current).get(ROLLED_BACK) == job.id:
         return "restored"
-    # One that found its own result there already has written nothing.
-    unchanged = output.reused and there.metadata.get("sha256") == output.sha256
+    # A job that found an equal result at its key has written nothing.
+    unchanged = output.reused and current.metadata.get("sha256") == output.sha256
     return "unversioned" if unchanged else "overtaken"

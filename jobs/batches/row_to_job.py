@@ -1,4 +1,4 @@
-"""A manifest's row becomes a job of its batch, or a refusal that says why."""
+"""Converts a row of a manifest into a job of its batch, or into a reject with the reasons."""
 
 import hashlib
 import json
@@ -8,63 +8,60 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.batches.manifests.reader import Row
+from jobs.batches.models import Reject
 from jobs.edits.rules import CheckedJob, JobRules, draw_seed
 from jobs.edits.uploads import UploadedPictures
 from jobs.foundation.errors import FieldError, InvalidInput, TooLarge
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.input_errors import validated
-from jobs.records.job_codec import encode_input, to_ms
+from jobs.foundation.values import to_ms
+from jobs.records.job_codec import encode_input
 from jobs.records.job_models import JobRequest, JobSpec
 
 UNSET: dict[str, Any] = JobRequest().model_dump(mode="json")
-"""A field's value where neither the row nor the batch sets it."""
+"""The value of each field that neither the row nor the batch sets."""
 MAX_REPORTED = 8
-"""Most broken rules that a refusal reports."""
+"""Errors of one reject."""
+MAX_CUSTOM_ID = 256
+MAX_FIELD_NAME = 64
+MAX_MESSAGE = 300
 
 
 @dataclass(frozen=True)
 class Item:
-    """A row that can be edited.
+    """A valid row.
 
     Attributes:
-        row: its number.
+        row: its number, from 1.
+        line: its first line in the manifest, from 1.
         model, priority: they name its lane.
-        due: it does not start before this moment, in milliseconds since 1970.
-        deadline: milliseconds from the write until it must have ended.
-        place: digest of the bucket and key of its result; unique within the batch.
-        refusal: the start of the JSON of its refusal, up to the value of `errors`.
+        due_ms: it does not start before this moment, in milliseconds since 1970.
+        deadline_ms: milliseconds from the write until it must have ended.
+        output_digest: digest of the bucket and key of its result; unique within the batch.
         fields: field, text, field, text, … of its record.
     """
 
     row: int
+    line: int
     job_id: str
     custom_id: str | None
     model: str
     priority: str
-    due: int | None
-    deadline: int | None
-    place: str
-    refusal: str
+    due_ms: int | None
+    deadline_ms: int | None
+    output_digest: str
     fields: list[str]
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A row that is refused, as it is stored: JSON of a `jobs.batches.models.Reject`."""
-
-    row: int
-    text: str
-
-
 class RowReader:
-    """Makes a batch's items from rows.
+    """Converts the rows of one batch.
 
     Args:
-        rules: what each row must keep.
+        rules: of every job.
         pictures: where the pictures of rows with a `data:` URL are put.
-        tenant: whose batch it is.
+        tenant: owner of the batch.
         batch_id: its id.
-        defaults: what its items share, as it is stored.
+        defaults: of its items, as stored.
     """
 
     def __init__(
@@ -77,28 +74,28 @@ class RowReader:
         self._defaults = defaults
         self._shared_metadata: Mapping[str, str] = defaults.get("metadata", {})
 
-    def read(self, row: Row) -> Item | Refusal:
-        """The row's item, or its refusal.
+    def read(self, row: Row) -> Item | Reject:
+        """The row's item, or its reject.
 
         Raises:
-            Unavailable: the store does not accept a picture that came inside the row.
+            Unavailable: the bucket does not accept a picture that the row contains.
         """
         try:
             return self._item(row)
         except InvalidInput as error:
-            return _refused(row, error.errors)
+            return _reject(row, error.errors)
         except TooLarge as error:
-            return _refused(row, [FieldError("image", str(error), "too_large")])
+            return _reject(row, [FieldError("image", str(error), "too_large")])
 
     def _item(self, row: Row) -> Item:
         if row.faults:
             raise InvalidInput(*row.faults)
-        given = self._with_shared_metadata(row.fields)
-        request = validated(JobRequest.model_validate, {**self._defaults, **given})
+        row_fields = self._with_shared_metadata(row.fields)
+        request = validated(JobRequest.model_validate, {**self._defaults, **row_fields})
         job_id = batch_job_id(self._batch_id, row.number)
         checked = self._rules.check(request, tenant=self._tenant, job_id=job_id)
         uploaded = checked.uploaded
-        fields = ["spec", self._spec(request, checked, set(given))]
+        fields = ["spec", self._spec(request, checked, set(row_fields))]
         if uploaded is not None:
             self._pictures.put(uploaded)
             fields += ["input", encode_input(uploaded.input, JobSpec(image=uploaded.input.image))]
@@ -106,22 +103,22 @@ class RowReader:
             fields += ["tell", "1"]
         return Item(
             row=row.number,
+            line=row.line,
             job_id=job_id,
             custom_id=request.custom_id,
             model=checked.model.name,
             priority=request.priority,
-            due=to_ms(request.not_before) if request.not_before else None,
-            deadline=int(request.deadline_s * 1000) if request.deadline_s else None,
-            place=_digest("/".join(checked.output)),
-            refusal=_beginning(row),
+            due_ms=to_ms(request.not_before) if request.not_before else None,
+            deadline_ms=int(request.deadline_s * 1000) if request.deadline_s else None,
+            output_digest=_digest("/".join(checked.output)),
             fields=fields,
         )
 
-    def _with_shared_metadata(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        metadata = given.get("metadata")
+    def _with_shared_metadata(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        metadata = fields.get("metadata")
         if self._shared_metadata and isinstance(metadata, dict):
-            return {**given, "metadata": {**self._shared_metadata, **metadata}}
-        return given
+            return {**fields, "metadata": {**self._shared_metadata, **metadata}}
+        return fields
 
     def _spec(self, request: JobRequest, checked: CheckedJob, names: set[str]) -> str:
         """The fields `names` of a row that differ from the batch's defaults, and its seed, as JSON.
@@ -145,24 +142,27 @@ class RowReader:
         return spec
 
 
-def _digest(place: str) -> str:
-    return b64encode(hashlib.blake2b(place.encode(), digest_size=9).digest()).decode()
+def _digest(location: str) -> str:
+    return b64encode(hashlib.blake2b(location.encode(), digest_size=9).digest()).decode()
 
 
-def _beginning(row: Row) -> str:
+def _reject(row: Row, faults: Sequence[FieldError]) -> Reject:
     custom_id = row.fields.get("custom_id")
-    shown = None if custom_id is None else str(custom_id)[:256].encode(errors="replace").decode()
-    text = json.dumps({"row": row.number, "line": row.line, "custom_id": shown}, ensure_ascii=False)
-    return text[:-1] + ', "errors": '
+    return Reject(
+        row=row.number,
+        line=row.line,
+        custom_id=None if custom_id is None else _storable(str(custom_id)[:MAX_CUSTOM_ID]),
+        errors=[
+            {
+                "field": _storable(fault.field[:MAX_FIELD_NAME]),
+                "message": _storable(fault.message[:MAX_MESSAGE]),
+                "code": fault.code,
+            }
+            for fault in faults[:MAX_REPORTED]
+        ],
+    )
 
 
-def _refused(row: Row, faults: Sequence[FieldError]) -> Refusal:
-    reported = [
-        {
-            "field": fault.field[:64].encode(errors="replace").decode(),
-            "message": fault.message[:300].encode(errors="replace").decode(),
-            "code": fault.code,
-        }
-        for fault in faults[:MAX_REPORTED]
-    ]
-    return Refusal(row.number, _beginning(row) + json.dumps(reported, ensure_ascii=False) + "}")
+def _storable(text: str) -> str:
+    """The text with `?` in place of each half of a surrogate pair, which UTF-8 cannot hold."""
+    return text.encode(errors="replace").decode()

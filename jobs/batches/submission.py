@@ -1,4 +1,4 @@
-"""From a request for a batch to a saved manifest and a durable record. A worker reads its rows afterwards."""
+"""Submits batches: checks the request, saves the manifest, writes the record. A worker reads the rows later."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from jobs.foundation.settings import Settings
 from jobs.foundation.tracing import Spans, valid_traceparent
 from jobs.foundation.webhook_url_policy import check_webhook_url
 from jobs.plan.records import Idempotency
-from jobs.queueing.publisher import ChorePublisher
+from jobs.queueing.publisher import TaskPublisher
 from jobs.records.job_codec import MICRO
 from jobs.records.job_models import JobRequest
 from jobs.storage.bucket import Bucket
@@ -33,11 +33,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class AcceptedBatch:
-    """A batch that was accepted and is durable.
+    """The answer to a submit; its batch is durable.
 
     Attributes:
         batch: as the API shows it.
-        replayed: it is the batch of an earlier submit with the same Idempotency-Key; nothing was written.
+        replayed: an earlier request with the same Idempotency-Key created the batch; this one wrote nothing.
     """
 
     batch: Batch
@@ -46,12 +46,12 @@ class AcceptedBatch:
 
 @dataclass(frozen=True)
 class Upload:
-    """A manifest that came with the request.
+    """A manifest in the body of the request.
 
     Attributes:
-        name: of the file.
+        name: file name.
         pieces: its bytes.
-        sha256: of them, in hexadecimal.
+        sha256: digest of its bytes, in hexadecimal.
     """
 
     name: str
@@ -60,21 +60,21 @@ class Upload:
 
 
 def parse_batch(body: bytes) -> BatchRequest:
-    """A request written as JSON.
+    """Parse a request in JSON.
 
     Raises:
-        InvalidInput: naming every field of a wrong type, and every unknown one.
+        InvalidInput: naming every field of a wrong type, and every unknown field.
     """
     return validated(BatchRequest.model_validate_json, body)
 
 
 def parse_options(fields: dict[str, Any]) -> BatchOptions:
-    """The fields beside an uploaded manifest, from a form's texts; `defaults` and other objects are JSON.
+    """Parse the form fields that come with an uploaded manifest; `defaults` and other objects are JSON.
 
-    Fields of a job are defaults: `prompt` is `defaults.prompt`.
+    A field of a job is a default: `prompt` is `defaults.prompt`.
 
     Raises:
-        InvalidInput: naming every field that is not of its type, and every unknown one.
+        InvalidInput: naming every field of a wrong type, and every unknown field.
     """
     options: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
@@ -89,13 +89,13 @@ def parse_options(fields: dict[str, Any]) -> BatchOptions:
         else:
             defaults[name] = value
     if defaults:
-        given = options.get("defaults", {})
-        options["defaults"] = {**defaults, **given} if isinstance(given, dict) else given
+        explicit = options.get("defaults", {})
+        options["defaults"] = {**defaults, **explicit} if isinstance(explicit, dict) else explicit
     return validated(BatchOptions.model_validate, options)
 
 
 def with_manifest(options: BatchOptions, address: str) -> BatchRequest:
-    """The same options with the address of a manifest.
+    """The options with the address of a manifest.
 
     Raises:
         InvalidInput: naming `manifest`.
@@ -107,11 +107,11 @@ class BatchSubmission:
     """Submits batches. Safe in any number of threads at once.
 
     Args:
-        rules: what the defaults must keep, as each row must.
+        rules: of every job; they apply to the defaults, too.
         batches: where the records are written.
         bucket: where the manifests are saved.
         settings: buckets, networks and ports that submitters may name.
-        publisher: publishes the reading of the manifest.
+        publisher: publishes the ingest of the manifest.
         spans: the trace that the batch's jobs continue.
     """
 
@@ -122,7 +122,7 @@ class BatchSubmission:
         batches: Batches,
         bucket: Bucket,
         settings: Settings,
-        publisher: ChorePublisher,
+        publisher: TaskPublisher,
         spans: Spans,
     ) -> None:
         self._rules = rules
@@ -141,20 +141,20 @@ class BatchSubmission:
         idempotency_key: str | None = None,
         traceparent: str | None = None,
     ) -> AcceptedBatch:
-        """Check a request, save its manifest, write the batch and publish the reading of its rows.
+        """Check a request, save its manifest, write the batch and publish its ingest.
 
         When this returns the batch is durable.
 
         Args:
-            request: a `BatchRequest`, or the options beside `upload`.
-            tenant: whose batch it is.
-            upload: a manifest that came with the request.
+            request: a `BatchRequest`, or the options that come with `upload`.
+            tenant: owner of the batch.
+            upload: a manifest in the body of the request.
             idempotency_key: 1 to 255 printable ASCII characters.
             traceparent: W3C trace context of the request; an invalid one is ignored.
 
         Raises:
             InvalidInput: naming every field that breaks a rule.
-            IdempotencyMismatch: the key came before with another request.
+            IdempotencyMismatch: an earlier request used the key with another body.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         digest = idempotency_digest(idempotency_key)
@@ -162,10 +162,10 @@ class BatchSubmission:
         fields = self._checked_fields(request, tenant, batch_id)
         idempotency = None
         if digest is not None:
-            meaning = request.model_dump_json(exclude_defaults=True) + (upload.sha256 if upload else "")
-            idempotency = Idempotency(digest, hashlib.sha256(meaning.encode()).hexdigest())
+            content = request.model_dump_json(exclude_defaults=True) + (upload.sha256 if upload else "")
+            idempotency = Idempotency(digest, hashlib.sha256(content.encode()).hexdigest())
         if context := valid_traceparent(self._spans, traceparent):
-            # Once for all its jobs, and outside the defaults, which users are shown.
+            # Stored once for all jobs, and outside the defaults, which the API shows.
             fields["traceparent"] = context
         fields |= self._save_manifest(request, tenant, batch_id, upload)
         try:
@@ -180,14 +180,14 @@ class BatchSubmission:
         return AcceptedBatch(self._batches.get(tenant, written), replayed=written != batch_id)
 
     def begin(self, request: BatchOptions, *, tenant: str, batch_id: str, saved: bool, more: Mapping[str, str]) -> None:
-        """Write a batch under an id that was known before. If it exists already, nothing happens.
+        """Write a batch under a given id. Do nothing if it exists.
 
         Args:
             request: its options; a `BatchRequest` names its manifest.
-            tenant: whose batch it is.
+            tenant: owner of the batch.
             batch_id: its id.
-            saved: its manifest is in its place in the bucket already.
-            more: further fields of its record.
+            saved: whether its manifest is already at `manifest_key` in the bucket.
+            more: additional fields of its record.
 
         Raises:
             InvalidInput: naming every field that breaks a rule.
@@ -218,7 +218,7 @@ class BatchSubmission:
             self._check_web_address(manifest)
 
     def _checked_fields(self, request: BatchOptions, tenant: str, batch_id: str) -> dict[str, str]:
-        """The fields of the record that the options decide.
+        """The fields of the record that depend on the options.
 
         Raises:
             InvalidInput: naming each option and each default that breaks a rule.
@@ -234,39 +234,41 @@ class BatchSubmission:
         return {"defaults": json.dumps(defaults, ensure_ascii=False), **_option_fields(request)}
 
     def _checked_defaults(self, request: BatchOptions, tenant: str, batch_id: str) -> dict[str, Any]:
-        """What the items share, as it is stored: only what the request sets, and the model by its name.
+        """The defaults as they are stored: the fields that the request sets, and the model by name.
 
         Raises:
-            InvalidInput: naming each default that breaks a rule of the items.
+            InvalidInput: naming each default that breaks a rule of jobs.
         """
         defaults = request.defaults.model_dump(mode="json", exclude_defaults=True)
         for name in ("priority", "not_before"):
             value = request.model_dump(mode="json")[name]
             if value is not None:
                 defaults.setdefault(name, value)
-        # What each item may still set is not missing yet.
+        # The sample has every field that the items may still set.
         sample = JobRequest.model_validate({"prompt": "-", "image": "data:", "custom_id": "-", **defaults})
         findings = self._rules.find(sample, tenant=tenant, job_id=batch_job_id(batch_id, 1))
         if findings.faults or findings.model is None:
-            raise InvalidInput(*(FieldError(f"defaults.{one.field}", one.message, one.code) for one in findings.faults))
+            raise InvalidInput(
+                *(FieldError(f"defaults.{fault.field}", fault.message, fault.code) for fault in findings.faults)
+            )
         return {**defaults, "model": findings.model.name}
 
     def _save_manifest(
         self, request: BatchOptions, tenant: str, batch_id: str, upload: Upload | None
     ) -> dict[str, str]:
-        """Save the manifest where nobody changes it any more; returns the fields that say where it is.
+        """Save a copy of the manifest that no user can change; returns the fields that name its location.
 
         Raises:
             InvalidInput: naming `manifest`.
         """
-        place = (self._bucket.name, manifest_key(tenant, batch_id))
+        target = (self._bucket.name, manifest_key(tenant, batch_id))
         if upload is not None:
-            put_pieces(self._bucket, *place, upload.pieces, media_type="application/octet-stream")
+            put_pieces(self._bucket, *target, upload.pieces, media_type="application/octet-stream")
             return self._saved_at(tenant, batch_id)
         items = request.items if isinstance(request, BatchRequest) else None
         address = request.manifest if isinstance(request, BatchRequest) else None
         if items is not None:
-            put_pieces(self._bucket, *place, _json_lines(items), media_type="application/jsonl")
+            put_pieces(self._bucket, *target, _json_lines(items), media_type="application/jsonl")
             return self._saved_at(tenant, batch_id)
         if address is None:
             raise manifest_missing()
@@ -277,7 +279,7 @@ class BatchSubmission:
         if name.endswith("/") or not name:
             return {"source": "prefix", "manifest": address}
         try:
-            self._bucket.copy(bucket, name, *place)
+            self._bucket.copy(bucket, name, *target)
         except NotFound as error:
             raise InvalidInput.of("manifest", f"there is no object {address}", "missing") from error
         return {**self._saved_at(tenant, batch_id), "given": address}
@@ -298,7 +300,7 @@ class BatchSubmission:
             raise InvalidInput.of("manifest", str(error), "url") from error
 
     def _readable(self, tenant: str, address: str) -> tuple[str, str]:
-        """Bucket and key, or prefix, that a tenant may read.
+        """Bucket and key, or prefix, of an address that the tenant may read.
 
         Raises:
             InvalidInput: naming `manifest`.
@@ -306,7 +308,7 @@ class BatchSubmission:
         settings = self._settings
         try:
             whole = address.rstrip("/") == "s3://" + address[5:].partition("/")[0]
-            # A whole bucket has the empty prefix, which `parse_s3_url` refuses as a key.
+            # An address of a whole bucket has an empty prefix, which `parse_s3_url` rejects as a key.
             bucket, name = (address[5:].rstrip("/"), "") if whole else parse_s3_url(address)
             check_readable(
                 tenant, bucket, name, buckets=settings.buckets, default_bucket=settings.s3_bucket, field="manifest"
@@ -317,7 +319,7 @@ class BatchSubmission:
 
 
 def manifest_missing() -> InvalidInput:
-    """The error of a request that has no manifest in any form."""
+    """The error of a request without a manifest."""
     return InvalidInput.of("manifest", "required: a file part, s3://bucket/key, or https://…", "missing")
 
 

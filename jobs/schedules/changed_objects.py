@@ -13,27 +13,28 @@ from typing import IO
 from redis import Redis
 
 from jobs.batches.commands import Batches
-from jobs.batches.ingest import PICTURES
+from jobs.batches.ingest import IMAGE_SUFFIXES
 from jobs.catalogue.catalogue import Catalogue
 from jobs.foundation.errors import NotFound
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.queueing.background_tasks import Lost
+from jobs.queueing.background_tasks import LeaseLost
 from jobs.records.job_models import EditParameters
 from jobs.schedules.models import ScheduleTemplate
-from jobs.schedules.seen_objects import Mark, Seen, mark_of
-from jobs.storage.bucket import Bucket, Listed
+from jobs.schedules.seen_objects import Mark, SeenObjects, mark_of
+from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key
+from jobs.storage.objects import Listed
 from jobs.storage.streams import PIECE, put_pieces, read_pieces
 
-STRETCH = 1000
+CHUNK = 1000
 """Pictures that are compared at a time: a page of the listing."""
 _RECIPE = (*EditParameters.model_fields, "model", "output_key")
 
 
 @dataclass(frozen=True)
-class Taken:
+class ListingResult:
     """What a listing came to.
 
     Attributes:
@@ -63,7 +64,7 @@ class ChangedObjects:
     """
 
     def __init__(
-        self, redis: Redis, keys: Keys, *, catalogue: Catalogue, bucket: Bucket, batches: Batches, seen: Seen
+        self, redis: Redis, keys: Keys, *, catalogue: Catalogue, bucket: Bucket, batches: Batches, seen: SeenObjects
     ) -> None:
         self._redis = redis
         self._keys = keys
@@ -80,7 +81,7 @@ class ChangedObjects:
         tenant: str,
         batch_id: str,
         check: Callable[[], None],
-    ) -> Taken:
+    ) -> ListingResult:
         """List a prefix and keep a manifest of what is new or changed, and the marks of its rows, in the bucket.
 
         It holds one page of the listing in memory, and the changed objects in two temporary files. A second call
@@ -94,7 +95,7 @@ class ChangedObjects:
             check: called after each page; raises where another is at it by now.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker was faster.
+            jobs.queueing.background_tasks.LeaseLost: another worker was faster.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         bucket, _, prefix = (template.manifest or "").removeprefix("s3://").partition("/")
@@ -102,7 +103,7 @@ class ChangedObjects:
         listed = changed = 0
         with tempfile.TemporaryFile() as rows, tempfile.TemporaryFile() as marks:
             pictures = self._pictures(bucket, prefix)
-            while page := list(islice(pictures, STRETCH)):
+            while page := list(islice(pictures, CHUNK)):
                 check()
                 listed += len(page)
                 found = [mark_of(one, recipe) for one in page]
@@ -113,12 +114,12 @@ class ChangedObjects:
                         marks.write(mark.line.encode() + b"\n")
             check()
             if self._batches.state(batch_id) is not None:
-                raise Lost(f"{batch_id} was begun by another worker")
+                raise LeaseLost(f"{batch_id} was begun by another worker")
             if changed:
                 # The manifest comes last: where it lies, its marks do.
                 self._put(marks_key(tenant, batch_id), marks)
                 self._put(manifest_key(tenant, batch_id), rows)
-        return Taken(listed, changed)
+        return ListingResult(listed, changed)
 
     def record_successes(self, *, schedule_id: str, tenant: str, batch_id: str, check: Callable[[], None]) -> None:
         """Remember what the batch's successful rows were when they were listed. Doing it again changes nothing.
@@ -130,7 +131,7 @@ class ChangedObjects:
         """
         with self._marks(tenant, batch_id) as marks:
             row = 1
-            while stretch := list(islice(marks, STRETCH)):
+            while stretch := list(islice(marks, CHUNK)):
                 check()
                 pipe = self._redis.pipeline(transaction=False)
                 for number in range(row, row + len(stretch)):
@@ -142,7 +143,7 @@ class ChangedObjects:
 
     def _pictures(self, bucket: str, prefix: str) -> Iterator[Listed]:
         for one in self._bucket.list_objects(bucket, prefix):
-            if PurePosixPath(one.key).suffix.lower() in PICTURES:
+            if PurePosixPath(one.key).suffix.lower() in IMAGE_SUFFIXES:
                 yield one
 
     def recipe_of(self, template: ScheduleTemplate) -> str:

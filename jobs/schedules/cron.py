@@ -26,7 +26,7 @@ NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-MOST_CHARACTERS = 128
+MAX_CHARACTERS = 128
 _FIELD = re.compile(r"[0-9A-Z*/,#-]+", re.IGNORECASE)
 _ZONE = re.compile(r"[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}")
 _SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -89,8 +89,8 @@ def parse_expression(text: str) -> str:
     """
     expression = NAMED.get(text.strip().lower(), text.strip())
     fields = expression.split()
-    if len(text) > MOST_CHARACTERS:
-        raise BadCron(f"at most {MOST_CHARACTERS} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise BadCron(f"at most {MAX_CHARACTERS} characters")
     if len(fields) != 5:
         raise BadCron("five fields: minute, hour, day of the month, month, day of the week; or @daily and the like")
     for field in fields:

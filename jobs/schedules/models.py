@@ -14,11 +14,11 @@ from jobs.schedules.cron import parse_expression, parse_zone
 
 Overlap = Literal["skip", "queue", "cancel_previous"]
 CATCH_UP_S = 3600.0
-LONGEST_CATCH_UP_S = 7 * 86_400.0
+MAX_CATCH_UP_S = 7 * 86_400.0
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-CatchUp = Annotated[float, Field(ge=0, le=LONGEST_CATCH_UP_S)]
+CatchUp = Annotated[float, Field(ge=0, le=MAX_CATCH_UP_S)]
 Items = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ITEMS)]
 
 

@@ -8,14 +8,15 @@ import structlog
 
 from jobs.batches.commands import Batches
 from jobs.batches.models import ENDED, BatchOptions, BatchRequest, BatchState
+from jobs.batches.progress import counts_of
 from jobs.batches.submission import BatchSubmission
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from jobs.foundation.redis_keys import Keys
-from jobs.queueing.background_tasks import Held
-from jobs.records.job_codec import moment
-from jobs.schedules.changed_objects import ChangedObjects, Taken
+from jobs.foundation.values import moment
+from jobs.queueing.background_tasks import TaskLease
+from jobs.schedules.changed_objects import ChangedObjects, ListingResult
 from jobs.schedules.models import RunState, ScheduleTemplate, batch_id_of
-from jobs.schedules.runs import Runs, counts_of
+from jobs.schedules.runs import Runs
 from jobs.schedules.schedules import Schedules
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key, parse_s3_url
@@ -48,7 +49,7 @@ class RunToBatch:
     bucket: Bucket
     changed: ChangedObjects
 
-    def work_on(self, run_id: str, held: Held) -> None:
+    def work_on(self, run_id: str, held: TaskLease) -> None:
         """Do what is due for a run: make its batch, cancel it, or record its end.
 
         Args:
@@ -56,7 +57,7 @@ class RunToBatch:
             held: the chore; its number fences what is written.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker has the run by now.
+            jobs.queueing.background_tasks.LeaseLost: another worker has the run by now.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         record = self.runs.record(run_id)
@@ -67,7 +68,7 @@ class RunToBatch:
 class _Work:
     """One run in one worker's hands."""
 
-    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], held: Held) -> None:
+    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], held: TaskLease) -> None:
         self._parts = parts
         self._run_id = run_id
         self._record = record
@@ -107,12 +108,12 @@ class _Work:
             self._turn(RunState.RUNNING, batch=self._batch_id, **told)
             log.info("run.begun", run_id=self._run_id, batch_id=self._batch_id, **told)
 
-    def _begin(self, template: ScheduleTemplate, schedule: Mapping[str, str]) -> Taken | None:
+    def _begin(self, template: ScheduleTemplate, schedule: Mapping[str, str]) -> ListingResult | None:
         """Write the batch, unless there is nothing to do; once, however often it is called."""
         parts, batch_id = self._parts, self._batch_id
         known = parts.batches.record(batch_id)
         if known:
-            return Taken(int(known["listed"]), int(known["changed"])) if "listed" in known else None
+            return ListingResult(int(known["listed"]), int(known["changed"])) if "listed" in known else None
         options = options_of(template)
         more = {
             "run": parts.keys.run(self._run_id),

@@ -8,15 +8,17 @@ from typing import Any
 from redis import Redis
 
 from jobs.batches.models import COUNTED, Counts
+from jobs.batches.progress import counts_of
 from jobs.events.outbox import Event
 from jobs.foundation.errors import NotFound
 from jobs.foundation.paging import Page, check_limit, read_cursor, write_cursor
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment
 from jobs.plan.script_runner import ScriptRunner
-from jobs.records.job_codec import MICRO, moment
+from jobs.records.job_codec import MICRO
 from jobs.schedules.models import FINAL_RUNS, Run, RunState, run_id
 
-MOST_A_PAGE = 200
+MAX_PAGE = 200
 
 
 class Runs:
@@ -38,7 +40,7 @@ class Runs:
     ) -> bool:
         """A run goes on: `fields` with its new `state`; False where the claim `number` is another's by now."""
         keys = [
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.run(run),
             self._keys.schedule(schedule_id),
             self._keys.runs_waiting(schedule_id),
@@ -72,7 +74,7 @@ class Runs:
         """
         if self._redis.hget(self._keys.schedule(schedule_id), "tenant") != tenant:
             raise NotFound(f"there is no schedule {schedule_id}")
-        check_limit(limit, MOST_A_PAGE)
+        check_limit(limit, MAX_PAGE)
         high: int | str = "+inf"
         last = read_cursor(cursor, re.escape(run_id(schedule_id, 0)[:-13]) + r"\d{13}m?") if cursor else None
         if last:
@@ -104,12 +106,6 @@ class Runs:
             live = {name: value for name, value in zip([*COUNTED, "cost"], values or (), strict=False) if value}
             shown.append(_decode_run(self._keys, run, record, live))
         return shown
-
-
-def counts_of(values: Mapping[str, str]) -> Counts:
-    """A batch's counts, from its hash or a part of it."""
-    counts = {name: max(0, int(values.get(name, 0))) for name in COUNTED}
-    return Counts(**counts, total=sum(count for name, count in counts.items() if name != "reused"))
 
 
 def _decode_run(keys: Keys, run: str, record: Mapping[str, str], live: Mapping[str, str]) -> Run:

@@ -12,8 +12,8 @@ from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import made_at
 from jobs.foundation.paging import Page, check_limit, page_of_keys, read_cursor, write_cursor
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment, to_ms
 from jobs.plan.script_runner import ScriptRunner
-from jobs.records.job_codec import moment, to_ms
 from jobs.schedules.cron import Cron
 from jobs.schedules.models import (
     Run,
@@ -25,8 +25,8 @@ from jobs.schedules.models import (
 )
 from jobs.schedules.runs import Runs
 
-MOST_A_PAGE = 200
-MOST_TICKS = 200
+MAX_PAGE = 200
+MAX_TICKS = 200
 """Ticks of one claim."""
 SHOWN_TICKS = 3
 
@@ -107,7 +107,7 @@ class Schedules:
     def _fire(self, schedule_id: str, runs: Sequence[str], order: Mapping[str, Any]) -> list[Any]:
         keys = [
             self._keys.schedules_due,
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.schedule(schedule_id),
             self._keys.runs(schedule_id),
             self._keys.runs_waiting(schedule_id),
@@ -221,7 +221,7 @@ class Schedules:
         Raises:
             InvalidInput: naming `limit` or `cursor`.
         """
-        check_limit(limit, MOST_A_PAGE)
+        check_limit(limit, MAX_PAGE)
         below = self._keys.schedule(read_cursor(cursor, "sch_.+")) if cursor else None
         keys, more = page_of_keys(self._redis, self._keys.schedules(tenant), below, limit)
         pipe = self._redis.pipeline(transaction=False)
@@ -285,7 +285,7 @@ class Schedules:
             self._keys.schedules(tenant),
             self._keys.runs(schedule_id),
             self._keys.runs_waiting(schedule_id),
-            self._keys.chores,
+            self._keys.background_tasks,
         ]
         self._scripts.run("schedules/delete", keys, [])
 
@@ -320,7 +320,7 @@ def _stretch(cron: Cron, first_ms: int, now: datetime) -> tuple[list[int], int |
     """Ticks from a first one up to `now`, a stretch of them; and the one after the last, None where there is none."""
     ticks = [first_ms]
     for tick in cron.after(moment(first_ms)):
-        if tick > now or len(ticks) == MOST_TICKS:
+        if tick > now or len(ticks) == MAX_TICKS:
             return ticks, to_ms(tick)
         ticks.append(to_ms(tick))
     return ticks, None

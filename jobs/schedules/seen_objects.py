@@ -13,7 +13,7 @@ from typing import Any
 from redis import Redis
 
 from jobs.foundation.redis_keys import Keys
-from jobs.storage.bucket import Listed
+from jobs.storage.objects import Listed
 
 PARTS = 16_384
 """Hashes a schedule: a million pictures make 61 fields each, under `hash-max-listpack-entries`."""
@@ -47,7 +47,7 @@ def mark_of(listed: Listed, recipe: str) -> Mark:
     return Mark(int.from_bytes(place[:2], "big") % PARTS, b64encode(place[2:]).decode(), b64encode(value).decode())
 
 
-class Seen:
+class SeenObjects:
     """The marks of all schedules.
 
     Args:
@@ -63,18 +63,18 @@ class Seen:
         """For each mark, whether it is that of the picture's last success."""
         pipe = self._redis.pipeline(transaction=False)
         for mark in marks:
-            pipe.hget(self._keys.seen(schedule_id, mark.part), mark.field)
+            pipe.hget(self._keys.seen_objects(schedule_id, mark.part), mark.field)
         return [found == mark.value for found, mark in zip(pipe.execute(), marks, strict=True)]
 
     def record(self, schedule_id: str, marks: Iterable[Mark]) -> None:
         """These have succeeded. Doing it again changes nothing."""
         pipe = self._redis.pipeline(transaction=False)
         for mark in marks:
-            pipe.hset(self._keys.seen(schedule_id, mark.part), mark.field, mark.value)
+            pipe.hset(self._keys.seen_objects(schedule_id, mark.part), mark.field, mark.value)
         pipe.execute()
 
     def forget(self, schedule_id: str) -> None:
         """All marks of a schedule."""
         for first in range(0, PARTS, 1024):
-            names: Any = [self._keys.seen(schedule_id, part) for part in range(first, first + 1024)]
+            names: Any = [self._keys.seen_objects(schedule_id, part) for part in range(first, first + 1024)]
             self._redis.unlink(*names)

@@ -11,7 +11,7 @@ from jobs.foundation.input_errors import validated
 from jobs.schedules.models import Schedule, ScheduleChange, ScheduleRequest, ScheduleState, ScheduleTemplate
 from jobs.schedules.run_to_batch import options_of
 from jobs.schedules.schedules import Schedules
-from jobs.schedules.seen_objects import Seen
+from jobs.schedules.seen_objects import SeenObjects
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import items_key, parse_s3_url
 from jobs.storage.streams import put_pieces
@@ -30,7 +30,9 @@ class ScheduleSubmission:
         batch_submission: checks what their batches will be submitted with.
     """
 
-    def __init__(self, schedules: Schedules, seen: Seen, bucket: Bucket, batch_submission: BatchSubmission) -> None:
+    def __init__(
+        self, schedules: Schedules, seen: SeenObjects, bucket: Bucket, batch_submission: BatchSubmission
+    ) -> None:
         self._schedules = schedules
         self._seen = seen
         self._bucket = bucket

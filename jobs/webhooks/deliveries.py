@@ -13,7 +13,7 @@ from jobs.events.outbox import GROUP, Event
 from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.tracing import traceparent_of
-from jobs.records.job_codec import moment, pairs, to_ms
+from jobs.foundation.values import moment, pairs, to_ms
 from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.delivery_scripts import DeliveryScripts
 from jobs.webhooks.digests import digest_entry
@@ -96,7 +96,7 @@ class Deliveries:
     def _fan_out(self, pipe: Any, event: Event, body: str, targets: Iterable[Target]) -> None:
         keys, queues, deliveries, digests = [], [], [], []
         for target in targets:
-            keys += [self._keys.delivery(target.delivery_id(event.ulid)), self._keys.line(target.queue_id)]
+            keys += [self._keys.delivery(target.delivery_id(event.ulid)), self._keys.receiver_queue(target.queue_id)]
             queues.append(target.queue_record or False)
             deliveries.append(target.address)
             digests.append(digest_entry(self._keys, event, target))

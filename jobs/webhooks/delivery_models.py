@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 
-from jobs.records.job_codec import moment
+from jobs.foundation.values import moment
 from jobs.records.job_models import Moment, Record
 
 NEW = "new"

@@ -112,7 +112,9 @@ class DeliveryLog:
             below = read_cursor(cursor, DELIVERY_ID.pattern)
             high = min(high, f"({self._keys.delivery(below)}", key=lambda bound: bound[1:])
         streams = [
-            falling(self._redis, self._keys.told(queue, state), high, low) for queue in queues for state in states
+            falling(self._redis, self._keys.deliveries_in_state(queue, state), high, low)
+            for queue in queues
+            for state in states
         ]
         candidates = (self._keys.id_of(key) for key in heapq.merge(*streams, reverse=True))
         page: list[Delivery] = []
@@ -128,7 +130,9 @@ class DeliveryLog:
         """Ids of a receiver queue's deliveries in one state, of events since `since`, the oldest first."""
         low = self._bound(since)
         while True:
-            members: Any = self._redis.zrangebylex(self._keys.told(queue_id, state), low, "+", start=0, num=1000)
+            members: Any = self._redis.zrangebylex(
+                self._keys.deliveries_in_state(queue_id, state), low, "+", start=0, num=1000
+            )
             yield from map(self._keys.id_of, members)
             if len(members) < 1000:
                 return
@@ -142,7 +146,7 @@ class DeliveryLog:
     def _queues(self, tenant: str) -> Sequence[str]:
         endpoints: Any = self._redis.smembers(self._keys.endpoints(tenant))
         # The queues of `webhook_url`s and of deleted endpoints.
-        others: Any = self._redis.zrange(self._keys.origins(tenant), 0, -1)
+        others: Any = self._redis.zrange(self._keys.origin_queues(tenant), 0, -1)
         return [self._keys.id_of(key) for key in dict.fromkeys((*endpoints, *others))]
 
     def _read(self, tenant: str, ids: Iterable[str]) -> list[Delivery]:

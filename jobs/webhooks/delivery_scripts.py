@@ -59,7 +59,7 @@ class DeliveryScripts:
         now_ms = self._clock_ms() if self._clock_ms else 0
         retention_ms = (int(self.succeeded_kept_s * 1000), int(self.exhausted_kept_s * 1000))
         return self._scripts[name](
-            keys=[*self._keys.telling, *keys], args=[now_ms, self._lease_ms, *retention_ms, *args], client=client
+            keys=[*self._keys.delivery_keys, *keys], args=[now_ms, self._lease_ms, *retention_ms, *args], client=client
         )
 
     def now_ms(self) -> int:

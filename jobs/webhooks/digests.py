@@ -13,7 +13,7 @@ from ulid import ULID
 from jobs.events.outbox import JOB_DIGEST, Event
 from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
-from jobs.records.job_codec import moment, to_ms
+from jobs.foundation.values import moment, to_ms
 from jobs.webhooks.delivery_scripts import DeliveryScripts
 from jobs.webhooks.routing import Target
 
@@ -121,7 +121,7 @@ class Digests:
         target = Target(digest.queue_id, url=digest.address.get("url"))
         keys = [
             self._keys.delivery(target.delivery_id(digest.ulid)),
-            self._keys.line(digest.queue_id),
+            self._keys.receiver_queue(digest.queue_id),
             self._keys.digest(digest.batch_id, digest.queue_id),
             self._keys.digest_list(digest.batch_id, digest.queue_id),
             self._keys.deliveries("digests"),

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from jobs.foundation.errors import FieldError, InvalidInput
-from jobs.foundation.secret_box import Seal
-from jobs.records.job_codec import moment
+from jobs.foundation.secret_box import SecretBox
+from jobs.foundation.values import moment
 from jobs.records.job_models import Moment, Record
 
 MASK = "********"
@@ -117,19 +117,19 @@ def _fault(name: str, value: str | None) -> str | None:
     return None
 
 
-def seal_headers(headers: Mapping[str, str], seal: Seal) -> str:
+def seal_headers(headers: Mapping[str, str], secret_box: SecretBox) -> str:
     """Encrypt headers for storage."""
-    return seal.seal(json.dumps(dict(headers))) if headers else ""
+    return secret_box.encrypt(json.dumps(dict(headers))) if headers else ""
 
 
-def open_headers(record: Mapping[str, str], seal: Seal) -> dict[str, str]:
+def open_headers(record: Mapping[str, str], secret_box: SecretBox) -> dict[str, str]:
     """Decrypt the headers of an endpoint's record.
 
     Raises:
         ConfigurationError: this process does not have the right key.
     """
     text = record.get("headers")
-    return dict(json.loads(seal.open(text))) if text else {}
+    return dict(json.loads(secret_box.decrypt(text))) if text else {}
 
 
 def decode_endpoint(endpoint_id: str, record: Mapping[str, str], waiting: int, now_ms: float) -> Endpoint:

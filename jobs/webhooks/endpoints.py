@@ -13,12 +13,12 @@ from jobs.events.outbox import PING, Event, Outbox, check_filters, wants_jobs
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound
 from jobs.foundation.ids import new_id
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.settings import Settings
+from jobs.foundation.values import moment
 from jobs.foundation.webhook_secrets import new_secret, rotate
 from jobs.foundation.webhook_url_policy import checked_webhook_url
 from jobs.plan import lua_loader
-from jobs.records.job_codec import moment
 from jobs.webhooks.deliveries import Deliveries
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.delivery_reader import DeliveryLog
@@ -48,7 +48,7 @@ class Endpoints:
         redis: a client that decodes answers.
         keys: names of the keys.
         settings: which addresses are allowed.
-        seal: encrypts secrets and headers at rest.
+        secret_box: encrypts secrets and headers at rest.
         deliveries: retries deliveries for `recover`.
         clock_ms: milliseconds since 1970.
     """
@@ -58,7 +58,7 @@ class Endpoints:
         redis: Redis,
         keys: Keys,
         settings: Settings,
-        seal: Seal,
+        secret_box: SecretBox,
         deliveries: Deliveries,
         *,
         clock_ms: Callable[[], int] = lambda: round(time.time() * 1000),
@@ -66,7 +66,7 @@ class Endpoints:
         self._redis = redis
         self._keys = keys
         self._settings = settings
-        self._seal = seal
+        self._secret_box = secret_box
         self._deliveries = deliveries
         self._log = DeliveryLog(redis, keys)
         self._outbox = Outbox(redis, keys)
@@ -85,7 +85,7 @@ class Endpoints:
         fields = {
             **queue_record(self._keys, endpoint_id, tenant),
             "endpoint": "1",
-            "secret": self._seal.seal(secret),
+            "secret": self._secret_box.encrypt(secret),
             "created": now,
             **self._stored(wanted, dict(wanted.headers)),
         }
@@ -107,7 +107,7 @@ class Endpoints:
         ids = sorted(map(self._keys.id_of, queues), reverse=True)
         pipe = self._redis.pipeline(transaction=False)
         for endpoint_id in ids:
-            pipe.hgetall(self._keys.line(endpoint_id))
+            pipe.hgetall(self._keys.receiver_queue(endpoint_id))
         return [
             self._shown(endpoint_id, record) for endpoint_id, record in zip(ids, pipe.execute(), strict=True) if record
         ]
@@ -120,7 +120,7 @@ class Endpoints:
             InvalidInput: names the invalid fields.
         """
         record = self._record(tenant, endpoint_id)
-        headers = open_headers(record, self._seal) if wanted.headers is not None else {}
+        headers = open_headers(record, self._secret_box) if wanted.headers is not None else {}
         if wanted.headers is not None:
             check_headers(wanted.headers)
             for name, value in wanted.headers.items():
@@ -141,9 +141,9 @@ class Endpoints:
         """
         self._record(tenant, endpoint_id)
         # The index entry comes first: if this process dies in between, the deliveries can still be listed.
-        known = self._keys.origins(tenant)
+        known = self._keys.origin_queues(tenant)
         pipe = self._redis.pipeline()
-        pipe.zadd(known, {self._keys.line(endpoint_id): self._clock_ms()})
+        pipe.zadd(known, {self._keys.receiver_queue(endpoint_id): self._clock_ms()})
         pipe.pexpire(known, self._listed_ms)
         pipe.execute()
         if self._write("delete", tenant, endpoint_id, {}, ["old_secrets"]) == "missing":
@@ -157,7 +157,7 @@ class Endpoints:
             Conflict: too many old secrets still sign.
         """
         record = self._record(tenant, endpoint_id)
-        secret = rotate(self._redis, self._keys.line(endpoint_id), self._seal, self._clock_ms())
+        secret = rotate(self._redis, self._keys.receiver_queue(endpoint_id), self._secret_box, self._clock_ms())
         return NewEndpoint(**dict(self._shown(endpoint_id, record)), secret=secret)
 
     def ping(self, tenant: str, endpoint_id: str) -> tuple[str, str]:
@@ -209,13 +209,13 @@ class Endpoints:
     def _record(self, tenant: str, endpoint_id: str) -> dict[str, str]:
         if not ENDPOINT_ID.fullmatch(endpoint_id):
             raise _not_found(endpoint_id)
-        record: Any = self._redis.hgetall(self._keys.line(endpoint_id))
+        record: Any = self._redis.hgetall(self._keys.receiver_queue(endpoint_id))
         if not record or record["owner"] != tenant or record.get("deleted") == "1":
             raise _not_found(endpoint_id)
         return dict(record)
 
     def _shown(self, endpoint_id: str, record: dict[str, str]) -> Endpoint:
-        waiting: Any = self._redis.zcard(self._keys.line_due(endpoint_id))
+        waiting: Any = self._redis.zcard(self._keys.receiver_queue_due(endpoint_id))
         return decode_endpoint(endpoint_id, record, waiting, self._clock_ms())
 
     def _stored(self, wanted: EndpointFields | EndpointChange, headers: dict[str, str]) -> dict[str, str]:
@@ -231,7 +231,7 @@ class Endpoints:
             fields["jobs"] = "1" if wants_jobs(wanted.events) else "0"
         if wanted.headers is not None:
             check_headers(headers)
-            fields["headers"] = seal_headers(headers, self._seal)
+            fields["headers"] = seal_headers(headers, self._secret_box)
             fields["header_names"] = json.dumps(sorted(headers))
         if wanted.rate_limit is not None:
             fields["rate"] = repr(wanted.rate_limit)
@@ -242,7 +242,7 @@ class Endpoints:
     def _write(
         self, action: str, tenant: str, endpoint_id: str, fields: dict[str, str], drop: Sequence[str] = ()
     ) -> str:
-        keys = [*self._keys.telling, self._keys.line(endpoint_id), self._keys.endpoints(tenant)]
+        keys = [*self._keys.delivery_keys, self._keys.receiver_queue(endpoint_id), self._keys.endpoints(tenant)]
         command = json.dumps({"set": fields, "drop": list(drop)})
         # This script uses neither the lease nor the retention of succeeded deliveries.
         args: list[int | str] = [self._clock_ms(), 0, 0, 30 * DAY_MS, action, MAX_ENDPOINTS, command]

@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from jobs.events.outbox import JOB_DIGEST, Event
 from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
-from jobs.records.job_codec import decode_job, moment
+from jobs.foundation.values import moment
+from jobs.records.job_codec import decode_job
 from jobs.storage.bucket import Bucket
 from jobs.webhooks.digests import Digest
 

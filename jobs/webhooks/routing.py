@@ -147,7 +147,7 @@ class EventRouter:
         record = {
             **queue_record(self._keys, queue_id, tenant),
             "origin": origin,
-            "known": self._keys.origins(tenant),
+            "known": self._keys.origin_queues(tenant),
             "enabled": "1",
         }
         return Target(queue_id, record, url, digest_s)
@@ -159,11 +159,11 @@ def queue_record(keys: Keys, queue_id: str, tenant: str) -> dict[str, str]:
         "id": queue_id,
         "owner": tenant,
         "tenant": keys.tenant(tenant),
-        "listeners": keys.listeners(tenant),
-        "due": keys.line_due(queue_id),
+        "listeners": keys.job_event_endpoints(tenant),
+        "due": keys.receiver_queue_due(queue_id),
         "totals": keys.deliveries("totals"),
         "breakers": keys.deliveries("breakers"),
-        **{f"i:{state}": keys.told(queue_id, state) for state in DeliveryState},
+        **{f"i:{state}": keys.deliveries_in_state(queue_id, state) for state in DeliveryState},
     }
 
 

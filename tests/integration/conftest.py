@@ -9,8 +9,8 @@ from infra.local.embedded_servers import Valkey
 from jobs.catalogue.catalogue import ModelSpec
 from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.api_server import Api, api_of, served
+from tests.support.clock import Clock
 from tests.support.plans import Plans
 from tests.support.receiver import Receiver, receiving
 from tests.support.schedules import MIDNIGHT, Timetable, open_at

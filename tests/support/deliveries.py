@@ -14,7 +14,7 @@ from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.delivery_scripts import DeliveryScripts
 from jobs.webhooks.retry_policy import Exchange, judge
 from jobs.webhooks.routing import Target, queue_record
-from tests.conftest import Clock
+from tests.support.clock import Clock
 
 GOOD = Exchange(took_ms=5, status=200, answer="thanks")
 BAD = Exchange(took_ms=5, status=500, answer="oops")
@@ -49,7 +49,7 @@ class DeliveryHarness:
             "url": "http://r",
             **fields,
         }
-        self.redis.hset(self.keys.line(queue_id), mapping=record)
+        self.redis.hset(self.keys.receiver_queue(queue_id), mapping=record)
         return queue_id
 
     def event(self, event_type: str = "job.succeeded", *, tenant: str = "acme", subject: str = "job_x") -> Event:
@@ -88,7 +88,7 @@ class DeliveryHarness:
         return attempts
 
     def field(self, record_id: str, name: str) -> str | None:
-        value = self.redis.hget(self.keys.line(record_id), name)
+        value = self.redis.hget(self.keys.receiver_queue(record_id), name)
         return None if value is None else str(value)
 
     def state(self, delivery_id: str) -> str | None:

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.exceptions import Retry
 
 from jobs.foundation.errors import ConfigurationError
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.tracing import Spans, trace_id_of
 from jobs.foundation.webhook_secrets import secrets_of, signature
 from jobs.queueing.celery_app import DELIVER
@@ -43,16 +43,21 @@ class WebhookSigner:
     """Makes the headers of webhook requests.
 
     Args:
-        seal: decrypts secrets and headers.
+        secret_box: decrypts secrets and headers.
         tenants: have the secrets of addresses that jobs and batches name.
         spans: make the trace context.
         now: the moment that is signed.
     """
 
     def __init__(
-        self, seal: Seal, tenants: Tenants, spans: Spans, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        secret_box: SecretBox,
+        tenants: Tenants,
+        spans: Spans,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._seal = seal
+        self._secret_box = secret_box
         self._tenants = tenants
         self._spans = spans
         self._now = now
@@ -65,12 +70,12 @@ class WebhookSigner:
         """
         now, queue = self._now(), attempt.queue
         if "secret" in queue:
-            keys = secrets_of(queue, self._seal, now.timestamp() * 1000)
+            keys = secrets_of(queue, self._secret_box, now.timestamp() * 1000)
         else:
             keys = self._tenants.webhook_secrets(attempt.tenant)
         context = self._spans.traceparent(attempt.traceparent)
         return {
-            **open_headers(queue, self._seal),
+            **open_headers(queue, self._secret_box),
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "webhook-id": attempt.event_id,

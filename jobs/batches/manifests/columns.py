@@ -1,4 +1,4 @@
-"""The header of a table: which columns are which fields of a job."""
+"""Maps the columns of a table to the fields of a job by its header."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -9,20 +9,20 @@ from jobs.records.job_models import JobRequest
 
 FIELDS = frozenset(JobRequest.model_fields) - {"metadata"}
 REJECTED_PREFIX = "rejected_"
-"""Columns that the list of refused rows has before the rows' own: passed over when the mended list comes back."""
+"""Prefix of the columns that a list of rejects adds; they are ignored when a corrected list is submitted."""
 _PREFIX = "metadata."
-_MADE_PLAIN = frozenset("=+-@\t\r")
+_FORMULA_STARTS = frozenset("=+-@\t\r")
 
 
 class ManifestFault(Exception):
-    """A manifest that cannot be read, or not further; its text is for whoever wrote it."""
+    """A manifest cannot be read, or not to its end; the message is for its author."""
 
 
 class Columns:
     """The columns of a table, in their order.
 
     Raises:
-        ManifestFault: the header names no fields, unknown ones, or one twice.
+        ManifestFault: the header names no field, an unknown field, or a field twice.
     """
 
     def __init__(self, header: Sequence[object]) -> None:
@@ -30,23 +30,23 @@ class Columns:
         named = [name for name in self._names if name]
         if not named:
             raise ManifestFault("the first row is empty: it must name the columns (custom_id, image, …)")
-        self._mended = any(name.startswith(REJECTED_PREFIX) for name in named)
+        self._is_reject_list = any(name.startswith(REJECTED_PREFIX) for name in named)
         for name in named:
             if name.startswith(REJECTED_PREFIX):
                 continue
             if name not in FIELDS and not (name.startswith(_PREFIX) and len(name) > len(_PREFIX)):
                 raise ManifestFault(_unknown(name))
             if named.count(name) > 1:
-                raise ManifestFault(f"column {name!r} is there twice")
+                raise ManifestFault(f"column {name!r} appears twice")
 
     @staticmethod
     def known(header: Iterable[object]) -> int:
-        """How many of these cells name a column that is known."""
+        """How many of these cells name a field of a job."""
         names = {_name(cell) for cell in header}
         return sum(name in FIELDS or name.startswith(_PREFIX) for name in names)
 
     def fields_of(self, cells: Sequence[Any]) -> tuple[dict[str, Any], list[FieldError]]:
-        """A row's fields, empty cells left out, and what is wrong with its shape."""
+        """A row's fields without empty cells, and the faults of its shape."""
         fields: dict[str, Any] = {}
         metadata: dict[str, str] = {}
         faults = []
@@ -58,10 +58,10 @@ class Columns:
                 or (isinstance(cell, str) and not cell.strip())
             ):
                 continue
-            if self._mended and isinstance(cell, str) and cell[:1] == "'" and cell[1:2] in _MADE_PLAIN:
-                cell = cell[1:]  # noqa: PLW2901 - the apostrophe was ours
+            if self._is_reject_list and isinstance(cell, str) and cell[:1] == "'" and cell[1:2] in _FORMULA_STARTS:
+                cell = cell[1:]  # noqa: PLW2901 - the list of rejects added the apostrophe
             if not name:
-                faults.append(FieldError("", f"{str(cell)[:40]!r} stands in a column without a name", "extra"))
+                faults.append(FieldError("", f"{str(cell)[:40]!r} is in a column without a name", "extra"))
             elif name.startswith(_PREFIX):
                 metadata[name.removeprefix(_PREFIX)] = str(cell)
             else:
@@ -83,5 +83,5 @@ def _name(cell: object) -> str:
 def _unknown(name: str) -> str:
     shown = name[:60]
     near = get_close_matches(name, FIELDS, 1, 0.75)
-    hint = f"did you mean {near[0]!r}?" if near else f"metadata.{shown} would keep it beside the job"
-    return f"the first row must name the columns, and {shown!r} is no field of a job: {hint}"
+    hint = f"did you mean {near[0]!r}?" if near else f"to store it as metadata, name the column metadata.{shown}"
+    return f"the first row must name the columns, and {shown!r} is not a field of a job: {hint}"

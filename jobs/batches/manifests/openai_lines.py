@@ -1,33 +1,33 @@
-"""OpenAI's batch lines: `{"custom_id", "method", "url", "body"}` (https://platform.openai.com/docs/guides/batch)."""
+"""Reads OpenAI's batch lines: `{"custom_id", "method", "url", "body"}` (https://platform.openai.com/docs/guides/batch)."""
 
 from typing import Any
 
 from jobs.foundation.errors import FieldError
 
-_MEANT_FOR_THEM = frozenset({"n", "user", "response_format", "stream", "partial_images", "moderation"})
-"""Fields of a body that say nothing about the edit itself."""
+_IGNORED_FIELDS = frozenset({"n", "user", "response_format", "stream", "partial_images", "moderation"})
+"""Fields of a body that do not change the edit."""
 
 
 def is_openai_line(entry: dict[str, Any]) -> bool:
-    """Whether a line is one of OpenAI's."""
+    """Whether a line has OpenAI's format."""
     return isinstance(entry.get("body"), dict) and ("url" in entry or "method" in entry)
 
 
 def read_openai_line(entry: dict[str, Any]) -> tuple[dict[str, Any], list[FieldError]]:
-    """The job's fields of one line, and what it asks for that is no edit of one picture."""
+    """The job's fields of one line, and a fault for each request other than the edit of one picture."""
     faults = []
     url = str(entry.get("url", "")).rstrip("/")
     if url and not url.endswith("/images/edits"):
-        faults.append(FieldError("url", "only /v1/images/edits is done here", "unsupported"))
+        faults.append(FieldError("url", "only /v1/images/edits is supported", "unsupported"))
     if str(entry.get("method", "POST")).upper() != "POST":
         faults.append(FieldError("method", "must be POST", "unsupported"))
     body = {name: value for name, value in entry["body"].items() if value is not None}
     if body.get("n", 1) != 1:
-        faults.append(FieldError("body.n", "one result an item", "unsupported"))
+        faults.append(FieldError("body.n", "only one result per item is supported", "unsupported"))
     images = _images(body)
     if len(images) > 1:
-        faults.append(FieldError("body.images", "one picture an item", "unsupported"))
-    fields = {name: value for name, value in body.items() if name not in _MEANT_FOR_THEM}
+        faults.append(FieldError("body.images", "only one picture per item is supported", "unsupported"))
+    fields = {name: value for name, value in body.items() if name not in _IGNORED_FIELDS}
     if images:
         fields["image"] = images[0]
     if entry.get("custom_id") is not None:
@@ -36,12 +36,12 @@ def read_openai_line(entry: dict[str, Any]) -> tuple[dict[str, Any], list[FieldE
 
 
 def _images(body: dict[str, Any]) -> list[Any]:
-    """The pictures a body names, taken out of it: `image`, `image_url`, or `images` of either form."""
-    found: list[Any] = []
+    """Remove the pictures from a body and return them: `image`, `image_url`, or `images` of either form."""
+    images: list[Any] = []
     for name in ("image", "images", "image_url"):
         value = body.pop(name, None)
-        found += value if isinstance(value, list) else [] if value is None else [value]
-    return [_address(one) for one in found]
+        images += value if isinstance(value, list) else [] if value is None else [value]
+    return [_address(image) for image in images]
 
 
 def _address(image: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Manifests: a file becomes rows. CSV in any dialect, JSONL, OpenAI's batch lines, and spreadsheets.
+"""Reads the rows of a manifest: CSV in any dialect, JSONL, OpenAI's batch lines, and spreadsheets.
 
-A row that cannot be read is refused alone; what cannot be read as a whole raises `ManifestFault`. Reading is
-deterministic: the same bytes give the same rows under the same numbers, so that a reader goes on where another stopped.
+An invalid row is rejected alone; a manifest that cannot be read raises `ManifestFault`. Reading is deterministic: the
+same bytes give the same rows with the same numbers, so that a reader can continue where another stopped.
 """
 
 import csv
@@ -16,9 +16,9 @@ from jobs.batches.manifests.openai_lines import is_openai_line, read_openai_line
 from jobs.foundation.errors import FieldError
 
 MAX_FIELD = 32_768
-"""Most characters of a field that is taken."""
+"""Characters of a valid field."""
 MAX_LINE = 16 * 1024 * 1024
-"""Most characters of a line, and of a quoted field, that are read at all."""
+"""Characters of a line, and of a quoted field; a longer one ends the reading."""
 _SAMPLE = 64 * 1024
 _DELIMITERS = ",;\t|"
 _BINARY = {
@@ -32,18 +32,18 @@ _BINARY = {
     b"Rar!": "a RAR archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
 }
-_TAKEN = "CSV with a header row, JSONL (one object a line) and XLSX are read"
+_FORMATS = "supported are CSV with a header row, JSONL (one object per line) and XLSX"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it was written.
+    """A row of a manifest.
 
     Attributes:
-        number: its place among the rows, from 1; blank ones are not counted.
+        number: its position among the rows that are not blank, from 1.
         line: its first line (or the sheet's row), from 1.
-        fields: by name; what was left empty is not there.
-        faults: why it cannot be taken, where that shows already.
+        fields: by name, without the empty ones.
+        faults: why the row is invalid, as far as its shape shows.
     """
 
     number: int
@@ -53,13 +53,13 @@ class Row:
 
 
 def read_rows(file: IO[bytes]) -> Generator[Row, None, None]:
-    """The rows of a manifest; its format is told from its bytes.
+    """The rows of a manifest; its bytes decide the format.
 
     Args:
         file: at any position; must be seekable.
 
     Raises:
-        ManifestFault: it cannot be read, or not further.
+        ManifestFault: it cannot be read, or not to its end.
     """
     file.seek(0)
     head = file.read(_SAMPLE)
@@ -67,7 +67,7 @@ def read_rows(file: IO[bytes]) -> Generator[Row, None, None]:
     if not head.strip():
         raise ManifestFault("the manifest is empty")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\xd0\xcf\x11\xe0")):
-        from jobs.batches.manifests.spreadsheets import read_sheet  # noqa: PLC0415 - a reader that most manifests do not need
+        from jobs.batches.manifests.spreadsheets import read_sheet  # noqa: PLC0415 - most manifests do not need it
 
         for number, (line, fields, faults) in enumerate(read_sheet(file), 1):
             yield Row(number, line, fields, (*faults, *_length_faults(fields)))
@@ -75,15 +75,15 @@ def read_rows(file: IO[bytes]) -> Generator[Row, None, None]:
     kind = next((name for magic, name in _BINARY.items() if head.startswith(magic)), None)
     encoding = _encoding(head)
     if kind is None and b"\0" in head and encoding == "utf-8-sig":
-        kind = "no text"
+        kind = "a binary file"
     if kind is not None:
-        raise ManifestFault(f"the manifest is {kind}: {_TAKEN}")
-    # Bytes that are not UTF-8 become lone surrogates: their rows alone are refused.
+        raise ManifestFault(f"the manifest is {kind}: {_FORMATS}")
+    # Bytes that are not UTF-8 become lone surrogates: only their rows are rejected.
     text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
     try:
         sample = head.decode(encoding, "ignore").lstrip()
         if sample.startswith("["):
-            raise ManifestFault("the manifest is one JSON array: JSONL has one object a line, without brackets")
+            raise ManifestFault("the manifest is one JSON array: JSONL has one object per line, without brackets")
         yield from _read_json_lines(text) if sample.startswith("{") else _read_csv(text, sample)
     finally:
         text.detach()
@@ -110,7 +110,7 @@ def _read_csv(text: io.TextIOWrapper, sample: str) -> Iterator[Row]:
         if first.strip() and not first.lower().startswith("sep="):
             break
         skipped += 1
-    # The limit is the process's own and only ever raised: without it, one long field would end the whole reading.
+    # The limit applies to the process and is only raised: without it, one long field would end the reading.
     csv.field_size_limit(MAX_LINE)
     reader = csv.reader(_chained(first, lines), dialect=_dialect(first, sample))
     try:
@@ -135,7 +135,7 @@ def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 def _dialect(header: str, sample: str) -> type[csv.Dialect]:
-    """The dialect whose header names the most columns that we know; else what `csv.Sniffer` says, else plain commas."""
+    """The dialect whose header names the most known columns; else the result of `csv.Sniffer`, else plain commas."""
 
     class Plain(csv.excel):
         strict = False
@@ -166,18 +166,18 @@ def _read_json_lines(text: io.TextIOWrapper) -> Iterator[Row]:
         try:
             entry = json.loads(content)
         except (ValueError, RecursionError) as error:
-            what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            yield Row(number, line, {}, (FieldError("", f"no JSON: {what.lower()}", "json"),))
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            yield Row(number, line, {}, (FieldError("", f"invalid JSON: {reason.lower()}", "json"),))
             continue
         if not isinstance(entry, dict):
-            yield Row(number, line, {}, (FieldError("", "no JSON object", "json"),))
+            yield Row(number, line, {}, (FieldError("", "not a JSON object", "json"),))
             continue
         fields, faults = read_openai_line(entry) if is_openai_line(entry) else read_object(entry)
         yield Row(number, line, fields, (*faults, *_length_faults(fields)))
 
 
 def read_object(entry: dict[str, Any]) -> tuple[dict[str, Any], list[FieldError]]:
-    """An object's fields; `metadata.x` becomes an entry of `metadata`, and what is null was not given."""
+    """An object's fields without nulls; `metadata.x` becomes an entry of `metadata`."""
     fields: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     for name, value in entry.items():
@@ -188,8 +188,8 @@ def read_object(entry: dict[str, Any]) -> tuple[dict[str, Any], list[FieldError]
         else:
             fields[name] = value
     if metadata:
-        own = fields.get("metadata")
-        fields["metadata"] = {**(own if isinstance(own, dict) else {}), **metadata}
+        nested = fields.get("metadata")
+        fields["metadata"] = {**(nested if isinstance(nested, dict) else {}), **metadata}
     return fields, []
 
 
@@ -198,8 +198,6 @@ def _length_faults(fields: dict[str, Any]) -> Iterator[FieldError]:
         if not isinstance(value, str):
             continue
         if len(value) > MAX_FIELD and not (name == "image" and value[:5].lower() == "data:"):
-            yield FieldError(
-                name[:64], f"at most {MAX_FIELD:,} characters are taken, this has {len(value):,}", "too_long"
-            )
+            yield FieldError(name[:64], f"at most {MAX_FIELD:,} characters, not {len(value):,}", "too_long")
         elif not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             yield FieldError(name[:64], "is not in UTF-8: save the file as UTF-8", "encoding")

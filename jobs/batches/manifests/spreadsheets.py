@@ -1,4 +1,4 @@
-"""Spreadsheets as manifests: the first sheet with anything in it, through calamine."""
+"""Reads spreadsheets with calamine: the first sheet that is not empty."""
 
 import zipfile
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from jobs.batches.manifests.columns import Columns, ManifestFault
 from jobs.foundation.errors import FieldError
 
 MAX_BYTES = 64 * 1024 * 1024
-"""A sheet is held in memory while it is read: larger ones must come as CSV."""
+"""A sheet is in memory while it is read; a larger one must be sent as CSV."""
 MAX_UNPACKED = 512 * 1024 * 1024
 
 
@@ -19,16 +19,16 @@ def read_sheet(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any], list[Fiel
     """The rows of a workbook's first sheet: sheet row, fields, faults.
 
     Raises:
-        ManifestFault: it is no workbook, too large, or has no header.
+        ManifestFault: it is not a workbook, is too large, or has no header.
     """
     _check_size(file)
     try:
         book: CalamineWorkbook = load_workbook(file)
         sheets = (book.get_sheet_by_name(name) for name in book.sheet_names)
-        sheet = next((one for one in sheets if one.height), None)
+        sheet = next((sheet for sheet in sheets if sheet.height), None)
     except (CalamineError, OSError, ValueError) as error:
         raise ManifestFault(
-            "the manifest is an archive and no XLSX workbook: send the CSV or JSONL file that is inside it"
+            "the manifest is an archive and not an XLSX workbook: send the CSV or JSONL file that is inside it"
         ) from error
     if sheet is None:
         raise ManifestFault("the workbook is empty")
@@ -55,14 +55,14 @@ def _check_size(file: IO[bytes]) -> None:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError):
-        unpacked = 0  # an old .xls, or broken: calamine says
+        unpacked = 0  # An old .xls or a broken file: calamine reports it.
     if unpacked > MAX_UNPACKED:
         raise ManifestFault(f"the workbook has {unpacked:,} bytes unpacked: over {MAX_UNPACKED:,}, save it as CSV")
     file.seek(0)
 
 
 def _plain(cell: Any) -> Any:
-    """A cell as a manifest writes it: whole numbers without a point, moments as ISO 8601."""
+    """A cell as a CSV manifest has it: whole numbers without a point, moments as ISO 8601."""
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     if isinstance(cell, bool):

@@ -1,1 +1,1 @@
-"""What a batch leaves: results, rejects, contact sheet and archive."""
+"""The results of batches: results files, rejects, contact sheet and archive."""

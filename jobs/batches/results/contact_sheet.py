@@ -1,8 +1,9 @@
-"""The contact sheet of a batch: pages of HTML, before and after, each of them whole without anything beside it."""
+"""The contact sheet of a batch: HTML pages with each picture before and after. A page needs no other file."""
 
 import base64
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
+from itertools import islice
 
 from jobs.batches.models import Batch
 from jobs.batches.results.rows import BatchRows
@@ -13,9 +14,9 @@ from jobs.records.job_models import Job
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import record_key
 
-A_PAGE = 100
-MOST = 5000
-"""Items of a sheet: nobody looks at more, and `results.csv` has them all."""
+ITEMS_PER_PAGE = 100
+MAX_ITEMS = 5000
+"""Items of a sheet; `results.csv` has all of them."""
 MAX_THUMBNAIL = 512 * 1024
 STYLE = """\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem;background:#f4f5f7;color:#1c2026}
@@ -31,7 +32,7 @@ img,.none{background:#262b31}}
 
 
 def thumbnail_key(batch_id: str, row: int) -> str:
-    """Where the workers put the thumbnail of a row: before and after side by side."""
+    """The key of the thumbnail of a row, which shows before and after side by side."""
     return record_key(batch_id, f"thumbnails/{row:07d}.jpg")
 
 
@@ -45,7 +46,7 @@ class ContactSheet:
 
     Args:
         rows: reads the rows of batches.
-        bucket: where thumbnails are and sheets go.
+        bucket: of the thumbnails and the sheets.
     """
 
     def __init__(self, rows: BatchRows, bucket: Bucket) -> None:
@@ -54,13 +55,13 @@ class ContactSheet:
 
     def put(self, batch: Batch, check: Callable[[], None]) -> tuple[str, int]:
         """Write the sheet's pages; returns the `s3://` address of the first one, and their number."""
-        total = min(batch.counts.total - batch.counts.rejected, MOST)
-        pages = max(1, -(-total // A_PAGE))
-        jobs = self._rows.jobs(batch, stretch=A_PAGE)
+        total = min(batch.counts.total - batch.counts.rejected, MAX_ITEMS)
+        pages = max(1, -(-total // ITEMS_PER_PAGE))
+        jobs = self._rows.jobs(batch, chunk=ITEMS_PER_PAGE)
         for number in range(1, pages + 1):
             check()
-            held = [job for _, job in zip(range(A_PAGE), jobs, strict=False)]
-            text = "".join(self._page(batch, held, number, pages))
+            page_jobs = list(islice(jobs, ITEMS_PER_PAGE))
+            text = "".join(self._page(batch, page_jobs, number, pages))
             key = record_key(batch.id, page_name(number))
             self._bucket.put(self._bucket.name, key, text.encode(), media_type="text/html; charset=utf-8")
         return f"s3://{self._bucket.name}/{record_key(batch.id, page_name(1))}", pages
@@ -79,12 +80,12 @@ class ContactSheet:
         )
         for job in jobs:
             yield self._card(batch, job)
-        rest = batch.counts.total - batch.counts.rejected - MOST
+        rest = batch.counts.total - batch.counts.rejected - MAX_ITEMS
         yield f"</main>{f'<p>and {rest:,} more: see results.csv</p>' if rest > 0 and number == pages else ''}</html>\n"
 
     def _card(self, batch: Batch, job: Job) -> str:
         name = escape(job.custom_id or job.id)
-        told = escape(job.error.message if job.error else job.prompt or "")
+        caption = escape(job.error.message if job.error else job.prompt or "")
         picture = f'<div class="none">{escape(str(job.state))}</div>'
         if job.state is State.SUCCEEDED:
             try:
@@ -94,4 +95,4 @@ class ContactSheet:
                 picture = f'<img loading="lazy" alt="{name}, before and after" src="{source}">'
             except EditFailure:
                 picture = '<div class="none">no thumbnail</div>'
-        return f"<article>{picture}<h2>{name}</h2><p>{told}</p></article>"
+        return f"<article>{picture}<h2>{name}</h2><p>{caption}</p></article>"

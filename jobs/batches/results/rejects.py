@@ -1,4 +1,4 @@
-"""The refused rows with the rows themselves, so that one mends them and submits only those."""
+"""Files of rejects with their rows, so that a user can correct them and submit only those."""
 
 import json
 import tempfile
@@ -10,19 +10,19 @@ from jobs.batches.commands import Batches
 from jobs.batches.manifests.columns import FIELDS, REJECTED_PREFIX, ManifestFault
 from jobs.batches.manifests.reader import MAX_FIELD, Row, read_rows
 from jobs.batches.models import Batch, Reject
-from jobs.batches.results.rows import csv_line
+from jobs.batches.results.lines import csv_line
 from jobs.foundation.errors import NotFound
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key
 from jobs.storage.streams import read_pieces
 
-ABOUT = tuple(f"{REJECTED_PREFIX}{name}" for name in ("line", "field", "reason"))
-"""Columns of ours; a manifest may have them, and they are passed over when it is read."""
-MOST_COLUMNS = 200
+REJECT_COLUMNS = tuple(f"{REJECTED_PREFIX}{name}" for name in ("line", "field", "reason"))
+"""Columns that come before the row's own; the manifest reader ignores them."""
+MAX_COLUMNS = 200
 
 
 class RejectFiles:
-    """Writes the refused rows of batches, each with the row as it was submitted.
+    """Writes the rejects of batches, each with the row as it was submitted.
 
     Args:
         batches: their records.
@@ -34,21 +34,21 @@ class RejectFiles:
         self._bucket = bucket
 
     def csv_lines(self, batch: Batch) -> Iterator[bytes]:
-        """The refused rows as CSV: line, field and reason, then the row as it was written."""
+        """The rejects as CSV: line, field and reason, then the row as it was submitted."""
         with tempfile.TemporaryFile() as manifest:
             self._fetch(batch, manifest)
-            names: dict[str, None] = {}
+            columns: dict[str, None] = {}
             for _, fields in self._pairs(batch, manifest):
                 for name in _flat(fields):
-                    if len(names) < MOST_COLUMNS:
-                        names[name] = None
-            order = sorted(names, key=lambda name: (name != "custom_id", name != "image", name not in FIELDS, name))
-            yield b"\xef\xbb\xbf" + csv_line([*ABOUT, *order])
+                    if len(columns) < MAX_COLUMNS:
+                        columns[name] = None
+            order = sorted(columns, key=lambda name: (name != "custom_id", name != "image", name not in FIELDS, name))
+            yield b"\xef\xbb\xbf" + csv_line([*REJECT_COLUMNS, *order])
             for reject, fields in self._pairs(batch, manifest):
                 flat = _flat(fields)
-                where = "; ".join(dict.fromkeys(one["field"] for one in reject.errors if one["field"]))
-                why = "; ".join(one["message"] for one in reject.errors)
-                yield csv_line([str(reject.line), where, why, *(flat.get(name, "") for name in order)])
+                names = "; ".join(dict.fromkeys(error["field"] for error in reject.errors if error["field"]))
+                reasons = "; ".join(error["message"] for error in reject.errors)
+                yield csv_line([str(reject.line), names, reasons, *(flat.get(name, "") for name in order)])
 
     def json_lines(self, batch: Batch) -> Iterator[bytes]:
         """The same as JSONL: row, line, custom_id, errors and the row's fields."""
@@ -63,10 +63,10 @@ class RejectFiles:
             for piece in read_pieces(self._bucket, self._bucket.name, manifest_key(batch.tenant, batch.id)):
                 manifest.write(piece)
         except NotFound:
-            return  # a prefix has none, and one that was deleted takes the rows along, not the reasons
+            return  # A prefix has no manifest, and a user may have deleted it: the reasons are written without rows.
 
     def _pairs(self, batch: Batch, manifest: IO[bytes]) -> Iterator[tuple[Reject, dict[str, Any]]]:
-        """Each refusal with its row's fields; both come in the order of rows."""
+        """Each reject with the fields of its row; both are in the order of rows."""
         with closing(read_rows(manifest)) as rows:
             row: Row | None = None
             for reject in self._batches.rejects(batch.id):

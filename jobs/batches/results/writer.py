@@ -1,21 +1,22 @@
-"""An ended batch's record in the bucket, beside its pictures: it outlives the records of the jobs."""
+"""Writes the results of an ended batch into the bucket, where they outlive the records of its jobs."""
 
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO
 
 from jobs.batches.commands import Batches
-from jobs.batches.models import Batch, Kept
+from jobs.batches.models import Batch, SavedResults
 from jobs.batches.results.contact_sheet import ContactSheet
+from jobs.batches.results.lines import csv_lines, json_line
 from jobs.batches.results.rejects import RejectFiles
-from jobs.batches.results.rows import BatchRows, csv_lines, json_line
-from jobs.queueing.background_tasks import Held
+from jobs.batches.results.rows import BatchRows
+from jobs.queueing.background_tasks import TaskLease
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import record_key
 from jobs.storage.streams import PIECE, put_pieces
 
-KNOWN_FOR = 12
-"""How many times longer than its jobs a batch is known."""
+RETENTION_FACTOR = 12
+"""The record of a batch is kept this many times longer than the records of its jobs."""
 
 
 class ResultWriter:
@@ -23,7 +24,7 @@ class ResultWriter:
 
     Args:
         rows: reads the rows of batches.
-        rejects: writes refused rows.
+        rejects: writes the rejects.
         sheet: writes contact sheets.
         batches: their records.
         bucket: where the results go.
@@ -47,22 +48,22 @@ class ResultWriter:
         self._bucket = bucket
         self._retention_s = retention_s
 
-    def write(self, batch: Batch, held: Held) -> bool:
+    def write(self, batch: Batch, lease: TaskLease) -> bool:
         """Write `results.jsonl`, `results.csv`, the rejects and the contact sheet. A second call changes nothing.
 
         Returns:
-            False where the batch goes on again, or the chore is another's by now.
+            False if the batch is running again, or another worker has claimed the task.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: it is another's.
+            jobs.queueing.background_tasks.LeaseLost: another worker has claimed the task.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
-        kept = Kept(jsonl="", csv="")
+        results = SavedResults(jsonl="", csv="")
         if batch.counts.total:
             with tempfile.TemporaryFile() as lines, tempfile.TemporaryFile() as table:
-                for line in csv_lines(self._copied(batch, lines, held.check)):
+                for line in csv_lines(self._written(batch, lines, lease.check)):
                     table.write(line)
-                kept = Kept(
+                results = SavedResults(
                     jsonl=self._put(batch, "results.jsonl", lines, "application/jsonl"),
                     csv=self._put(batch, "results.csv", table, "text/csv; charset=utf-8"),
                 )
@@ -70,15 +71,15 @@ class ResultWriter:
             key = record_key(batch.id, "rejects.csv")
             pieces = self._rejects.csv_lines(batch)
             put_pieces(self._bucket, self._bucket.name, key, pieces, media_type="text/csv; charset=utf-8")
-            kept = kept.model_copy(update={"rejects": f"s3://{self._bucket.name}/{key}"})
+            results = results.model_copy(update={"rejects": f"s3://{self._bucket.name}/{key}"})
         if batch.sheet:
-            first, pages = self._sheet.put(batch, held.check)
-            kept = kept.model_copy(update={"sheet": first, "sheet_pages": pages})
-        known_s = KNOWN_FOR * self._retention_s
-        return self._batches.kept(batch.id, held.number, kept.model_dump_json(), known_s)
+            first, pages = self._sheet.put(batch, lease.check)
+            results = results.model_copy(update={"sheet": first, "sheet_pages": pages})
+        retention_s = RETENTION_FACTOR * self._retention_s
+        return self._batches.record_results(batch.id, lease.number, results, retention_s)
 
-    def _copied(self, batch: Batch, lines: IO[bytes], check: Callable[[], None]) -> Iterator[dict[str, object]]:
-        """The entries, each written as JSONL in passing: one reading of the store serves both files."""
+    def _written(self, batch: Batch, lines: IO[bytes], check: Callable[[], None]) -> Iterator[dict[str, object]]:
+        """The entries, each written to `lines` as JSONL: the store is read once for both files."""
         for number, entry in enumerate(self._rows.entries(batch)):
             if number % 500 == 0:
                 check()

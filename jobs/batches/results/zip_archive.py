@@ -1,4 +1,4 @@
-"""A batch's pictures as one ZIP, made while it is sent: nothing of it lies on disk, and one picture in memory."""
+"""A batch's pictures as one ZIP, written while it is sent: no part of it is on disk, and one picture in memory."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,9 +17,9 @@ from jobs.storage.streams import read_pieces
 
 
 def archive(rows: BatchRows, bucket: Bucket, batch: Batch) -> Iterator[bytes]:
-    """The archive's bytes: a picture for each item that has one, named by its `custom_id`."""
+    """The bytes of the archive: the picture of each succeeded item, named by its `custom_id`."""
     stream = ZipStream(compress_type=ZIP_STORED)
-    for job in rows.jobs(batch, stretch=100):
+    for job in rows.jobs(batch, chunk=100):
         if job.state is not State.SUCCEEDED or job.output is None:
             continue
         stream.add(_pieces(bucket, job.output), file_name(job))
@@ -29,7 +29,7 @@ def archive(rows: BatchRows, bucket: Bucket, batch: Batch) -> Iterator[bytes]:
 
 
 def file_name(job: Job) -> str:
-    """What a job's picture is called, never the same for two of one batch."""
+    """The file name of a job's picture, unique within its batch."""
     stem = key_part(job.custom_id) if job.custom_id else job.id
     extension = EXTENSIONS.get(job.output.media_type, "bin") if job.output else "bin"
     return f"{stem}.{extension}"
@@ -39,4 +39,4 @@ def _pieces(bucket: Bucket, output: Output) -> Iterator[bytes]:
     try:
         yield from read_pieces(bucket, output.bucket, output.key)
     except NotFound:
-        return  # deleted by the team since: an empty entry says so, and the rest of the archive is whole
+        return  # The user has deleted it: the archive has an empty entry, and its other entries are complete.

@@ -10,12 +10,12 @@ import pytest
 
 from jobs.foundation.errors import Unauthorized
 from jobs.foundation.job_states import State
-from jobs.queueing.background_tasks import Kind
-from jobs.records.job_codec import moment
+from jobs.foundation.values import moment
+from jobs.queueing.background_tasks import TaskKind
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.api_server import served
 from tests.support.batches import Hands
+from tests.support.clock import Clock
 from tests.support.receiver import Receiver
 from tests.support.schedules import Timetable, open_at
 from tests.support.store_snapshot import Snapshot, differences, read_snapshot
@@ -109,13 +109,13 @@ def test_the_snapshot_has_every_state_of_jobs_batches_and_deliveries(restored: R
 
 
 def test_api_keys_and_quotas_hold(restored: Restored) -> None:
-    tenants = restored.domain.tenants
+    api_keys = restored.domain.api_keys
     for tenant, key in restored.snapshot.api_keys.items():
-        caller = tenants.authenticate(key)
+        caller = api_keys.authenticate(key)
         assert (caller.tenant, caller.admin) == (tenant, tenant == "operator")
     with pytest.raises(Unauthorized):
-        tenants.authenticate(restored.snapshot.revoked_key)
-    assert tenants.quotas("singles").max_in_flight == 50
+        api_keys.authenticate(restored.snapshot.revoked_key)
+    assert restored.domain.quotas.get("singles").max_in_flight == 50
 
 
 def test_an_idempotency_key_still_answers_with_its_job(restored: Restored) -> None:
@@ -187,7 +187,7 @@ def test_open_batches_are_read_resumed_approved_and_completed(restored: Restored
     for state in ("ingesting", "running", "paused", "awaiting_approval"):
         batch = restored.batch(state)
         assert (batch["state"], batch["counts"]["succeeded"]) == ("completed", batch["counts"]["total"]), state
-        assert hands.do(Kind.RESULTS, batch["id"]) == "done"
+        assert hands.do(TaskKind.RESULTS, batch["id"]) == "done"
     assert restored.batch("running")["results"]["jsonl"].startswith("s3://")
 
 

@@ -10,15 +10,16 @@ import pytest
 from jobs.events.outbox import Event
 from jobs.foundation.ids import batch_job_id, new_batch_id
 from jobs.foundation.settings import Settings
-from jobs.records.job_codec import moment, to_json
+from jobs.foundation.values import moment
+from jobs.records.job_codec import to_json
 from jobs.records.job_models import JobSpec
 from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointChange, EndpointFields
 from jobs.webhooks.routing import batch_fields
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.batches import Hands, generous
+from tests.support.clock import Clock
 from tests.support.receiver import Receiver
 from tests.support.webhook_worker import WebhookRunner, webhook_runner
 

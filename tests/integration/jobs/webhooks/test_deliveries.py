@@ -12,7 +12,7 @@ from jobs.webhooks.endpoint_models import EndpointChange, EndpointFields
 from jobs.webhooks.retry_policy import Exchange
 from jobs.webhooks.routing import Target
 from jobs.wiring import Domain
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.deliveries import BAD, GOOD, DeliveryHarness
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver
@@ -42,7 +42,7 @@ def test_a_jobs_webhook_url_receives_the_job_as_the_api_shows_it(
     event = got.verified(domain.tenants.webhook_secret("acme"))
     assert got.path == "/hook?shop=1"
     assert event["type"] == "job.succeeded"
-    shown = domain.store.get("acme", job_id).model_dump(mode="json")
+    shown = domain.job_reader.get("acme", job_id).model_dump(mode="json")
     url = event["data"]["output"].pop("url")
     assert event["data"] == {**shown, "output": {k: v for k, v in shown["output"].items() if k != "url"}}
     assert "X-Amz-Expires=604800" in url
@@ -61,7 +61,7 @@ def test_every_attempt_sends_the_same_id_and_the_same_bytes(
     end_job(domain, webhook_url=receiver.url)
     receiver.answer = lambda _request, number: Answer(status=500 if number == 0 else 204, body=b"")
     assert [outcome[:5] for outcome in told()] == ["retry"]
-    (delivery,) = domain.redis.zrange(domain.keys.line_due(line_of(domain)), 0, -1)
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
     assert told() == ["the receiver answered 204"]
     first, second = receiver.requests
@@ -70,7 +70,7 @@ def test_every_attempt_sends_the_same_id_and_the_same_bytes(
 
 
 def line_of(domain: Domain, tenant: str = "acme") -> str:
-    (line,) = domain.redis.zrange(domain.keys.origins(tenant), 0, -1)
+    (line,) = domain.redis.zrange(domain.keys.origin_queues(tenant), 0, -1)
     return domain.keys.id_of(str(line))
 
 
@@ -164,7 +164,7 @@ def test_the_log_keeps_the_whole_unicode_answer_of_every_attempt(harness: Delive
 def test_a_log_that_is_too_long_drops_old_answers_before_whole_attempts(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     # An address that a job names is never disabled.
-    harness.redis.hdel(harness.keys.line(line), "endpoint")
+    harness.redis.hdel(harness.keys.receiver_queue(line), "endpoint")
     (delivery_id,) = harness.fan_out(line)
     # Each of these bytes takes six in the log: the worst there is.
     answer = "\x00" * 1024
@@ -191,11 +191,11 @@ def test_a_receiver_queue_outlives_the_retry_schedule_with_a_short_retention(
     receiver.answer = lambda _request, _number: Answer(500)
     end_job(domain, webhook_url=receiver.url)
     told()
-    key = domain.keys.line(line_of(domain))
+    key = domain.keys.receiver_queue(line_of(domain))
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
     # Each try begins it anew: waiting for a receiver to recover may take longer than any schedule.
     domain.redis.pexpire(key, 60_000)
-    (delivery,) = domain.redis.zrange(domain.keys.line_due(line_of(domain)), 0, -1)
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
     told()
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
@@ -205,7 +205,7 @@ def test_a_delivery_does_not_make_its_endpoint_expire(harness: DeliveryHarness) 
     line = harness.endpoint("a")
     harness.fan_out(line)
     harness.deliver_planned()
-    assert harness.redis.pttl(harness.keys.line(line)) == -1
+    assert harness.redis.pttl(harness.keys.receiver_queue(line)) == -1
 
 
 @pytest.mark.parametrize("change", [{"url": True}, {"enabled": True}])

@@ -9,7 +9,7 @@ from redis import Redis
 
 from jobs.webhooks.deliveries import DeliveryAttempt
 from jobs.webhooks.retry_policy import Exchange
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.deliveries import BAD, GOOD, HUNG, DeliveryHarness
 
 _prefixes = count(1)
@@ -75,7 +75,7 @@ def test_a_receiver_that_starts_to_hang_uses_at_most_half_of_the_threads(harness
                 harness.settle(attempt)
             else:
                 hanging += 1
-    assert harness.redis.zcard(harness.keys.told(good, "waiting")) == 0
+    assert harness.redis.zcard(harness.keys.deliveries_in_state(good, "waiting")) == 0
     assert hanging == 8
 
 
@@ -213,7 +213,7 @@ def test_an_endpoints_rate_limit_holds(harness: DeliveryHarness) -> None:
 
 def test_a_410_disables_the_endpoint_and_creates_an_event(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a", jobs="1")
-    harness.redis.sadd(harness.keys.listeners("acme"), harness.keys.line(line))
+    harness.redis.sadd(harness.keys.job_event_endpoints("acme"), harness.keys.receiver_queue(line))
     harness.redis.hset(harness.keys.tenant("acme"), "listening", "1")
     ids = harness.fan_out(line, number=450)
     harness.deliver_planned(lambda _: Exchange(took_ms=5, status=410))
@@ -303,7 +303,7 @@ def test_one_success_in_five_days_keeps_an_endpoint(harness: DeliveryHarness) ->
 
 def test_the_addresses_of_jobs_are_never_disabled(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
-    harness.redis.hdel(harness.keys.line(line), "endpoint")
+    harness.redis.hdel(harness.keys.receiver_queue(line), "endpoint")
     harness.fan_out(line)
     harness.deliver_planned(lambda _: Exchange(took_ms=5, status=410))
     assert harness.field(line, "enabled") == "1"

@@ -12,8 +12,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from jobs.foundation.settings import Settings
 from jobs.foundation.webhook_secrets import secrets_of
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.api_server import Api, api_of, endpoint_at, problem
+from tests.support.clock import Clock
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Receiver
 from tests.support.webhook_worker import WebhookRunner, webhook_runner
@@ -71,21 +71,21 @@ def test_every_replaced_secret_signs_for_a_day_after_several_rotations(
     webhooks.deliver_all()
     for secret in (endpoint["secret"], second, third):
         assert receiver.requests[0].verified(secret)["type"] == "ping"
-    record: Any = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
-    seal, hour_ms = api.domain.seal, 3_600_000
-    assert secrets_of(record, seal, clock() + 23 * hour_ms - 1) == [third, second, endpoint["secret"]]
-    assert secrets_of(record, seal, clock() + 23 * hour_ms) == [third, second]
-    assert secrets_of(record, seal, clock() + 24 * hour_ms) == [third]
+    record: Any = api.domain.redis.hgetall(api.domain.keys.receiver_queue(endpoint["id"]))
+    secret_box, hour_ms = api.domain.secret_box, 3_600_000
+    assert secrets_of(record, secret_box, clock() + 23 * hour_ms - 1) == [third, second, endpoint["secret"]]
+    assert secrets_of(record, secret_box, clock() + 23 * hour_ms) == [third, second]
+    assert secrets_of(record, secret_box, clock() + 24 * hour_ms) == [third]
 
 
 def test_a_rotation_keeps_the_old_secret_of_a_record_in_the_former_format(api: Api) -> None:
     endpoint = endpoint_at(api, "https://shop.example/hook")
-    key, seal, now_ms = api.domain.keys.line(endpoint["id"]), api.domain.seal, time.time() * 1000
+    key, secret_box, now_ms = api.domain.keys.receiver_queue(endpoint["id"]), api.domain.secret_box, time.time() * 1000
     api.domain.redis.hset(key, mapping={"old_secret": "whsec_older", "old_until": str(int(now_ms) + 60_000)})
     fresh = api.http.post(f"/v1/webhooks/{endpoint['id']}/rotate-secret").json()["secret"]
     record: Any = api.domain.redis.hgetall(key)
-    assert secrets_of(record, seal, now_ms) == [fresh, endpoint["secret"], "whsec_older"]
-    assert secrets_of(record, seal, now_ms + 61_000) == [fresh, endpoint["secret"]]
+    assert secrets_of(record, secret_box, now_ms) == [fresh, endpoint["secret"], "whsec_older"]
+    assert secrets_of(record, secret_box, now_ms + 61_000) == [fresh, endpoint["secret"]]
 
 
 def test_a_rotation_that_would_drop_a_secret_before_its_day_ends_is_refused(api: Api) -> None:
@@ -94,11 +94,11 @@ def test_a_rotation_that_would_drop_a_secret_before_its_day_ends_is_refused(api:
     for _ in range(9):
         assert api.http.post(f"{path}/rotate-secret").status_code == 200
     problem(api.http.post(f"{path}/rotate-secret"), 409)
-    record: Any = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
-    secrets = secrets_of(record, api.domain.seal, time.time() * 1000)
+    record: Any = api.domain.redis.hgetall(api.domain.keys.receiver_queue(endpoint["id"]))
+    secrets = secrets_of(record, api.domain.secret_box, time.time() * 1000)
     assert (len(secrets), secrets[-1]) == (10, endpoint["secret"])
     assert api.http.delete(path).status_code == 204
-    left = api.domain.redis.hgetall(api.domain.keys.line(endpoint["id"]))
+    left = api.domain.redis.hgetall(api.domain.keys.receiver_queue(endpoint["id"]))
     assert not [name for name in left if "secret" in name]
 
 

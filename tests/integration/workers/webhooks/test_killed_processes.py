@@ -11,8 +11,9 @@ from infra.local.embedded_servers import Valkey
 from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
 from tests.support.ended_jobs import draft, end_jobs
-from tests.support.fleet import Worker, eventually
+from tests.support.fleet import Worker
 from tests.support.receiver import Answer, ReceivedRequest, receiving
+from tests.support.waiting import eventually
 
 EVENTS = 300
 

@@ -14,8 +14,9 @@ from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.wiring import Domain
-from tests.support.fleet import Worker, eventually
+from tests.support.fleet import Worker
 from tests.support.receiver import Answer, ReceivedRequest, receiving
+from tests.support.waiting import eventually
 
 EVENTS, FAILING = 600, 200
 
@@ -68,7 +69,7 @@ def test_all_events_reach_a_receiver_that_fails_at_first_beside_a_hanging_one(do
 
 
 def count(domain: Domain, endpoint_id: str, state: DeliveryState) -> int:
-    return int(str(domain.redis.zcard(domain.keys.told(endpoint_id, state))))
+    return int(str(domain.redis.zcard(domain.keys.deliveries_in_state(endpoint_id, state))))
 
 
 def put_events(domain: Domain) -> list[str]:

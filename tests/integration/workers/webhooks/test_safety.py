@@ -15,7 +15,7 @@ from jobs.webhooks.delivery_models import Delivery
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.wiring import Domain
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver, receiving
 from tests.support.webhook_worker import webhook_runner
@@ -134,7 +134,7 @@ def test_a_worker_without_the_right_key_sends_nothing_and_uses_up_no_try(
     assert receiver.requests == []
     with webhook_runner(good) as webhooks:
         assert webhooks.deliver_all() == ["the receiver answered 200"]
-    line = good.redis.hgetall(good.keys.line(endpoint.id))
+    line = good.redis.hgetall(good.keys.receiver_queue(endpoint.id))
     assert (line["enabled"], line["fails"], "failing_since" in line) == ("1", "0", False)
     (delivery,) = good.delivery_log.page("acme", DeliveryFilter()).data
     assert [tried.error for tried in delivery.attempts] == ["the worker was lost"] * 2 + [None]

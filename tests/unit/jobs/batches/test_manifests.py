@@ -9,7 +9,7 @@ import pytest
 
 from jobs.batches.manifests.columns import ManifestFault
 from jobs.batches.manifests.reader import Row, read_rows
-from jobs.batches.results.rows import csv_line, plain_cell
+from jobs.batches.results.lines import csv_line, plain_cell
 
 
 def rows(data: bytes) -> list[Row]:
@@ -72,7 +72,7 @@ def test_what_people_save_is_read(data: bytes, expected: list[dict[str, Any]]) -
         pytest.param(b"PK\x03\x04" + bytes(60), "archive", id="a zip renamed to .csv"),
         pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(60), "a PNG picture", id="a picture"),
         pytest.param(b"\x1f\x8b" + bytes(60), "gzip", id="a gzip"),
-        pytest.param(b"a\0b\0c\0", "no text", id="binary"),
+        pytest.param(b"a\0b\0c\0", "a binary file", id="binary"),
         pytest.param(b"https://a/1.jpg,SKU-1\n", "must name the columns", id="no header"),
         pytest.param(b"custom_id,image,promt\n", "did you mean 'prompt'", id="a typo"),
         pytest.param(b"custom_id,image,colour\n", "metadata.colour", id="an unknown column"),
@@ -94,8 +94,8 @@ def test_what_cannot_be_read_says_why(data: bytes, said: str) -> None:
         pytest.param(b"custom_id,image\nA,\xe9\xe8\nB,x\n", 2, "image", "UTF-8", id="Latin-1"),
         pytest.param(b"custom_id,image\nA,x,y\nB,x\n", 2, "", "3 cells", id="too many cells"),
         pytest.param(b"custom_id,,image\nA,oops,x\nB,,x\n", 2, "", "without a name", id="a column without a name"),
-        pytest.param(b'{"image":"x"}\n{"image": \n', 2, "", "no JSON", id="half a line of JSON"),
-        pytest.param(b'{"image":"x"}\n[1]\n', 2, "", "no JSON object", id="no object"),
+        pytest.param(b'{"image":"x"}\n{"image": \n', 2, "", "invalid JSON", id="half a line of JSON"),
+        pytest.param(b'{"image":"x"}\n[1]\n', 2, "", "not a JSON object", id="no object"),
         pytest.param(b'{"image":"x"}\n{"image":"\\ud800"}\n', 2, "image", "UTF-8", id="half of a character"),
     ],
 )

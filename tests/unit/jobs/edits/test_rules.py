@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from jobs.batches.manifests.reader import Row
-from jobs.batches.row_to_job import Item, Refusal, RowReader
+from jobs.batches.models import Reject
+from jobs.batches.row_to_job import Item, RowReader
 from jobs.catalogue.catalogue import load_catalogue
 from jobs.edits.rules import JobRules, draw_seed, idempotency_digest
 from jobs.edits.uploads import UploadedPictures
@@ -75,8 +76,8 @@ def test_a_job_and_a_row_report_the_same_faults_all_at_once(
         rules.check(JobRequest.model_validate(given), tenant="acme", job_id=JOB)
     row = RowReader(rules, pictures, tenant="acme", batch_id=BATCH, defaults={}).read(Row(1, 1, given))
     assert {fault.field for fault in refused.value.errors} == fields
-    assert isinstance(row, Refusal)
-    assert json.loads(row.text)["errors"] == [
+    assert isinstance(row, Reject)
+    assert row.errors == [
         {"field": fault.field, "message": fault.message, "code": fault.code} for fault in refused.value.errors
     ]
 
