@@ -17,9 +17,9 @@ from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.wiring import Domain
 from tests.support.clock import Clock
 from tests.support.ended_jobs import end_job
+from tests.support.hostile_urls import HOSTILE
 from tests.support.receiver import Answer, Receiver, receiving
 from tests.support.webhook_worker import webhook_runner
-from tests.unit.jobs.webhooks.test_deliveries import HOSTILE
 
 
 @pytest.fixture
