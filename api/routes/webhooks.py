@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.auth import CallerOf, authenticate
-from api.context import DeliveryLoopOf, DeliveryReaderOf, EndpointsOf, TenantsOf
+from api.context import DeliveriesOf, DeliveryLoopOf, DeliveryReaderOf, EndpointsOf, TenantsOf
 from api.http import schema
 from api.http.responses import answer
 from jobs.events.outbox import TYPES
@@ -244,6 +244,7 @@ def read_delivery(reader: DeliveryReaderOf, caller: CallerOf, delivery_id: Deliv
 )
 def redeliver(
     reader: DeliveryReaderOf,
+    deliveries: DeliveriesOf,
     delivery_loop: DeliveryLoopOf,
     caller: CallerOf,
     delivery_id: DeliveryId,
