@@ -1,4 +1,4 @@
-"""What batches tell: of themselves, of their jobs only where they ask for it, and of many at once as a digest."""
+"""The events of batches: of the batch, of its jobs if requested, and digests of many jobs."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -28,25 +28,25 @@ FILTER = DeliveryFilter()
 
 @pytest.fixture
 def hands(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Hands]:
-    """Batches that are submitted and worked off, at an endpoint that permits all at once."""
+    """Runs batches against a provider without rate limits."""
     with generous(make_settings, tmp_path) as domain:
         yield Hands(domain)
 
 
-def batch_of_wishes(domain: Domain, **wishes: Any) -> str:
-    """A batch's record with what it wants to be told of."""
+def store_batch(domain: Domain, **preferences: Any) -> str:
+    """Store a batch's record with webhook preferences. Returns the batch's id."""
     batch_id = new_batch_id()
     fields: dict[Any, Any] = {
         "tenant": "acme",
         "defaults": json.dumps({"prompt": "shared"}),
-        **batch_fields(wishes.get("url"), wishes.get("events"), wishes.get("digest_s")),
+        **batch_fields(preferences.get("url"), preferences.get("events"), preferences.get("digest_s")),
     }
     domain.redis.hset(domain.keys.batch(batch_id), mapping=fields)
     return batch_id
 
 
 def job_event(domain: Domain, batch_id: str, row: int, **spec: Any) -> str:
-    """The event of a batch's job, put into the outbox as the scripts do."""
+    """Put the event of a batch's job into the outbox, as the scripts do. Returns the job's id."""
     job_id = batch_job_id(batch_id, row)
     wanted = JobSpec.model_validate({"model": "step-image-edit-2", "image": "s3://b/k", "seed": 1, **spec})
     record: dict[Any, Any] = {"lane": "l", "state": "succeeded", "spec": to_json(wanted)}
@@ -60,7 +60,7 @@ def job_event(domain: Domain, batch_id: str, row: int, **spec: Any) -> str:
 def test_a_batch_sends_only_batch_events_by_default(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
-    batch_id = batch_of_wishes(domain, url=receiver.url)
+    batch_id = store_batch(domain, url=receiver.url)
     domain.bodies.register("batch", lambda event: {"id": event.subject})
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all"))
     job_event(domain, batch_id, 1)
@@ -84,7 +84,7 @@ def put_batch_event(domain: Domain, batch_id: str) -> None:
 def test_a_batch_with_job_filters_sends_job_events_to_its_url_and_to_endpoints(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
-    batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch", events=["batch.*", "job.succeeded"])
+    batch_id = store_batch(domain, url=f"{receiver.url}/batch", events=["batch.*", "job.succeeded"])
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all", events=["job.*"]))
     job_id = job_event(domain, batch_id, 1)
     webhooks.deliver_all()
@@ -96,7 +96,7 @@ def test_a_batch_with_job_filters_sends_job_events_to_its_url_and_to_endpoints(
 def test_the_event_of_a_row_with_its_own_url_goes_only_there(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
-    batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch")
+    batch_id = store_batch(domain, url=f"{receiver.url}/batch")
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all"))
     job_event(domain, batch_id, 1, webhook_url=f"{receiver.url}/row")
     webhooks.deliver_all()
@@ -107,7 +107,7 @@ def test_a_digest_has_at_most_100_jobs_and_respects_its_interval(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
-    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
+    batch_id = store_batch(domain, url=receiver.url, events=["job.*"], digest_s=10)
     jobs = [job_event(domain, batch_id, row) for row in range(1, 151)]
     assert webhooks.deliver_all() == []
     clock.advance(9.9)
@@ -162,7 +162,7 @@ def test_a_batch_with_a_digest_sends_its_jobs_together_and_its_end_separately(
 def test_a_digest_that_two_outbox_readers_make_is_sent_once(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
-    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=1)
+    batch_id = store_batch(domain, url=receiver.url, events=["job.*"], digest_s=1)
     job_event(domain, batch_id, 1)
     webhooks.deliver_all()
     domain.redis.zadd(domain.keys.deliveries("digests"), dict.fromkeys(due(domain), 1))
@@ -179,7 +179,7 @@ def test_a_digest_of_a_disabled_endpoint_is_exhausted_and_can_be_recovered(
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url, events=["job.*"]))
-    batch_id = batch_of_wishes(domain, events=["job.*"], digest_s=10)
+    batch_id = store_batch(domain, events=["job.*"], digest_s=10)
     jobs = [job_event(domain, batch_id, row) for row in (1, 2)]
     webhooks.deliver_all()
     domain.endpoints.change("acme", endpoint.id, EndpointChange(enabled=False))
@@ -200,7 +200,7 @@ def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_sent(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
-    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
+    batch_id = store_batch(domain, url=receiver.url, events=["job.*"], digest_s=10)
     job_event(domain, batch_id, 1)
     webhooks.deliver_all()
     (digest,) = due(domain)
@@ -217,7 +217,7 @@ def test_a_lost_digest_record_blocks_no_other_digest_and_loses_no_event(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
-    lost, whole = (batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10) for _ in range(2))
+    lost, whole = (store_batch(domain, url=receiver.url, events=["job.*"], digest_s=10) for _ in range(2))
     jobs = [job_event(domain, lost, 1)]
     webhooks.deliver_all()
     domain.redis.delete(*due(domain))
@@ -270,7 +270,7 @@ def test_an_event_that_cannot_be_rendered_is_sent_with_its_id_only(
         raise ValueError("no")
 
     domain.bodies.register("batch", fail)
-    batch_id = batch_of_wishes(domain, url=receiver.url)
+    batch_id = store_batch(domain, url=receiver.url)
     put_batch_event(domain, batch_id)
     webhooks.deliver_all()
     assert json.loads(receiver.requests[0].body)["data"] == {"id": batch_id}

@@ -1,4 +1,4 @@
-"""From a job's end to its receiver: the outbox, the fan-out, the deliveries and what a try's outcome does."""
+"""From a job's end to its receiver: outbox, fan-out, deliveries, and the effects of an attempt's result."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -27,17 +27,17 @@ def harness(redis: Redis, clock: Clock) -> DeliveryHarness:
 
 
 @pytest.fixture
-def told(domain: Domain) -> Iterator[Callable[[], list[str]]]:
-    """Tells all there is to tell, in this thread; the outcomes of the tries, as Celery would see them."""
+def deliver_all(domain: Domain) -> Iterator[Callable[[], list[str]]]:
+    """Delivers all that is due. Returns the results of the attempts as Celery would show them."""
     with webhook_runner(domain) as webhooks:
         yield webhooks.deliver_all
 
 
 def test_a_jobs_webhook_url_receives_the_job_as_the_api_shows_it(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     job_id = end_job(domain, webhook_url=f"{receiver.url}/hook?shop=1", custom_id="SKU-1")
-    assert told() == ["the receiver answered 200"]
+    assert deliver_all() == ["the receiver answered 200"]
     (got,) = receiver.requests
     event = got.verified(domain.tenants.webhook_secret("acme"))
     assert got.path == "/hook?shop=1"
@@ -46,30 +46,30 @@ def test_a_jobs_webhook_url_receives_the_job_as_the_api_shows_it(
     url = event["data"]["output"].pop("url")
     assert event["data"] == {**shown, "output": {k: v for k, v in shown["output"].items() if k != "url"}}
     assert "X-Amz-Expires=604800" in url
-    assert told() == []
+    assert deliver_all() == []
 
 
-def test_a_job_without_a_webhook_url_sends_nothing(domain: Domain, told: Callable[[], list[str]]) -> None:
+def test_a_job_without_a_webhook_url_sends_nothing(domain: Domain, deliver_all: Callable[[], list[str]]) -> None:
     end_job(domain)
-    assert told() == []
+    assert deliver_all() == []
     assert domain.redis.xlen(domain.keys.outbox) == 0
 
 
 def test_every_attempt_sends_the_same_id_and_the_same_bytes(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     end_job(domain, webhook_url=receiver.url)
     receiver.answer = lambda _request, number: Answer(status=500 if number == 0 else 204, body=b"")
-    assert [outcome[:5] for outcome in told()] == ["retry"]
-    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
+    assert [outcome[:5] for outcome in deliver_all()] == ["retry"]
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(queue_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
-    assert told() == ["the receiver answered 204"]
+    assert deliver_all() == ["the receiver answered 204"]
     first, second = receiver.requests
     assert (first.id, first.body) == (second.id, second.body)
     second.verified(domain.tenants.webhook_secret("acme"))
 
 
-def line_of(domain: Domain, tenant: str = "acme") -> str:
+def queue_of(domain: Domain, tenant: str = "acme") -> str:
     (line,) = domain.redis.zrange(domain.keys.origin_queues(tenant), 0, -1)
     return domain.keys.id_of(str(line))
 
@@ -163,10 +163,10 @@ def test_the_log_keeps_the_whole_unicode_answer_of_every_attempt(harness: Delive
 
 def test_a_log_that_is_too_long_drops_old_answers_before_whole_attempts(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
-    # An address that a job names is never disabled.
+    # The address of a job is never disabled.
     harness.redis.hdel(harness.keys.receiver_queue(line), "endpoint")
     (delivery_id,) = harness.fan_out(line)
-    # Each of these bytes takes six in the log: the worst there is.
+    # The log needs six bytes for each of these, which is the maximum.
     answer = "\x00" * 1024
     begun = []
     for _ in range(3):
@@ -184,20 +184,20 @@ def test_a_log_that_is_too_long_drops_old_answers_before_whole_attempts(harness:
 
 
 def test_a_receiver_queue_outlives_the_retry_schedule_with_a_short_retention(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     day_ms = 86_400_000
     domain.deliveries._scripts.exhausted_kept_s = 86_400
     receiver.answer = lambda _request, _number: Answer(500)
     end_job(domain, webhook_url=receiver.url)
-    told()
-    key = domain.keys.receiver_queue(line_of(domain))
+    deliver_all()
+    key = domain.keys.receiver_queue(queue_of(domain))
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
-    # Each try begins it anew: waiting for a receiver to recover may take longer than any schedule.
+    # Each attempt extends the lifetime again: a receiver may need longer than one schedule to recover.
     domain.redis.pexpire(key, 60_000)
-    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(queue_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
-    told()
+    deliver_all()
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
 
 
@@ -210,7 +210,7 @@ def test_a_delivery_does_not_make_its_endpoint_expire(harness: DeliveryHarness) 
 
 @pytest.mark.parametrize("change", [{"url": True}, {"enabled": True}])
 def test_a_410_does_not_disable_an_endpoint_that_was_changed_or_enabled_since(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]], change: dict[str, bool]
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]], change: dict[str, bool]
 ) -> None:
     endpoint = domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/old"))
     _, delivery_id = domain.endpoints.ping("acme", endpoint.id)
@@ -226,17 +226,17 @@ def test_a_410_does_not_disable_an_endpoint_that_was_changed_or_enabled_since(
         return Answer(410)
 
     receiver.answer = answer
-    outcomes = told()
+    results = deliver_all()
     assert domain.endpoints.get("acme", endpoint.id).enabled
-    # The delivery is for the receiver that there is now, which has said nothing of the kind.
-    assert outcomes[-1] == "the receiver answered 200"
+    # The delivery goes to the new receiver, which has not answered 410.
+    assert results[-1] == "the receiver answered 200"
     assert [got.path for got in receiver.requests] == ["/old", "/new" if change.get("url") else "/old"]
     delivery = domain.delivery_log.get("acme", delivery_id)
     assert (delivery.state, [one.status for one in delivery.attempts]) == ("succeeded", [410, 200])
 
 
 def test_a_410_disables_an_endpoint_of_which_only_the_description_changed(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url))
     domain.endpoints.ping("acme", endpoint.id)
@@ -246,21 +246,21 @@ def test_a_410_disables_an_endpoint_of_which_only_the_description_changed(
         return Answer(410)
 
     receiver.answer = answer
-    told()
+    deliver_all()
     assert domain.endpoints.get("acme", endpoint.id).disabled_reason == "gone"
 
 
 def test_a_new_address_does_not_inherit_the_failures_of_the_old_one(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     endpoint = domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/old"))
     receiver.answer = lambda got, _number: (
         Answer(503, headers={"retry-after": "3600"}) if got.path == "/old" else Answer()
     )
     domain.endpoints.ping("acme", endpoint.id)
-    told()
+    deliver_all()
     assert domain.endpoints.get("acme", endpoint.id).failing_since
     changed = domain.endpoints.change("acme", endpoint.id, EndpointChange(url=f"{receiver.url}/new"))
     assert (changed.failing_since, changed.resting_until) == (None, None)
     domain.endpoints.ping("acme", endpoint.id)
-    assert told() == ["the receiver answered 200"]
+    assert deliver_all() == ["the receiver answered 200"]

@@ -1,4 +1,4 @@
-"""One receiver's trouble is its own: windows, breakers, rates and turns, with a clock that passes only when told."""
+"""A failing receiver does not delay others: windows, breakers, rate limits and fairness, with a manual clock."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def harness(make_harness: Callable[..., DeliveryHarness]) -> DeliveryHarness:
     return make_harness(16)
 
 
-def by_line(started: list[tuple[str, int]], harness: DeliveryHarness) -> Counter[str]:
+def by_queue(started: list[tuple[str, int]], harness: DeliveryHarness) -> Counter[str]:
     return Counter(harness.keys.id_of(harness.field(one[0], "line") or "") for one in started)
 
 
 def make_quick(harness: DeliveryHarness, *lines: str, successes: int = 40) -> None:
-    """Receivers that have answered well and soon, often enough for their windows to be wide."""
+    """Let receivers answer quickly until their windows are wide."""
     for line in lines:
         harness.fan_out(line, number=successes)
     while harness.deliver_planned():
@@ -54,14 +54,14 @@ def test_a_hanging_receiver_delays_no_delivery_to_another_receiver(harness: Deli
             else:
                 told += 1
                 harness.settle(attempt)
-    # Everything has reached the one, though not a single exchange with the other has come to its end.
+    # The good receiver has everything, although no exchange with the other one has ended.
     assert told == 200
     assert len(hanging) == 1
     harness.clock.advance(15)
     harness.heartbeat()
     for attempt in hanging:
         harness.settle(attempt, HUNG)
-    assert by_line(harness.plan(), harness)[dead] <= 2
+    assert by_queue(harness.plan(), harness)[dead] <= 2
 
 
 def test_a_receiver_that_starts_to_hang_uses_at_most_half_of_the_threads(harness: DeliveryHarness) -> None:
@@ -93,7 +93,7 @@ def test_many_dead_receivers_share_a_quarter_of_the_threads(harness: DeliveryHar
         for attempt in started:
             harness.settle(attempt, HUNG)
     harness.fan_out(good, number=30)
-    counts = by_line(harness.plan(), harness)
+    counts = by_queue(harness.plan(), harness)
     assert counts[good] == 8
     assert counts.total() - counts[good] <= 8
 
@@ -107,7 +107,7 @@ def test_a_slow_receiver_that_succeeds_shares_threads_with_the_slow_ones(harness
             harness.settle(harness.claim(one), Exchange(took_ms=9000, status=200))
     assert harness.field(slow, "kind") == "slow"
     harness.fan_out(good, number=30)
-    counts = by_line(harness.plan(), harness)
+    counts = by_queue(harness.plan(), harness)
     assert counts[slow] <= 4
     assert counts[good] == 8
 
@@ -117,7 +117,7 @@ def test_receiver_queues_share_the_threads_fairly(harness: DeliveryHarness) -> N
     make_quick(harness, full, small)
     harness.fan_out(full, number=90)
     harness.fan_out(small, number=3)
-    assert by_line(harness.plan(), harness)[small] == 3
+    assert by_queue(harness.plan(), harness)[small] == 3
 
 
 def test_five_failures_in_a_row_open_the_breaker_and_one_success_closes_it(harness: DeliveryHarness) -> None:
@@ -128,7 +128,7 @@ def test_five_failures_in_a_row_open_the_breaker_and_one_success_closes_it(harne
     (probe,) = harness.plan()
     assert harness.plan() == []
     harness.settle(harness.claim(probe), HUNG)
-    # It held a thread for 15 s: for ten times as long it is left alone.
+    # The probe used a thread for 15 s: the breaker stays open ten times as long.
     harness.clock.advance(148.9)
     harness.heartbeat()
     assert harness.plan() == []

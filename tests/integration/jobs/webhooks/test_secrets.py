@@ -1,4 +1,4 @@
-"""What a receiver trusts: secrets and their rotation, headers of its own, and how both lie in the store."""
+"""Secrets and their rotation, custom headers, and the encryption of both in the store."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The receivers that users are shown, and the libraries they are sent to, take what Retouch really sends."""
+"""The documented receivers and the recommended libraries accept the requests that Retouch sends."""
 
 import json
 import re
@@ -38,7 +38,7 @@ console.log(JSON.stringify([verify(secret, headers, bytes), verify(secret, heade
 
 @pytest.fixture
 def sent(domain: Domain) -> tuple[str, ReceivedRequest]:
-    """A secret, and a request as a receiver got it: a job with letters that are not ASCII."""
+    """A secret, and a received request about a job with non-ASCII letters."""
     with receiving() as receiver, webhook_runner(domain) as webhooks:
         endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url))
         end_job(domain, prompt="Stra\u00dfe \u2603 \U0001f45f")
@@ -138,7 +138,7 @@ def test_the_example_receiver_prints_a_repeated_event_once(domain: Domain, langu
 
 
 def talk(url: str, sent: bytes, *, wait: bool = True) -> bytes:
-    """Send bytes and close; the answer's first line, where it is waited for."""
+    """Send bytes and close. Returns the answer's first line; with `wait` false, an empty text."""
     host, _, port = url.removeprefix("http://").strip("/").partition(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(sent)
@@ -147,7 +147,7 @@ def talk(url: str, sent: bytes, *, wait: bool = True) -> bytes:
 
 @pytest.fixture
 def node_receiver(domain: Domain, tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The example for Node, run from a folder with a space through a link, and a check that it still takes events."""
+    """The Node example, started by a link to a folder with a space, and a check that it accepts events."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     shutil.copy(EXAMPLES / "webhook_receiver.mjs", folder / "receiver.mjs")
@@ -179,7 +179,7 @@ def test_the_node_example_limits_the_size_of_a_body(node_receiver: tuple[str, Ca
     answer = talk(url, b"POST / HTTP/1.1\r\nhost: r\r\ncontent-length: 5000000\r\n\r\nx")
     assert answer == b"HTTP/1.1 413 Payload Too Large"
     chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
-    # Whoever reads all of it answers 401. How a connection that ends in the middle looks depends on the moment.
+    # A receiver that reads the whole body would answer 401. An aborted connection may raise an error here.
     with suppress(ConnectionError):
         answer = talk(
             url, b"POST / HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n" + chunk * 50 + b"0\r\n\r\n"

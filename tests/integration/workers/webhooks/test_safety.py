@@ -1,6 +1,4 @@
-"""No webhook reaches a private address, whatever its URL, its name or its answer say; every exchange ends; and what a
-worker cannot sign is not sent.
-"""
+"""Webhooks reach no private address, every exchange ends, and a worker sends nothing that it cannot sign."""
 
 import socket
 import threading
@@ -24,7 +22,7 @@ from tests.support.webhook_worker import webhook_runner
 
 @pytest.fixture
 def strict(make_settings: Callable[..., Settings]) -> Iterator[Domain]:
-    """A domain whose operator allows no private address."""
+    """A domain that allows no private address."""
     opened = Domain.open(make_settings(allow_private_addresses="false"))
     opened.planner.register_models()
     opened.tenants.ensure("acme")
@@ -41,8 +39,8 @@ def only_delivery(domain: Domain) -> Delivery:
 def test_a_hostile_url_in_a_record_is_refused_before_the_request(strict: Domain, url: str) -> None:
     end_job(strict, webhook_url=url)
     with webhook_runner(strict, resolve=lambda _host, _port: pytest.fail("it must not be resolved")) as webhooks:
-        (outcome,) = webhooks.deliver_all()
-    assert outcome.startswith("retry: no webhook may be sent to this address: ")
+        (result,) = webhooks.deliver_all()
+    assert result.startswith("retry: no webhook may be sent to this address: ")
 
 
 @pytest.mark.parametrize(
@@ -55,8 +53,8 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_at_connection(
 ) -> None:
     end_job(strict, webhook_url=f"{scheme}://hooks.example.com/")
     with webhook_runner(strict, resolve=lambda _host, _port: [address]) as webhooks:
-        (outcome,) = webhooks.deliver_all()
-    assert "its host is a private address" in outcome
+        (result,) = webhooks.deliver_all()
+    assert "its host is a private address" in result
     assert receiver.requests == []
 
 
@@ -99,10 +97,10 @@ def test_a_trickling_answer_times_out_and_its_status_is_logged(domain: Domain) -
         thread = threading.Thread(target=answer_head, daemon=True)
         thread.start()
         with webhook_runner(domain, exchange_s=1.5) as webhooks:
-            (outcome,) = webhooks.deliver_all()
+            (result,) = webhooks.deliver_all()
         thread.join(60)
         held[0].close()
-    assert outcome.startswith("retry: the answer's body broke off")
+    assert result.startswith("retry: the answer's body broke off")
     (tried,) = only_delivery(domain).attempts
     assert (tried.status, tried.error is not None) == (200, True)
 
@@ -112,9 +110,9 @@ def test_a_refused_connection_is_a_failure_with_its_reason(domain: Domain) -> No
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
     end_job(domain, webhook_url=url)
     with webhook_runner(domain) as webhooks:
-        (outcome,) = webhooks.deliver_all()
-    assert outcome.startswith("retry: ")
-    assert "refused" in outcome.lower()
+        (result,) = webhooks.deliver_all()
+    assert result.startswith("retry: ")
+    assert "refused" in result.lower()
 
 
 def test_a_worker_without_the_right_key_sends_nothing_and_uses_up_no_try(
