@@ -161,7 +161,7 @@ class Endpoints:
         return NewEndpoint(**dict(self._shown(endpoint_id, record)), secret=secret)
 
     def ping(self, tenant: str, endpoint_id: str) -> tuple[str, str]:
-        """Send a `ping` to this endpoint, whatever its filters.
+        """Send a `ping` to this endpoint, regardless of its filters.
 
         Returns:
             The ids of the event and of its delivery. The delivery exists after the fan-out.

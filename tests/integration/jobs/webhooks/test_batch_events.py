@@ -1,4 +1,4 @@
-"""What batches tell: of themselves, of their jobs only where they ask for it, and of many at once as a digest."""
+"""The events of batches: of the batch, of its jobs if requested, and digests of many jobs."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -28,25 +28,25 @@ FILTER = DeliveryFilter()
 
 @pytest.fixture
 def hands(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Hands]:
-    """Batches that are submitted and worked off, at an endpoint that permits all at once."""
+    """Runs batches against a provider without rate limits."""
     with generous(make_settings, tmp_path) as domain:
         yield Hands(domain)
 
 
-def batch_of_wishes(domain: Domain, **wishes: Any) -> str:
-    """A batch's record with what it wants to be told of."""
+def store_batch(domain: Domain, **preferences: Any) -> str:
+    """Store a batch's record with webhook preferences. Returns the batch's id."""
     batch_id = new_batch_id()
     fields: dict[Any, Any] = {
         "tenant": "acme",
         "defaults": json.dumps({"prompt": "shared"}),
-        **batch_fields(wishes.get("url"), wishes.get("events"), wishes.get("digest_s")),
+        **batch_fields(preferences.get("url"), preferences.get("events"), preferences.get("digest_s")),
     }
     domain.redis.hset(domain.keys.batch(batch_id), mapping=fields)
     return batch_id
 
 
 def job_event(domain: Domain, batch_id: str, row: int, **spec: Any) -> str:
-    """The event of a batch's job, put into the outbox as the scripts do."""
+    """Put the event of a batch's job into the outbox, as the scripts do. Returns the job's id."""
     job_id = batch_job_id(batch_id, row)
     wanted = JobSpec.model_validate({"model": "step-image-edit-2", "image": "s3://b/k", "seed": 1, **spec})
     record: dict[Any, Any] = {"lane": "l", "state": "succeeded", "spec": to_json(wanted)}
@@ -57,10 +57,10 @@ def job_event(domain: Domain, batch_id: str, row: int, **spec: Any) -> str:
     return job_id
 
 
-def test_a_batch_that_asks_for_no_more_is_told_of_as_a_whole(
+def test_a_batch_sends_only_batch_events_by_default(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
-    batch_id = batch_of_wishes(domain, url=receiver.url)
+    batch_id = store_batch(domain, url=receiver.url)
     domain.bodies.register("batch", lambda event: {"id": event.subject})
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all"))
     job_event(domain, batch_id, 1)
@@ -81,10 +81,10 @@ def put_batch_event(domain: Domain, batch_id: str) -> None:
     domain.redis.xadd(domain.keys.outbox, fields)
 
 
-def test_a_batch_that_asks_for_its_jobs_tells_each_to_its_url_and_to_endpoints(
+def test_a_batch_with_job_filters_sends_job_events_to_its_url_and_to_endpoints(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
-    batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch", events=["batch.*", "job.succeeded"])
+    batch_id = store_batch(domain, url=f"{receiver.url}/batch", events=["batch.*", "job.succeeded"])
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all", events=["job.*"]))
     job_id = job_event(domain, batch_id, 1)
     webhooks.deliver_all()
@@ -93,21 +93,21 @@ def test_a_batch_that_asks_for_its_jobs_tells_each_to_its_url_and_to_endpoints(
     assert (data["id"], data["prompt"], data["batch_id"]) == (job_id, "shared", batch_id)
 
 
-def test_a_row_that_names_a_url_of_its_own_is_told_there_alone(
+def test_the_event_of_a_row_with_its_own_url_goes_only_there(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
-    batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch")
+    batch_id = store_batch(domain, url=f"{receiver.url}/batch")
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all"))
     job_event(domain, batch_id, 1, webhook_url=f"{receiver.url}/row")
     webhooks.deliver_all()
     assert [got.path for got in receiver.requests] == ["/row"]
 
 
-def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many_seconds(
+def test_a_digest_has_at_most_100_jobs_and_respects_its_interval(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
-    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
+    batch_id = store_batch(domain, url=receiver.url, events=["job.*"], digest_s=10)
     jobs = [job_event(domain, batch_id, row) for row in range(1, 151)]
     assert webhooks.deliver_all() == []
     clock.advance(9.9)
@@ -134,7 +134,7 @@ def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many
     assert webhooks.deliver_all() == []
 
 
-def test_a_batch_submitted_with_a_digest_tells_its_jobs_together_and_its_end_by_itself(
+def test_a_batch_with_a_digest_sends_its_jobs_together_and_its_end_separately(
     hands: Hands, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = hands.domain
@@ -159,10 +159,10 @@ def test_a_batch_submitted_with_a_digest_tells_its_jobs_together_and_its_end_by_
     assert {job["state"] for job in jobs} == {"succeeded"}
 
 
-def test_a_digest_that_two_tellers_make_is_told_once(
+def test_a_digest_that_two_outbox_readers_make_is_sent_once(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
-    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=1)
+    batch_id = store_batch(domain, url=receiver.url, events=["job.*"], digest_s=1)
     job_event(domain, batch_id, 1)
     webhooks.deliver_all()
     domain.redis.zadd(domain.keys.deliveries("digests"), dict.fromkeys(due(domain), 1))
@@ -174,12 +174,12 @@ def test_a_digest_that_two_tellers_make_is_told_once(
     assert len(receiver.requests) == 1
 
 
-def test_what_was_collected_for_an_endpoint_that_was_disabled_since_is_exhausted_and_can_be_recovered(
+def test_a_digest_of_a_disabled_endpoint_is_exhausted_and_can_be_recovered(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url, events=["job.*"]))
-    batch_id = batch_of_wishes(domain, events=["job.*"], digest_s=10)
+    batch_id = store_batch(domain, events=["job.*"], digest_s=10)
     jobs = [job_event(domain, batch_id, row) for row in (1, 2)]
     webhooks.deliver_all()
     domain.endpoints.change("acme", endpoint.id, EndpointChange(enabled=False))
@@ -196,11 +196,11 @@ def test_what_was_collected_for_an_endpoint_that_was_disabled_since_is_exhausted
     assert [event["data"]["id"] for event in json.loads(got.body)["data"]["events"]] == jobs
 
 
-def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_told(
+def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_sent(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
-    batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
+    batch_id = store_batch(domain, url=receiver.url, events=["job.*"], digest_s=10)
     job_event(domain, batch_id, 1)
     webhooks.deliver_all()
     (digest,) = due(domain)
@@ -213,11 +213,11 @@ def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_told(
     assert domain.redis.pttl(digest) == -1
 
 
-def test_a_digest_whose_record_is_lost_holds_back_no_other_and_what_it_collected_comes_with_the_next_event(
+def test_a_lost_digest_record_blocks_no_other_digest_and_loses_no_event(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
-    lost, whole = (batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10) for _ in range(2))
+    lost, whole = (store_batch(domain, url=receiver.url, events=["job.*"], digest_s=10) for _ in range(2))
     jobs = [job_event(domain, lost, 1)]
     webhooks.deliver_all()
     domain.redis.delete(*due(domain))
@@ -240,7 +240,7 @@ def due(domain: Domain) -> list[str]:
     return [str(key) for key in domain.redis.zrange(domain.keys.deliveries("digests"), 0, -1)]
 
 
-def test_a_model_that_is_parked_is_told_to_every_tenant_that_listens(
+def test_a_parked_model_is_sent_to_every_tenant_that_listens(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/acme", events=["model.*"]))
@@ -263,14 +263,14 @@ def test_a_model_that_is_parked_is_told_to_every_tenant_that_listens(
         assert len(domain.delivery_log.page(tenant, FILTER).data) == 1
 
 
-def test_an_event_that_cannot_be_rendered_is_told_by_its_id(
+def test_an_event_that_cannot_be_rendered_is_sent_with_its_id_only(
     domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     def fail(_event: Event) -> Any:
         raise ValueError("no")
 
     domain.bodies.register("batch", fail)
-    batch_id = batch_of_wishes(domain, url=receiver.url)
+    batch_id = store_batch(domain, url=receiver.url)
     put_batch_event(domain, batch_id)
     webhooks.deliver_all()
     assert json.loads(receiver.requests[0].body)["data"] == {"id": batch_id}

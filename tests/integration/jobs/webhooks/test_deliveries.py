@@ -1,4 +1,4 @@
-"""From a job's end to its receiver: the outbox, the fan-out, the deliveries and what a try's outcome does."""
+"""From a job's end to its receiver: outbox, fan-out, deliveries, and the effects of an attempt's result."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -27,17 +27,17 @@ def harness(redis: Redis, clock: Clock) -> DeliveryHarness:
 
 
 @pytest.fixture
-def told(domain: Domain) -> Iterator[Callable[[], list[str]]]:
-    """Tells all there is to tell, in this thread; the outcomes of the tries, as Celery would see them."""
+def deliver_all(domain: Domain) -> Iterator[Callable[[], list[str]]]:
+    """Delivers all that is due. Returns the results of the attempts as Celery would show them."""
     with webhook_runner(domain) as webhooks:
         yield webhooks.deliver_all
 
 
-def test_a_jobs_webhook_url_is_told_of_its_end_as_the_api_shows_it(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+def test_a_jobs_webhook_url_receives_the_job_as_the_api_shows_it(
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     job_id = end_job(domain, webhook_url=f"{receiver.url}/hook?shop=1", custom_id="SKU-1")
-    assert told() == ["the receiver answered 200"]
+    assert deliver_all() == ["the receiver answered 200"]
     (got,) = receiver.requests
     event = got.verified(domain.tenants.webhook_secret("acme"))
     assert got.path == "/hook?shop=1"
@@ -46,35 +46,35 @@ def test_a_jobs_webhook_url_is_told_of_its_end_as_the_api_shows_it(
     url = event["data"]["output"].pop("url")
     assert event["data"] == {**shown, "output": {k: v for k, v in shown["output"].items() if k != "url"}}
     assert "X-Amz-Expires=604800" in url
-    assert told() == []
+    assert deliver_all() == []
 
 
-def test_a_job_that_names_no_url_tells_nobody(domain: Domain, told: Callable[[], list[str]]) -> None:
+def test_a_job_without_a_webhook_url_sends_nothing(domain: Domain, deliver_all: Callable[[], list[str]]) -> None:
     end_job(domain)
-    assert told() == []
+    assert deliver_all() == []
     assert domain.redis.xlen(domain.keys.outbox) == 0
 
 
-def test_every_try_sends_the_same_id_and_the_same_bytes(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+def test_every_attempt_sends_the_same_id_and_the_same_bytes(
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     end_job(domain, webhook_url=receiver.url)
     receiver.answer = lambda _request, number: Answer(status=500 if number == 0 else 204, body=b"")
-    assert [outcome[:5] for outcome in told()] == ["retry"]
-    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
+    assert [outcome[:5] for outcome in deliver_all()] == ["retry"]
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(queue_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
-    assert told() == ["the receiver answered 204"]
+    assert deliver_all() == ["the receiver answered 204"]
     first, second = receiver.requests
     assert (first.id, first.body) == (second.id, second.body)
     second.verified(domain.tenants.webhook_secret("acme"))
 
 
-def line_of(domain: Domain, tenant: str = "acme") -> str:
+def queue_of(domain: Domain, tenant: str = "acme") -> str:
     (line,) = domain.redis.zrange(domain.keys.origin_queues(tenant), 0, -1)
     return domain.keys.id_of(str(line))
 
 
-def test_an_event_that_is_fanned_out_twice_is_told_once(harness: DeliveryHarness) -> None:
+def test_an_event_that_is_fanned_out_twice_is_delivered_once(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     event = harness.event()
     assert harness.deliveries.fan_out([(event, "{}", [Target(line)])]) == [1]
@@ -82,7 +82,7 @@ def test_an_event_that_is_fanned_out_twice_is_told_once(harness: DeliveryHarness
     assert len(harness.plan()) == 1
 
 
-def test_an_event_of_a_teller_that_died_is_taken_over(harness: DeliveryHarness) -> None:
+def test_an_event_of_a_dead_outbox_reader_is_taken_over(harness: DeliveryHarness) -> None:
     harness.outbox.put("job.failed", tenant="acme", subject="job_x", data="{}", at_ms=harness.clock())
     (lost,) = harness.outbox.read("dead", count=10, block_ms=0)
     assert harness.outbox.read("alive", count=10, block_ms=0) == []
@@ -103,7 +103,7 @@ def test_a_lost_worker_costs_a_delivery_one_lease_and_no_try(harness: DeliveryHa
     assert harness.settle(attempt) == "succeeded"
 
 
-def test_a_try_that_lost_its_lease_is_refused_unless_it_told(harness: DeliveryHarness) -> None:
+def test_an_attempt_with_an_expired_lease_may_settle_only_a_success(harness: DeliveryHarness) -> None:
     (delivery_id,) = harness.fan_out(harness.endpoint("a"))
     old = harness.claim(harness.plan()[0])
     harness.clock.advance(30)
@@ -120,14 +120,14 @@ def test_a_try_that_lost_its_lease_is_refused_unless_it_told(harness: DeliveryHa
     assert harness.plan() == []
 
 
-def test_only_the_first_of_two_claims_gets_the_try(harness: DeliveryHarness) -> None:
+def test_only_the_first_of_two_claims_gets_the_attempt(harness: DeliveryHarness) -> None:
     harness.fan_out(harness.endpoint("a"))
     (started,) = harness.plan()
     harness.claim(started)
     assert harness.deliveries.claim(*started) is None
 
 
-def test_failed_tries_follow_the_schedule_and_then_end_visibly(harness: DeliveryHarness) -> None:
+def test_failed_attempts_follow_the_schedule_until_the_delivery_is_exhausted(harness: DeliveryHarness) -> None:
     (delivery_id,) = harness.fan_out(harness.endpoint("a"))
     waits = []
     while harness.state(delivery_id) == "waiting":
@@ -152,7 +152,7 @@ def tell_until_it_ends(harness: DeliveryHarness, delivery_id: str, answer: Excha
         harness.deliver_planned(lambda _: answer)
 
 
-def test_the_log_shows_every_try_of_the_schedule_with_its_whole_answer_in_any_script(harness: DeliveryHarness) -> None:
+def test_the_log_keeps_the_whole_unicode_answer_of_every_attempt(harness: DeliveryHarness) -> None:
     (delivery_id,) = harness.fan_out(harness.endpoint("a"))
     answer = "Störung\u2028\x85" + "ж" * 505
     tell_until_it_ends(harness, delivery_id, Exchange(took_ms=5, status=500, answer=answer))
@@ -161,12 +161,12 @@ def test_the_log_shows_every_try_of_the_schedule_with_its_whole_answer_in_any_sc
     assert {one.answer for one in tries} == {answer}
 
 
-def test_a_log_that_grows_too_long_lets_go_of_old_answers_before_whole_tries(harness: DeliveryHarness) -> None:
+def test_a_log_that_is_too_long_drops_old_answers_before_whole_attempts(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
-    # An address that a job names is never disabled.
+    # The address of a job is never disabled.
     harness.redis.hdel(harness.keys.receiver_queue(line), "endpoint")
     (delivery_id,) = harness.fan_out(line)
-    # Each of these bytes takes six in the log: the worst there is.
+    # The log needs six bytes for each of these, which is the maximum.
     answer = "\x00" * 1024
     begun = []
     for _ in range(3):
@@ -183,25 +183,25 @@ def test_a_log_that_grows_too_long_lets_go_of_old_answers_before_whole_tries(har
     assert tries[-1].answer == answer
 
 
-def test_a_line_outlives_the_whole_schedule_of_what_waits_in_it_however_short_the_retention(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+def test_a_receiver_queue_outlives_the_retry_schedule_with_a_short_retention(
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     day_ms = 86_400_000
     domain.deliveries._scripts.exhausted_kept_s = 86_400
     receiver.answer = lambda _request, _number: Answer(500)
     end_job(domain, webhook_url=receiver.url)
-    told()
-    key = domain.keys.receiver_queue(line_of(domain))
+    deliver_all()
+    key = domain.keys.receiver_queue(queue_of(domain))
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
-    # Each try begins it anew: waiting for a receiver to recover may take longer than any schedule.
+    # Each attempt extends the lifetime again: a receiver may need longer than one schedule to recover.
     domain.redis.pexpire(key, 60_000)
-    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(queue_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
-    told()
+    deliver_all()
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
 
 
-def test_an_endpoint_does_not_expire_by_being_told(harness: DeliveryHarness) -> None:
+def test_a_delivery_does_not_make_its_endpoint_expire(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     harness.fan_out(line)
     harness.deliver_planned()
@@ -209,8 +209,8 @@ def test_an_endpoint_does_not_expire_by_being_told(harness: DeliveryHarness) -> 
 
 
 @pytest.mark.parametrize("change", [{"url": True}, {"enabled": True}])
-def test_a_410_of_the_receiver_before_disables_no_endpoint_that_was_changed_or_enabled_since(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]], change: dict[str, bool]
+def test_a_410_does_not_disable_an_endpoint_that_was_changed_or_enabled_since(
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]], change: dict[str, bool]
 ) -> None:
     endpoint = domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/old"))
     _, delivery_id = domain.endpoints.ping("acme", endpoint.id)
@@ -226,17 +226,17 @@ def test_a_410_of_the_receiver_before_disables_no_endpoint_that_was_changed_or_e
         return Answer(410)
 
     receiver.answer = answer
-    outcomes = told()
+    results = deliver_all()
     assert domain.endpoints.get("acme", endpoint.id).enabled
-    # The delivery is for the receiver that there is now, which has said nothing of the kind.
-    assert outcomes[-1] == "the receiver answered 200"
+    # The delivery goes to the new receiver, which has not answered 410.
+    assert results[-1] == "the receiver answered 200"
     assert [got.path for got in receiver.requests] == ["/old", "/new" if change.get("url") else "/old"]
     delivery = domain.delivery_log.get("acme", delivery_id)
     assert (delivery.state, [one.status for one in delivery.attempts]) == ("succeeded", [410, 200])
 
 
-def test_a_410_disables_an_endpoint_whose_description_alone_was_changed(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+def test_a_410_disables_an_endpoint_of_which_only_the_description_changed(
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url))
     domain.endpoints.ping("acme", endpoint.id)
@@ -246,21 +246,21 @@ def test_a_410_disables_an_endpoint_whose_description_alone_was_changed(
         return Answer(410)
 
     receiver.answer = answer
-    told()
+    deliver_all()
     assert domain.endpoints.get("acme", endpoint.id).disabled_reason == "gone"
 
 
-def test_the_failures_of_an_address_are_not_held_against_the_next_one(
-    domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
+def test_a_new_address_does_not_inherit_the_failures_of_the_old_one(
+    domain: Domain, receiver: Receiver, deliver_all: Callable[[], list[str]]
 ) -> None:
     endpoint = domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/old"))
     receiver.answer = lambda got, _number: (
         Answer(503, headers={"retry-after": "3600"}) if got.path == "/old" else Answer()
     )
     domain.endpoints.ping("acme", endpoint.id)
-    told()
+    deliver_all()
     assert domain.endpoints.get("acme", endpoint.id).failing_since
     changed = domain.endpoints.change("acme", endpoint.id, EndpointChange(url=f"{receiver.url}/new"))
     assert (changed.failing_since, changed.resting_until) == (None, None)
     domain.endpoints.ping("acme", endpoint.id)
-    assert told() == ["the receiver answered 200"]
+    assert deliver_all() == ["the receiver answered 200"]

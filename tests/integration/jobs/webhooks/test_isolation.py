@@ -1,4 +1,4 @@
-"""One receiver's trouble is its own: windows, breakers, rates and turns, with a clock that passes only when told."""
+"""A failing receiver does not delay others: windows, breakers, rate limits and fairness, with a manual clock."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def harness(make_harness: Callable[..., DeliveryHarness]) -> DeliveryHarness:
     return make_harness(16)
 
 
-def by_line(started: list[tuple[str, int]], harness: DeliveryHarness) -> Counter[str]:
+def by_queue(started: list[tuple[str, int]], harness: DeliveryHarness) -> Counter[str]:
     return Counter(harness.keys.id_of(harness.field(one[0], "line") or "") for one in started)
 
 
 def make_quick(harness: DeliveryHarness, *lines: str, successes: int = 40) -> None:
-    """Receivers that have answered well and soon, often enough for their windows to be wide."""
+    """Let receivers answer quickly until their windows are wide."""
     for line in lines:
         harness.fan_out(line, number=successes)
     while harness.deliver_planned():
@@ -39,7 +39,7 @@ def make_quick(harness: DeliveryHarness, *lines: str, successes: int = 40) -> No
         assert harness.field(line, "kind") == "quick"
 
 
-def test_a_receiver_that_hangs_for_ever_holds_back_none_of_anothers_deliveries(harness: DeliveryHarness) -> None:
+def test_a_hanging_receiver_delays_no_delivery_to_another_receiver(harness: DeliveryHarness) -> None:
     good, dead = harness.endpoint("good"), harness.endpoint("dead")
     harness.fan_out(good, dead, number=200)
     hanging: list[DeliveryAttempt] = []
@@ -54,17 +54,17 @@ def test_a_receiver_that_hangs_for_ever_holds_back_none_of_anothers_deliveries(h
             else:
                 told += 1
                 harness.settle(attempt)
-    # Everything has reached the one, though not a single exchange with the other has come to its end.
+    # The good receiver has everything, although no exchange with the other one has ended.
     assert told == 200
     assert len(hanging) == 1
     harness.clock.advance(15)
     harness.heartbeat()
     for attempt in hanging:
         harness.settle(attempt, HUNG)
-    assert by_line(harness.plan(), harness)[dead] <= 2
+    assert by_queue(harness.plan(), harness)[dead] <= 2
 
 
-def test_a_receiver_that_begins_to_hang_holds_at_most_half_of_the_threads(harness: DeliveryHarness) -> None:
+def test_a_receiver_that_starts_to_hang_uses_at_most_half_of_the_threads(harness: DeliveryHarness) -> None:
     good, turning = harness.endpoint("good"), harness.endpoint("turning")
     make_quick(harness, good, turning)
     harness.fan_out(good, turning, number=100)
@@ -93,7 +93,7 @@ def test_many_dead_receivers_share_a_quarter_of_the_threads(harness: DeliveryHar
         for attempt in started:
             harness.settle(attempt, HUNG)
     harness.fan_out(good, number=30)
-    counts = by_line(harness.plan(), harness)
+    counts = by_queue(harness.plan(), harness)
     assert counts[good] == 8
     assert counts.total() - counts[good] <= 8
 
@@ -107,17 +107,17 @@ def test_a_slow_receiver_that_succeeds_shares_threads_with_the_slow_ones(harness
             harness.settle(harness.claim(one), Exchange(took_ms=9000, status=200))
     assert harness.field(slow, "kind") == "slow"
     harness.fan_out(good, number=30)
-    counts = by_line(harness.plan(), harness)
+    counts = by_queue(harness.plan(), harness)
     assert counts[slow] <= 4
     assert counts[good] == 8
 
 
-def test_lines_take_turns(harness: DeliveryHarness) -> None:
+def test_receiver_queues_share_the_threads_fairly(harness: DeliveryHarness) -> None:
     full, small = harness.endpoint("full"), harness.endpoint("small")
     make_quick(harness, full, small)
     harness.fan_out(full, number=90)
     harness.fan_out(small, number=3)
-    assert by_line(harness.plan(), harness)[small] == 3
+    assert by_queue(harness.plan(), harness)[small] == 3
 
 
 def test_five_failures_in_a_row_open_the_breaker_and_one_success_closes_it(harness: DeliveryHarness) -> None:
@@ -128,7 +128,7 @@ def test_five_failures_in_a_row_open_the_breaker_and_one_success_closes_it(harne
     (probe,) = harness.plan()
     assert harness.plan() == []
     harness.settle(harness.claim(probe), HUNG)
-    # It held a thread for 15 s: for ten times as long it is left alone.
+    # The probe used a thread for 15 s: the breaker stays open ten times as long.
     harness.clock.advance(148.9)
     harness.heartbeat()
     assert harness.plan() == []
@@ -140,7 +140,7 @@ def test_five_failures_in_a_row_open_the_breaker_and_one_success_closes_it(harne
     assert harness.field(line, "fails") == "0"
 
 
-def test_what_waits_for_a_breaker_uses_up_no_try(harness: DeliveryHarness) -> None:
+def test_deliveries_that_wait_for_a_breaker_use_up_no_try(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     ids = harness.fan_out(line, number=50)
     for _ in range(5):
@@ -149,7 +149,7 @@ def test_what_waits_for_a_breaker_uses_up_no_try(harness: DeliveryHarness) -> No
     assert len(tried) == 5
 
 
-def test_retry_after_lets_the_whole_receiver_rest(harness: DeliveryHarness) -> None:
+def test_retry_after_pauses_all_deliveries_to_the_receiver(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     harness.fan_out(line, number=10)
     harness.deliver_planned(lambda _: Exchange(took_ms=5, status=429, retry_after_s=60))
@@ -161,7 +161,7 @@ def test_retry_after_lets_the_whole_receiver_rest(harness: DeliveryHarness) -> N
     assert harness.plan() != []
 
 
-def test_a_success_that_was_under_way_does_not_end_the_rest_a_receiver_asked_for(harness: DeliveryHarness) -> None:
+def test_a_success_that_was_running_does_not_end_the_pause_of_retry_after(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     make_quick(harness, line)
     harness.fan_out(line, number=10)
@@ -179,7 +179,7 @@ def test_a_success_that_was_under_way_does_not_end_the_rest_a_receiver_asked_for
     assert harness.field(line, "fails") == "0"
 
 
-def test_a_rest_that_is_over_does_not_outlast_the_breaker_of_later_failures(harness: DeliveryHarness) -> None:
+def test_an_expired_retry_after_does_not_change_the_breaker_of_later_failures(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     harness.fan_out(line, number=20)
     harness.deliver_planned(lambda _: Exchange(took_ms=5, status=503, retry_after_s=60))
@@ -197,7 +197,7 @@ def test_a_rest_that_is_over_does_not_outlast_the_breaker_of_later_failures(harn
     assert harness.plan() != []
 
 
-def test_the_rate_limit_of_an_endpoint_holds(harness: DeliveryHarness) -> None:
+def test_an_endpoints_rate_limit_holds(harness: DeliveryHarness) -> None:
     limited, free = harness.endpoint("limited", rate="2"), harness.endpoint("free")
     make_quick(harness, free)
     harness.fan_out(limited, free, number=40)
@@ -211,7 +211,7 @@ def test_the_rate_limit_of_an_endpoint_holds(harness: DeliveryHarness) -> None:
     assert 19 <= counts[limited] <= 21
 
 
-def test_410_disables_the_endpoint_and_tells_the_others(harness: DeliveryHarness) -> None:
+def test_a_410_disables_the_endpoint_and_creates_an_event(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a", jobs="1")
     harness.redis.sadd(harness.keys.job_event_endpoints("acme"), harness.keys.receiver_queue(line))
     harness.redis.hset(harness.keys.tenant("acme"), "listening", "1")
@@ -228,7 +228,7 @@ def test_410_disables_the_endpoint_and_tells_the_others(harness: DeliveryHarness
     assert harness.field(ids[-1], "why") == "its endpoint is disabled: gone"
 
 
-def test_hundreds_of_silent_receivers_of_one_tenant_delay_another_tenants_new_one_by_one_turn(
+def test_silent_receivers_delay_another_tenants_new_receiver_by_one_plan(
     harness: DeliveryHarness,
 ) -> None:
     silent = [harness.endpoint(f"silent{n}", tenant="globex") for n in range(200)]
@@ -245,7 +245,7 @@ def test_hundreds_of_silent_receivers_of_one_tenant_delay_another_tenants_new_on
     assert harness.state(told) == "succeeded"
 
 
-def test_silent_receivers_of_one_tenant_hold_back_no_slow_one_of_another(harness: DeliveryHarness) -> None:
+def test_silent_receivers_delay_no_slow_receiver_of_another_tenant(harness: DeliveryHarness) -> None:
     silent = [harness.endpoint(f"silent{n}", tenant="globex", kind="slow") for n in range(100)]
     slow = harness.endpoint("slow", kind="slow")
     harness.fan_out(*silent, number=2)
@@ -259,7 +259,7 @@ def test_silent_receivers_of_one_tenant_hold_back_no_slow_one_of_another(harness
     assert {harness.state(one) for one in waiting} == {"succeeded"}
 
 
-def test_a_tenant_that_was_idle_has_no_more_turns_than_one_that_was_not(harness: DeliveryHarness) -> None:
+def test_an_idle_tenant_gains_no_advantage_over_a_busy_tenant(harness: DeliveryHarness) -> None:
     lines = {
         tenant: [harness.endpoint(f"{tenant}{n}", tenant=tenant, kind="slow") for n in range(8)]
         for tenant in ("acme", "globex")
@@ -276,7 +276,7 @@ def test_a_tenant_that_was_idle_has_no_more_turns_than_one_that_was_not(harness:
     assert abs(counts["acme"] - counts["globex"]) <= 2
 
 
-def test_five_days_of_nothing_but_failures_disable_an_endpoint(harness: DeliveryHarness) -> None:
+def test_five_days_without_a_success_disable_an_endpoint(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     day = 86_400
     for gap in (0, 2 * day, 2 * day, day - 60):
@@ -301,7 +301,7 @@ def test_one_success_in_five_days_keeps_an_endpoint(harness: DeliveryHarness) ->
     assert harness.field(line, "enabled") == "1"
 
 
-def test_addresses_that_jobs_name_are_never_disabled(harness: DeliveryHarness) -> None:
+def test_the_addresses_of_jobs_are_never_disabled(harness: DeliveryHarness) -> None:
     line = harness.endpoint("a")
     harness.redis.hdel(harness.keys.receiver_queue(line), "endpoint")
     harness.fan_out(line)
@@ -309,7 +309,7 @@ def test_addresses_that_jobs_name_are_never_disabled(harness: DeliveryHarness) -
     assert harness.field(line, "enabled") == "1"
 
 
-def test_a_worker_that_is_gone_no_longer_counts(harness: DeliveryHarness) -> None:
+def test_a_worker_that_is_gone_gets_no_deliveries(harness: DeliveryHarness) -> None:
     make_quick(harness, harness.endpoint("a"))
     harness.fan_out("ep_a", number=10)
     harness.clock.advance(16)

@@ -1,4 +1,4 @@
-"""What a receiver trusts: secrets and their rotation, headers of its own, and how both lie in the store."""
+"""Secrets and their rotation, custom headers, and the encryption of both in the store."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from tests.support.receiver import Receiver
 from tests.support.webhook_worker import WebhookRunner, webhook_runner
 
 
-def test_a_secret_is_shown_when_it_is_made_and_never_again(api: Api, receiver: Receiver) -> None:
+def test_a_secret_is_shown_once_when_it_is_created(api: Api, receiver: Receiver) -> None:
     endpoint = endpoint_at(api, receiver.url, description="the shop")
     secret = endpoint.pop("secret")
     assert secret.startswith("whsec_")
@@ -29,7 +29,7 @@ def test_a_secret_is_shown_when_it_is_made_and_never_again(api: Api, receiver: R
     assert secret not in page.text
 
 
-def test_headers_are_sent_masked_when_read_and_changed_one_by_one(
+def test_headers_are_sent_and_masked_in_answers_and_can_be_changed_singly(
     api: Api, webhooks: WebhookRunner, receiver: Receiver
 ) -> None:
     endpoint = endpoint_at(api, receiver.url, headers={"Authorization": "Bearer abc", "X-Shop": "7"})
@@ -57,7 +57,7 @@ def test_after_a_rotation_both_secrets_verify(api: Api, webhooks: WebhookRunner,
         receiver.requests[0].verified("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 
 
-def test_each_replaced_secret_signs_for_a_day_however_often_it_is_replaced(
+def test_every_replaced_secret_signs_for_a_day_after_several_rotations(
     api: Api, webhooks: WebhookRunner, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = endpoint_at(api, receiver.url)
@@ -78,7 +78,7 @@ def test_each_replaced_secret_signs_for_a_day_however_often_it_is_replaced(
     assert secrets_of(record, secret_box, clock() + 24 * hour_ms) == [third]
 
 
-def test_a_rotation_after_one_that_was_recorded_otherwise_keeps_both_old_secrets(api: Api) -> None:
+def test_a_rotation_keeps_the_old_secret_of_a_record_in_the_former_format(api: Api) -> None:
     endpoint = endpoint_at(api, "https://shop.example/hook")
     key, secret_box, now_ms = api.domain.keys.receiver_queue(endpoint["id"]), api.domain.secret_box, time.time() * 1000
     api.domain.redis.hset(key, mapping={"old_secret": "whsec_older", "old_until": str(int(now_ms) + 60_000)})
@@ -88,7 +88,7 @@ def test_a_rotation_after_one_that_was_recorded_otherwise_keeps_both_old_secrets
     assert secrets_of(record, secret_box, now_ms + 61_000) == [fresh, endpoint["secret"]]
 
 
-def test_a_rotation_that_would_silence_a_secret_before_its_day_is_over_is_refused(api: Api) -> None:
+def test_a_rotation_that_would_drop_a_secret_before_its_day_ends_is_refused(api: Api) -> None:
     endpoint = endpoint_at(api, "https://shop.example/hook")
     path = f"/v1/webhooks/{endpoint['id']}"
     for _ in range(9):
@@ -113,7 +113,7 @@ def test_the_tenants_secret_can_be_read_and_replaced(api: Api, webhooks: Webhook
         assert receiver.requests[0].verified(secret)["type"] == "job.succeeded"
 
 
-def test_with_a_key_secrets_lie_sealed_in_the_store(
+def test_secrets_are_encrypted_in_the_store_if_there_is_a_key(
     make_settings: Callable[..., Settings], receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = make_settings(secret_key=SecretStr("a random text of enough characters"))

@@ -1,4 +1,4 @@
-"""What killed processes cost the telling: a lease of time, and no event."""
+"""A killed process delays deliveries by a lease, and no event is lost."""
 
 import threading
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
         killed = threading.Event()
 
         def answer(_request: ReceivedRequest, number: int) -> Answer:
-            """The first tenth at once; what comes after it, once the first worker is killed."""
+            """Answer the first tenth at once, and the rest after the first worker is killed."""
             if number >= EVENTS // 10:
                 killed.wait(120)
             return Answer()
@@ -43,13 +43,13 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
             receiver.wait_for(lambda got: len(got) >= EVENTS // 10)
             first.kill()
             killed.set()
-            assert len(told_jobs(receiver.requests, domain)) < EVENTS
+            assert len(received_jobs(receiver.requests, domain)) < EVENTS
             second = webhook_worker(domain, tmp_path / "second.log").wait_ready()
             before = len(receiver.requests)
             receiver.wait_for(lambda got: len(got) >= min(EVENTS, before + EVENTS // 10))
             valkey.kill()
             valkey.restart()
-            receiver.wait_for(lambda got: told_jobs(got, domain) == jobs, within_s=120)
+            receiver.wait_for(lambda got: received_jobs(got, domain) == jobs, within_s=120)
             assert eventually(lambda: is_quiet(domain), what="the outbox and the lines are empty")
             ids = {(got.id, got.body) for got in receiver.requests}
             assert len(ids) == EVENTS
@@ -61,12 +61,12 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
 
 
 def webhook_worker(domain: Domain, log: Path) -> Worker:
-    """A worker whose leases are as short as its exchanges."""
+    """A worker with short exchanges and leases."""
     return Worker(domain, log, queues="webhooks", RETOUCH_WEBHOOK_TIMEOUT_S="1")
 
 
-def told_jobs(got: list[ReceivedRequest], domain: Domain) -> set[str]:
-    """The jobs that the receiver knows of, every signature checked once."""
+def received_jobs(got: list[ReceivedRequest], domain: Domain) -> set[str]:
+    """The jobs of the received events. It verifies every signature."""
     secret = domain_secret(domain)
     return {one.verified(secret)["data"]["id"] for one in got}
 
@@ -75,7 +75,7 @@ _secrets: dict[str, str] = {}
 
 
 def domain_secret(domain: Domain) -> str:
-    """The tenant's secret, read once: Valkey may be away."""
+    """The tenant's secret, read once, because Valkey may be down later."""
     prefix = domain.keys.prefix
     if prefix not in _secrets:
         _secrets[prefix] = domain.tenants.webhook_secret("acme")

@@ -38,7 +38,7 @@ class FailsAtFirst:
         return Answer(status=500 if fails else 204, body=b"")
 
 
-def test_all_events_reach_a_receiver_that_fails_at_first_beside_a_hanging_one(domain: Domain, tmp_path: Path) -> None:
+def test_all_events_reach_a_failing_receiver_despite_a_hanging_one(domain: Domain, tmp_path: Path) -> None:
     with receiving() as receiver, socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         receiver.answer = FailsAtFirst()
         good = domain.endpoints.create("acme", EndpointFields(url=receiver.url, events=["job.*"]))

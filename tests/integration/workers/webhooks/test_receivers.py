@@ -1,4 +1,4 @@
-"""The receivers that users are shown, and the libraries they are sent to, take what Retouch really sends."""
+"""The documented receivers and the recommended libraries accept the requests that Retouch sends."""
 
 import json
 import re
@@ -38,7 +38,7 @@ console.log(JSON.stringify([verify(secret, headers, bytes), verify(secret, heade
 
 @pytest.fixture
 def sent(domain: Domain) -> tuple[str, ReceivedRequest]:
-    """A secret, and a request as a receiver got it: a job with letters that are not ASCII."""
+    """A secret, and a received request about a job with non-ASCII letters."""
     with receiving() as receiver, webhook_runner(domain) as webhooks:
         endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url))
         end_job(domain, prompt="Stra\u00dfe \u2603 \U0001f45f")
@@ -52,7 +52,7 @@ def code_of(language: str) -> str:
     return found[1]
 
 
-def test_the_guides_python_verifies_what_is_sent_and_refuses_what_was_changed(
+def test_the_guides_python_code_accepts_a_request_and_refuses_a_changed_one(
     sent: tuple[str, ReceivedRequest],
 ) -> None:
     secret, got = sent
@@ -67,14 +67,14 @@ def test_the_guides_python_verifies_what_is_sent_and_refuses_what_was_changed(
 
 
 @needs_node
-def test_the_guides_node_verifies_what_is_sent_and_refuses_what_was_changed(
+def test_the_guides_node_code_accepts_a_request_and_refuses_a_changed_one(
     sent: tuple[str, ReceivedRequest], tmp_path: Path
 ) -> None:
     assert checked_by_node(code_of("js") + CHECK_JS, sent, tmp_path) == [True, False]
 
 
 @needs_node
-def test_the_npm_library_verifies_what_is_sent(sent: tuple[str, ReceivedRequest], tmp_path: Path) -> None:
+def test_the_npm_library_verifies_a_request(sent: tuple[str, ReceivedRequest], tmp_path: Path) -> None:
     script = tmp_path / "resolves.cjs"
     script.write_text('require.resolve("standardwebhooks")')
     if subprocess.run([str(NODE), str(script)], capture_output=True, check=False).returncode != 0:
@@ -115,7 +115,7 @@ def running(*command: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
 
 
 @pytest.mark.parametrize("language", ["python", pytest.param("node", marks=needs_node)])
-def test_the_example_receiver_tells_an_event_once_however_often_it_comes(domain: Domain, language: str) -> None:
+def test_the_example_receiver_prints_a_repeated_event_once(domain: Domain, language: str) -> None:
     secret = domain.tenants.webhook_secret("acme")
     command = {
         "python": (sys.executable, str(EXAMPLES / "webhook_receiver.py"), "--secret", secret, "--port", "0"),
@@ -138,7 +138,7 @@ def test_the_example_receiver_tells_an_event_once_however_often_it_comes(domain:
 
 
 def talk(url: str, sent: bytes, *, wait: bool = True) -> bytes:
-    """Send bytes and close; the answer's first line, where it is waited for."""
+    """Send bytes and close. Returns the answer's first line; with `wait` false, an empty text."""
     host, _, port = url.removeprefix("http://").strip("/").partition(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(sent)
@@ -147,7 +147,7 @@ def talk(url: str, sent: bytes, *, wait: bool = True) -> bytes:
 
 @pytest.fixture
 def node_receiver(domain: Domain, tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The example for Node, run from a folder with a space through a link, and a check that it still takes events."""
+    """The Node example, started by a link to a folder with a space, and a check that it accepts events."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     shutil.copy(EXAMPLES / "webhook_receiver.mjs", folder / "receiver.mjs")
@@ -164,7 +164,7 @@ def node_receiver(domain: Domain, tmp_path: Path) -> Iterator[tuple[str, Callabl
 
 
 @needs_node
-def test_the_example_for_node_outlives_a_client_that_goes_away_in_the_middle(
+def test_the_node_example_survives_a_client_that_disconnects(
     node_receiver: tuple[str, Callable[[], None]],
 ) -> None:
     url, takes_events = node_receiver
@@ -174,12 +174,12 @@ def test_the_example_for_node_outlives_a_client_that_goes_away_in_the_middle(
 
 
 @needs_node
-def test_the_example_for_node_reads_no_body_without_end(node_receiver: tuple[str, Callable[[], None]]) -> None:
+def test_the_node_example_limits_the_size_of_a_body(node_receiver: tuple[str, Callable[[], None]]) -> None:
     url, takes_events = node_receiver
     answer = talk(url, b"POST / HTTP/1.1\r\nhost: r\r\ncontent-length: 5000000\r\n\r\nx")
     assert answer == b"HTTP/1.1 413 Payload Too Large"
     chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
-    # Whoever reads all of it answers 401. How a connection that ends in the middle looks depends on the moment.
+    # A receiver that reads the whole body would answer 401. An aborted connection may raise an error here.
     with suppress(ConnectionError):
         answer = talk(
             url, b"POST / HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n" + chunk * 50 + b"0\r\n\r\n"
@@ -188,7 +188,7 @@ def test_the_example_for_node_reads_no_body_without_end(node_receiver: tuple[str
     takes_events()
 
 
-def test_the_example_receiver_refuses_what_another_secret_signed(domain: Domain) -> None:
+def test_the_example_receiver_refuses_a_signature_of_another_secret(domain: Domain) -> None:
     command = (sys.executable, str(EXAMPLES / "webhook_receiver.py"), "--port", "0", "--secret")
     with running(*command, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw") as (url, _), webhook_runner(domain) as webhooks:
         end_job(domain, webhook_url=url)

@@ -1,6 +1,4 @@
-"""No webhook reaches a private address, whatever its URL, its name or its answer say; every exchange ends; and what a
-worker cannot sign is not sent.
-"""
+"""Webhooks reach no private address, every exchange ends, and a worker sends nothing that it cannot sign."""
 
 import socket
 import threading
@@ -17,14 +15,14 @@ from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.wiring import Domain
 from tests.support.clock import Clock
 from tests.support.ended_jobs import end_job
+from tests.support.hostile_urls import HOSTILE
 from tests.support.receiver import Answer, Receiver, receiving
 from tests.support.webhook_worker import webhook_runner
-from tests.unit.jobs.webhooks.test_deliveries import HOSTILE
 
 
 @pytest.fixture
 def strict(make_settings: Callable[..., Settings]) -> Iterator[Domain]:
-    """A domain whose operator allows no private address."""
+    """A domain that allows no private address."""
     opened = Domain.open(make_settings(allow_private_addresses="false"))
     opened.planner.register_models()
     opened.tenants.ensure("acme")
@@ -38,11 +36,11 @@ def only_delivery(domain: Domain) -> Delivery:
 
 
 @pytest.mark.parametrize("url", [url for url in HOSTILE if len(url) < 2000])
-def test_a_hostile_url_that_got_into_a_record_is_refused_when_it_is_told(strict: Domain, url: str) -> None:
+def test_a_hostile_url_in_a_record_is_refused_before_the_request(strict: Domain, url: str) -> None:
     end_job(strict, webhook_url=url)
     with webhook_runner(strict, resolve=lambda _host, _port: pytest.fail("it must not be resolved")) as webhooks:
-        (outcome,) = webhooks.deliver_all()
-    assert outcome.startswith("retry: no webhook may be sent to this address: ")
+        (result,) = webhooks.deliver_all()
+    assert result.startswith("retry: no webhook may be sent to this address: ")
 
 
 @pytest.mark.parametrize(
@@ -55,8 +53,8 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_at_connection(
 ) -> None:
     end_job(strict, webhook_url=f"{scheme}://hooks.example.com/")
     with webhook_runner(strict, resolve=lambda _host, _port: [address]) as webhooks:
-        (outcome,) = webhooks.deliver_all()
-    assert "its host is a private address" in outcome
+        (result,) = webhooks.deliver_all()
+    assert "its host is a private address" in result
     assert receiver.requests == []
 
 
@@ -69,14 +67,14 @@ def test_a_redirect_is_a_failure_and_is_not_followed(domain: Domain, receiver: R
         assert other.requests == []
 
 
-def test_a_receiver_that_hangs_is_given_up_and_tried_again(domain: Domain, receiver: Receiver) -> None:
+def test_a_hanging_receiver_times_out_and_is_retried(domain: Domain, receiver: Receiver) -> None:
     receiver.answer = lambda _request, _number: Answer(hang=True)
     end_job(domain, webhook_url=receiver.url)
     with webhook_runner(domain, exchange_s=1) as webhooks:
         assert webhooks.deliver_all() == ["retry: no whole answer within 1 s"]
 
 
-def test_an_answer_whose_body_never_ends_is_read_for_a_kilobyte(domain: Domain, receiver: Receiver) -> None:
+def test_a_kilobyte_of_a_long_answer_is_read(domain: Domain, receiver: Receiver) -> None:
     receiver.answer = lambda _request, _number: Answer(body=b"z" * 4_000_000)
     end_job(domain, webhook_url=receiver.url)
     with webhook_runner(domain) as webhooks:
@@ -84,7 +82,7 @@ def test_an_answer_whose_body_never_ends_is_read_for_a_kilobyte(domain: Domain, 
     assert only_delivery(domain).attempts[0].answer == "z" * 1024
 
 
-def test_an_answer_that_trickles_is_given_up_with_its_status_noted(domain: Domain) -> None:
+def test_a_trickling_answer_times_out_and_its_status_is_logged(domain: Domain) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         end_job(domain, webhook_url=f"http://127.0.0.1:{port}/")
@@ -99,22 +97,22 @@ def test_an_answer_that_trickles_is_given_up_with_its_status_noted(domain: Domai
         thread = threading.Thread(target=answer_head, daemon=True)
         thread.start()
         with webhook_runner(domain, exchange_s=1.5) as webhooks:
-            (outcome,) = webhooks.deliver_all()
+            (result,) = webhooks.deliver_all()
         thread.join(60)
         held[0].close()
-    assert outcome.startswith("retry: the answer's body broke off")
+    assert result.startswith("retry: the answer's body broke off")
     (tried,) = only_delivery(domain).attempts
     assert (tried.status, tried.error is not None) == (200, True)
 
 
-def test_nobody_listening_is_a_failure_that_says_so(domain: Domain) -> None:
+def test_a_refused_connection_is_a_failure_with_its_reason(domain: Domain) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
     end_job(domain, webhook_url=url)
     with webhook_runner(domain) as webhooks:
-        (outcome,) = webhooks.deliver_all()
-    assert outcome.startswith("retry: ")
-    assert "refused" in outcome.lower()
+        (result,) = webhooks.deliver_all()
+    assert result.startswith("retry: ")
+    assert "refused" in result.lower()
 
 
 def test_a_worker_without_the_right_key_sends_nothing_and_uses_up_no_try(
