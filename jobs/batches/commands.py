@@ -1,4 +1,4 @@
-"""Commands on batches: begin, get, list, pause, resume, approve, cancel, retry. Their cost does not depend on the size."""
+"""Commands on batches: begin, get, list, pause, resume, approve, cancel, retry. Their cost is independent of size."""
 
 import json
 import time
