@@ -1,1 +1,1 @@
-"""The submit API: HTTP in, calls on `jobs` out."""
+"""The HTTP API: it reads requests, calls `jobs`, and renders responses."""

@@ -1,7 +1,7 @@
-"""`/metrics`: the fleet's counts, read from the store at each scrape, and this process's own latencies.
+"""`/metrics`: the fleet's metrics, read from Redis at each scrape, and the latencies of this process.
 
-One registry an app. There is nothing to share between processes: each is a target of its own, and what they all tell
-comes from the store.
+Each app has one registry. API processes share no metrics: Prometheus scrapes each as a separate target, and all of them
+read the fleet's metrics from the same store.
 """
 
 import re
@@ -17,12 +17,12 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.context import MetricsOf
 from jobs.foundation import metric_catalogue as metrics
 from jobs.foundation.job_states import State
 from jobs.foundation.metric_catalogue import Metric
-from jobs.operations.stats import FleetStats, ModelStats, TenantStats
+from jobs.operations.stats import FleetStats, ModelStats, Stats, TenantStats
 from jobs.queueing.celery_app import QUEUES
-from jobs.wiring import Domain
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NO_ROUTE = "(none)"
@@ -32,7 +32,7 @@ router = APIRouter(tags=["operations"])
 
 Family = GaugeMetricFamily | CounterMetricFamily
 Samples = Mapping[Metric, Iterable[tuple[tuple[str, ...], float]]]
-"""For each metric the values of its labels, and the number."""
+"""For each metric: pairs of label values and sample."""
 
 
 @router.get(
@@ -41,39 +41,40 @@ Samples = Mapping[Metric, Iterable[tuple[tuple[str, ...], float]]]
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def read_metrics(request: Request) -> Response:
-    """No key is asked for: let only what scrapes it reach it. It is answered also where Redis is not."""
+def read_metrics(request: Request, registry: MetricsOf) -> Response:
+    """No API key is required: restrict network access to Prometheus. The route also works while Redis is down."""
     encode, kind = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(request.app.state.metrics), media_type=kind)
+    return Response(encode(registry), media_type=kind)
 
 
-def registry_of(domain: Domain) -> CollectorRegistry:
-    """What an app over `domain` exports."""
+def make_registry(stats: Stats, *, by_tenant: bool) -> CollectorRegistry:
+    """The metrics that one app exports; `by_tenant` adds the job counts of each tenant."""
     registry = CollectorRegistry()
-    registry.register(FleetCollector(domain))
+    registry.register(FleetCollector(stats, by_tenant=by_tenant))
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     return registry
 
 
 class FleetCollector(Collector):
-    """Reads the fleet's counts at each scrape."""
+    """Reads the fleet's metrics from Redis at each scrape."""
 
-    def __init__(self, domain: Domain) -> None:
-        self._domain = domain
+    def __init__(self, stats: Stats, *, by_tenant: bool) -> None:
+        self._stats = stats
+        self._by_tenant = by_tenant
 
     def describe(self) -> Iterable[Family]:
-        """What it will export: known without asking the store."""
+        """The metrics that it exports; this needs no access to Redis."""
         return [_family(metric) for metric in metrics.at("fleet")]
 
     def collect(self) -> Iterator[Family]:
-        """Ask the store."""
+        """Read the metrics; `retouch_store_up` is 0 if Redis does not answer."""
         up = _family(metrics.STORE_UP)
         samples: Samples = {}
         try:
-            samples = samples_of(self._domain.stats.fleet())
-            if self._domain.settings.metrics_tenants:
-                samples = {**samples, **_tenants(self._domain.stats.tenants())}
+            samples = samples_of(self._stats.fleet())
+            if self._by_tenant:
+                samples = {**samples, **_tenants(self._stats.tenants())}
             up.add_metric([], 1)
         except RedisError as error:
             log.warning("metrics.store_unreachable", error=str(error))
@@ -92,21 +93,21 @@ def _family(metric: Metric) -> Family:
 
 
 def samples_of(fleet: FleetStats) -> Samples:
-    """The fleet's counts as metrics. Every value of a label is there from the start, at 0 where nothing was counted."""
-    told = fleet.deliveries
-    # One that drains takes nothing more: the last one is gone for its queue before it has ended.
-    taking = [worker for worker in fleet.workers if not worker.draining]
-    serving = {queue: sum(queue in worker.queues for worker in taking) for queue in QUEUES}
+    """The fleet's counts as metrics. Every label value is always present, with 0 as its initial value."""
+    deliveries = fleet.deliveries
+    # A draining worker takes no new tasks, so it does not count for its queues.
+    accepting = [worker for worker in fleet.workers if not worker.draining]
+    serving = {queue: sum(queue in worker.queues for worker in accepting) for queue in QUEUES}
     return {
         **_models(fleet.models),
         metrics.WORKERS: _by(serving),
         metrics.SLOTS: [((), fleet.slots)],
-        metrics.DELIVERIES: _by({"waiting": told.waiting, "sending": told.sending}),
-        metrics.DELIVERIES_ENDED: _by(told.ended),
-        metrics.TRIES: _by(told.tries),
-        metrics.BREAKERS: [((), told.breakers_open)],
-        metrics.DISABLED: [((), told.endpoints_disabled)],
-        metrics.OUTBOX: [((), told.outbox)],
+        metrics.DELIVERIES: _by({"waiting": deliveries.waiting, "sending": deliveries.sending}),
+        metrics.DELIVERIES_ENDED: _by(deliveries.ended),
+        metrics.TRIES: _by(deliveries.tries),
+        metrics.BREAKERS: [((), deliveries.breakers_open)],
+        metrics.DISABLED: [((), deliveries.endpoints_disabled)],
+        metrics.OUTBOX: [((), deliveries.outbox)],
         metrics.ROWS: _by(fleet.rows),
         metrics.MEMORY: [((), fleet.memory_used_bytes)],
         metrics.MEMORY_LIMIT: [((), fleet.memory_limit_bytes)],
@@ -157,7 +158,7 @@ def _tenants(tenants: list[TenantStats]) -> Samples:
 
 
 class Latencies:
-    """Times every request to the head of its answer, by route; put around everything else."""
+    """Measures the time until the response headers, by route. It is the outermost middleware."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
@@ -168,20 +169,20 @@ class Latencies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
-        answered: tuple[str, float] | None = None
+        started = time.perf_counter()
+        observed: tuple[str, float] | None = None
 
         async def answer(message: Message) -> None:
-            nonlocal answered
+            nonlocal observed
             if message["type"] == "http.response.start":
-                answered = f"{message['status'] // 100}xx", time.perf_counter() - began
+                observed = f"{message['status'] // 100}xx", time.perf_counter() - started
             await send(message)
 
         try:
             await self._app(scope, receive, answer)
         finally:
-            if answered is not None:  # and what wrote the route down has ended
-                code, seconds = answered
+            if observed is not None:  # the router has set scope["route"] by now
+                code, seconds = observed
                 self._seconds.labels(_method(scope), route_of(scope), code).observe(seconds)
 
 
@@ -191,6 +192,6 @@ def _method(scope: Scope) -> str:
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the route that answered, so that labels stay few whatever is asked for."""
+    """The template of the matched route. Templates keep the number of label values small."""
     path = getattr(scope.get("route"), "path", None)
     return re.sub(r":\w+}", "}", path) if path else NO_ROUTE

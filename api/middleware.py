@@ -1,4 +1,4 @@
-"""Around every request: its id, its line in the log, HEAD as GET without a body, and the last net for errors."""
+"""Middleware for every request: its id, the access log, HEAD as GET without a body, unexpected errors."""
 
 import re
 import time
@@ -15,18 +15,18 @@ from jobs.foundation.tracing import trace_id_of
 
 HEADER = "X-Request-Id"
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
-"""Asked every few seconds by whatever supervises the process; logged only when they fail."""
+"""Probes request these every few seconds; they are logged only when they fail."""
 
-MADE = re.compile(r"/v1/(jobs|batches)/([\w-]+)")
+CREATED = re.compile(r"/v1/(jobs|batches)/([\w-]+)")
 
 log = structlog.get_logger("api.access")
 
 
 class RequestLog:
-    """Names each request, logs it when it is answered, and answers what nothing else caught by a problem.
+    """Assigns a request id, logs each request after its response, and renders uncaught errors as problems.
 
-    The log has the route's template and never a query, a body or a key. It names the tenant where the route has left it
-    in the request's state, and the job or batch where the answer's `Location` tells what was made.
+    The log contains the route's template, but never a query, a body, or a key. It contains the tenant if the request
+    was authenticated, and the id of the job or batch that the request created, taken from the `Location` header.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -37,19 +37,19 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if re.fullmatch(r"[\w.:/+=@-]{1,128}", given, re.ASCII) else new_id("req")
+        requested_id = Headers(scope=scope).get(HEADER, "")
+        request_id = requested_id if re.fullmatch(r"[\w.:/+=@-]{1,128}", requested_id, re.ASCII) else new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
-        began = time.perf_counter()
-        status, made = 0, {}
+        started = time.perf_counter()
+        status, created = 0, {}
 
         async def answer(message: Message) -> None:
-            nonlocal status, made
+            nonlocal status, created
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[HEADER] = request_id
-                made = _made(headers.get("location", ""))
+                created = _created_id(headers.get("location", ""))
             await send(message)
 
         structlog.contextvars.clear_contextvars()
@@ -59,32 +59,32 @@ class RequestLog:
         try:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
-            pass  # it went away while its body was read: there is nobody to be answered
-        except Exception as error:  # noqa: BLE001 - the outermost place: whatever it is, the client gets an answer
+            pass  # the client disconnected while its body was read: no response is possible
+        except Exception as error:  # noqa: BLE001 - the outermost handler: the client always gets a response
             problem = problems.of_any(error)
             if not status:
                 await problems.render(Request(scope), problem)(scope, receive, answer)
         finally:
-            self._log(scope, status, (time.perf_counter() - began) * 1000, made)
+            self._log(scope, status, (time.perf_counter() - started) * 1000, created)
 
     @staticmethod
-    def _log(scope: Scope, status: int, ms: float, made: dict[str, str]) -> None:
+    def _log(scope: Scope, status: int, ms: float, created: dict[str, str]) -> None:
         if scope["path"] in QUIET and status < 500:
             return
         path = getattr(scope.get("route"), "path", None) or "(no route)"
         if tenant := scope["state"].get("tenant"):
-            made = {"tenant": tenant, **made}
-        log.info("request", method=scope["method"], path=path, status=status, ms=round(ms, 1), **made)
+            created = {"tenant": tenant, **created}
+        log.info("request", method=scope["method"], path=path, status=status, ms=round(ms, 1), **created)
 
 
-def _made(location: str) -> dict[str, str]:
-    """The id of the job or batch that an answer says was made. Other addresses are not logged: some are presigned."""
-    found = MADE.fullmatch(location)
-    return {"job_id" if found[1] == "jobs" else "batch_id": found[2]} if found else {}
+def _created_id(location: str) -> dict[str, str]:
+    """The id of the created job or batch. Other locations are not logged, because some are presigned URLs."""
+    match = CREATED.fullmatch(location)
+    return {"job_id" if match[1] == "jobs" else "batch_id": match[2]} if match else {}
 
 
 class HeadAsGet:
-    """HEAD on every path that takes GET: the same headers, no body."""
+    """Supports HEAD on every GET route: the same headers, no body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

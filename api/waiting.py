@@ -1,8 +1,8 @@
-"""Waiting for a job's end without holding a thread: one pub/sub connection a process."""
+"""Waits for the end of jobs without blocking a thread. Each process has one pub/sub connection."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -14,39 +14,41 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Unavailable
 from jobs.foundation.job_states import FINAL
+from jobs.foundation.redis_keys import Keys
 from jobs.records.job_models import Job
-from jobs.wiring import Domain
 
 REREAD_S = 5.0
-"""A waiter reads its job this often even without a notice: a notice is a hint, the record is the truth."""
+"""A waiting request reads its job at this interval even without a notice, because notices can be lost."""
 CONFIRM_S = 1.0
-"""How long a waiter waits for Redis to confirm its subscription before it reads all the same."""
+"""The longest wait for Redis to confirm a subscription before the job is read anyway."""
 RECONNECT_S = 0.5
 
 log = structlog.get_logger(__name__)
 
 
-class Waiting:
-    """The notices of finished jobs, for any number of waiting requests.
+class JobWaiter:
+    """Waits until jobs are final, for any number of requests at once.
 
-    Must be entered (`async with`) in the event loop that serves the requests.
+    Enter it (`async with`) in the event loop that serves the requests.
     """
 
-    def __init__(self, domain: Domain) -> None:
-        self._domain = domain
-        self._channel: Callable[[str], str] = domain.keys.final_channel
-        self._idle = domain.keys.final_channel("none")  # keeps the connection subscribed while nobody waits
+    def __init__(self, reader: JobReader, keys: Keys, redis_url: str) -> None:
+        self._reader = reader
+        self._redis_url = redis_url
+        self._channel = keys.final_channel
+        self._idle = keys.final_channel("none")  # keeps the connection subscribed when no request waits
         self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._confirmed: dict[str, asyncio.Event] = {}
         self._pubsub: PubSub | None = None
-        self._writing = asyncio.Lock()
+        self._write_lock = asyncio.Lock()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "Waiting":
+    async def __aenter__(self) -> "JobWaiter":
         self._loop = asyncio.get_running_loop()
         self._listener = asyncio.create_task(self._listen(), name="notices")
         return self
@@ -59,39 +61,39 @@ class Waiting:
 
     @property
     def stopping(self) -> bool:
-        """Whether the process is asked to end."""
+        """Whether the process is shutting down."""
         return self._stopping
 
     def stop(self) -> None:
-        """Let every waiting request answer now with what it knows; may be called from a signal handler or a thread."""
+        """End all waits: each request returns its job as it is. Signal handlers and other threads may call it."""
         self._stopping = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake_all)
 
     async def until_final(self, tenant: str, job_id: str, seconds: float) -> Job:
-        """The job once it is final, or as it is after `seconds` (or when the process is asked to end).
+        """The job as soon as it is final; otherwise as it is after `seconds` or at shutdown.
 
-        A Redis that is away for a while is waited for, too.
+        Errors of Redis are retried until the time is up.
 
         Raises:
             NotFound: the tenant has no such job.
-            Unavailable, redis.exceptions.RedisError: Redis still did not answer when the time was up.
+            Unavailable, redis.exceptions.RedisError: Redis did not answer when the time was up.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
+        deadline = loop.time() + seconds
         async with self._watch(job_id) as notice:
             while True:
                 notice.clear()
-                left = until - loop.time()
-                over = left <= 0 or self._stopping
+                left = deadline - loop.time()
+                last_read = left <= 0 or self._stopping
                 try:
-                    job: Job = await run_in_threadpool(self._domain.store.get, tenant, job_id)
+                    job: Job = await run_in_threadpool(self._reader.get, tenant, job_id)
                 except (RedisError, Unavailable):
-                    if over:
+                    if last_read:
                         raise
                     left = min(left, RECONNECT_S)
                 else:
-                    if over or job.state in FINAL:
+                    if last_read or job.state in FINAL:
                         return job
                 with suppress(TimeoutError):
                     await asyncio.wait_for(notice.wait(), min(left, REREAD_S))
@@ -105,8 +107,8 @@ class Waiting:
             confirmed = self._confirmed.get(channel)
             if confirmed is None:
                 confirmed = self._confirmed[channel] = asyncio.Event()
-                await self._tell("subscribe", channel)
-            # Read before this, the record could become final unheard; after it, a notice cannot be missed.
+                await self._send("subscribe", channel)
+            # The job must be read after the subscription. Otherwise it could become final in between, unnoticed.
             with suppress(TimeoutError):
                 await asyncio.wait_for(confirmed.wait(), CONFIRM_S)
             yield notice
@@ -115,20 +117,19 @@ class Waiting:
             if not self._waiters[channel]:
                 del self._waiters[channel]
                 self._confirmed.pop(channel, None)
-                await asyncio.shield(self._tell("unsubscribe", channel))
+                await asyncio.shield(self._send("unsubscribe", channel))
 
-    async def _tell(self, command: str, channel: str) -> None:
-        async with self._writing:
+    async def _send(self, command: str, channel: str) -> None:
+        async with self._write_lock:
             if self._pubsub is None or (command == "unsubscribe" and channel in self._waiters):
                 return
-            # A connection that breaks here is the listener's to mend: it subscribes to every channel again.
+            # If the connection breaks here, the listener reconnects and subscribes to every channel again.
             with suppress(RedisError, OSError):
                 await getattr(self._pubsub, command)(channel)
 
     async def _listen(self) -> None:
-        url = self._domain.settings.redis_url.get_secret_value()
         redis = Redis.from_url(
-            url,
+            self._redis_url,
             decode_responses=True,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=10,
@@ -140,13 +141,13 @@ class Waiting:
             while True:
                 try:
                     async with redis.pubsub() as pubsub:
-                        async with self._writing:  # whoever comes while this is sent subscribes after it
+                        async with self._write_lock:  # a waiter that arrives later subscribes after this
                             self._pubsub = pubsub
                             await pubsub.subscribe(self._idle, *self._waiters)
                         if lost:
                             lost = False
                             log.info("notices.resumed")
-                            self._wake_all()  # what was published meanwhile was not heard
+                            self._wake_all()  # notices published in the meantime were lost
                         await self._read(pubsub)
                 except (RedisError, OSError) as error:
                     if not lost:
@@ -176,28 +177,28 @@ class Waiting:
 
 
 async def disconnected(request: Request) -> None:
-    """Return when the client is gone. The request's body must have been read."""
+    """Return when the client disconnects. The request's body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def until_final_or_gone(waiting: Waiting, request: Request, tenant: str, job_id: str, seconds: float) -> Job:
-    """`Waiting.until_final`, given up when the client goes away.
+async def until_final_or_gone(waiter: JobWaiter, request: Request, tenant: str, job_id: str, seconds: float) -> Job:
+    """`JobWaiter.until_final`, canceled when the client disconnects.
 
     Raises:
-        ClientGone: nobody is there to be answered.
+        ClientGone: the client disconnected first.
     """
-    waiter = asyncio.create_task(waiting.until_final(tenant, job_id, seconds))
+    wait = asyncio.create_task(waiter.until_final(tenant, job_id, seconds))
     gone = asyncio.create_task(disconnected(request))
     try:
-        await asyncio.wait({waiter, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if waiter.done():
-            return waiter.result()
+        await asyncio.wait({wait, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if wait.done():
+            return wait.result()
         raise ClientGone
     finally:
-        for task in (waiter, gone):
+        for task in (wait, gone):
             task.cancel()
-        await asyncio.gather(waiter, gone, return_exceptions=True)
+        await asyncio.gather(wait, gone, return_exceptions=True)
 
 
 class ClientGone(Exception):

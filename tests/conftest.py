@@ -11,22 +11,10 @@ from infra.local.embedded_servers import SeaweedFS, Valkey
 from infra.local.harness import catalogue_toml, simulator_process
 from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
+from tests.support.clock import Clock
 from tests.support.fleet import Fleet
 
 _prefixes = count(1)
-
-
-class Clock:
-    """Milliseconds since 1970 that pass only when told."""
-
-    def __init__(self, start_ms: int = 1_800_000_000_000) -> None:
-        self.now_ms = start_ms
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-    def advance(self, seconds: float) -> None:
-        self.now_ms += round(seconds * 1000)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Reading a request's body within bounds, refused while it is read and not after."""
+"""Reads request bodies with a size limit, which is enforced while the body is read."""
 
 from collections.abc import AsyncGenerator
 
@@ -8,11 +8,11 @@ from starlette.exceptions import HTTPException
 from jobs.foundation.errors import TooLarge
 
 FORM_BYTES = 1024 * 1024
-"""What a request may hold beside its picture, in bytes."""
+"""Size limit for everything but the picture in a request, in bytes."""
 
 
 def media_type(request: Request) -> str:
-    """The body's media type without its parameters, lower-case; "" where none was named."""
+    """The body's media type in lower case, without parameters; "" if the header is missing."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -22,25 +22,25 @@ def is_json(kind: str) -> bool:
 
 
 def unsupported(kind: str, *known: str) -> HTTPException:
-    """The 415 that says what would be read."""
-    return HTTPException(415, f"the body is {kind or 'of no named type'}: send {' or '.join(known)}")
+    """A 415 error that names the supported media types."""
+    return HTTPException(415, f"the content type {kind or '(none)'} is not supported: send {' or '.join(known)}")
 
 
 async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body in pieces.
+    """The body in chunks.
 
     Raises:
-        TooLarge: it is announced to be, or turns out to be, over `limit` bytes.
+        TooLarge: `Content-Length` or the body itself is over `limit` bytes.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced) > limit:
-        raise TooLarge(f"the body has {int(announced):,} bytes: at most {limit:,}")
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body has {int(declared):,} bytes: at most {limit:,}")
     size = 0
-    async for piece in request.stream():
-        size += len(piece)
+    async for chunk in request.stream():
+        size += len(chunk)
         if size > limit:
             raise TooLarge(f"the body has over {limit:,} bytes")
-        yield piece
+        yield chunk
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -49,4 +49,4 @@ async def read_body(request: Request, limit: int) -> bytes:
     Raises:
         TooLarge: over `limit` bytes.
     """
-    return b"".join([piece async for piece in bounded(request, limit)])
+    return b"".join([chunk async for chunk in bounded(request, limit)])

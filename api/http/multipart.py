@@ -1,4 +1,4 @@
-"""Multipart forms: bounded, every part accounted for, text turned into a request's fields."""
+"""Multipart forms: size limits, unknown and repeated parts, and the conversion of text parts to request fields."""
 
 import json
 from collections.abc import AsyncIterator, Iterable
@@ -15,32 +15,32 @@ from jobs.foundation.errors import FieldError, InvalidInput, TooLarge
 
 MAX_VALUES = 100
 MAX_FILES = 4
-"""More than a request may use, so that a second picture is refused by name and not by the parser."""
+"""More than a request may have, so that the error for a second picture can name the field."""
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser, which takes a form that is cut short for a whole one, and remembers here whether it was."""
+    """Starlette's parser, which accepts truncated forms. This class records whether the form was complete."""
 
-    whole = False
+    complete = False
 
     def on_end(self) -> None:
-        """The last boundary was read."""
-        self.whole = True
+        """Called at the last boundary."""
+        self.complete = True
 
 
 @dataclass(frozen=True)
 class Form:
-    """A form's parts in the order they came, names not yet looked at."""
+    """A form's parts in their original order; their names are not checked."""
 
     values: list[tuple[str, str]]
     files: list[tuple[str, UploadFile]]
 
     async def file(self, names: Iterable[str], max_bytes: int) -> bytes | None:
-        """The bytes of the one file part that goes by one of `names`; None if there is none.
+        """The content of the single file part, whose name must be in `names`; None if there is no file part.
 
         Raises:
-            InvalidInput: there is more than one, or a file part of another name.
-            TooLarge: it has over `max_bytes`.
+            InvalidInput: there are several file parts, or the name is not in `names`.
+            TooLarge: the file has over `max_bytes` bytes.
         """
         known = tuple(names)
         for name, _ in self.files:
@@ -58,11 +58,11 @@ class Form:
 
 @asynccontextmanager
 async def read_form(request: Request, max_file_bytes: int) -> AsyncIterator[Form]:
-    """The request's form. A file over 1 MiB waits on disk; all are gone at the end.
+    """The request's form. Files over 1 MiB are kept on disk; all files are deleted at the end.
 
     Raises:
-        TooLarge: the body, or a text part, is over its limit.
-        InvalidInput: it is no multipart form, or has too many parts.
+        TooLarge: the body or a text part is over its limit.
+        InvalidInput: the body is not a valid multipart form, or it has too many parts.
     """
     parser = _Parser(
         request.headers,
@@ -78,8 +78,8 @@ async def read_form(request: Request, max_file_bytes: int) -> AsyncIterator[Form
             raise TooLarge(f"a text part has over {FORM_BYTES:,} bytes") from error
         raise InvalidInput.of("", f"the multipart form cannot be read: {error.message}", "multipart") from error
     try:
-        if not parser.whole:
-            raise InvalidInput.of("", "the multipart form is cut short: its last boundary is missing", "multipart")
+        if not parser.complete:
+            raise InvalidInput.of("", "the multipart form is incomplete: the last boundary is missing", "multipart")
         parts = data.multi_items()
         yield Form(
             [(name, part) for name, part in parts if isinstance(part, str)],
@@ -90,32 +90,32 @@ async def read_form(request: Request, max_file_bytes: int) -> AsyncIterator[Form
 
 
 def job_fields(values: Iterable[tuple[str, str]]) -> dict[str, object]:
-    """A form's text parts as a request's fields: `metadata` is JSON, and `metadata.x` one entry of it.
+    """A form's text parts as request fields: `metadata` is a JSON object, `metadata.x` is one entry of it.
 
     Raises:
-        InvalidInput: naming each field that came twice, and a `metadata` that is no JSON object.
+        InvalidInput: it names each repeated field, and `metadata` if it is not a JSON object.
     """
     fields: dict[str, object] = {}
     metadata: dict[str, object] = {}
     faults = []
-    seen: set[str] = set()
+    names: set[str] = set()
     for name, value in values:
-        if name in seen:
-            faults.append(FieldError(name, "given more than once", "repeated"))
+        if name in names:
+            faults.append(FieldError(name, "sent more than once", "repeated"))
             continue
-        seen.add(name)
+        names.add(name)
         entry = name.removeprefix("metadata.")
         if entry != name:
             metadata[entry] = value
         elif name == "metadata":
             try:
-                given = json.loads(value)
+                entries = json.loads(value)
             except ValueError:
-                given = None
-            if isinstance(given, dict):
-                metadata |= given
+                entries = None
+            if isinstance(entries, dict):
+                metadata |= entries
             else:
-                faults.append(FieldError(name, "a JSON object of strings", "dict_type"))
+                faults.append(FieldError(name, "must be a JSON object of strings", "dict_type"))
         else:
             fields[name] = value
     if faults:

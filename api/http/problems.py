@@ -1,4 +1,4 @@
-"""Every error as an answer: RFC 9457 problems, and the `{"error": …}` form of the drop-in."""
+"""Renders errors: as RFC 9457 problems, or as `{"error": …}` for the drop-in endpoint."""
 
 import math
 from collections.abc import Mapping
@@ -20,52 +20,52 @@ from jobs.foundation.input_errors import invalid_input
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:retouch:problem:"
 RETRY_AFTER_S = 5
-"""What a client is told to wait when Redis, the broker or the bucket does not answer."""
-UNAVAILABLE_DETAIL = "a store that Retouch depends on does not answer"
+"""`Retry-After` of the errors for Redis, the broker, or the bucket, in seconds."""
+UNAVAILABLE_DETAIL = "a storage service that Retouch needs does not answer"
 DROPIN_PATH = "/v1/images/edits"
 
 log = structlog.get_logger(__name__)
 
 
 class FieldProblem(BaseModel):
-    """One broken rule of a request."""
+    """One invalid field of a request."""
 
-    field: str = Field(description="Name as submitted, dotted where nested; empty for the whole request.")
+    field: str = Field(description="Name as submitted, with dots for nested fields; empty for the whole request.")
     message: str
-    code: str = Field(description="A stable word for programs.")
+    code: str = Field(description="A stable code for programs.")
 
 
 class ProblemBody(BaseModel):
     """RFC 9457 problem details."""
 
-    type: str = Field(description=f"`{TYPE_PREFIX}` and a stable word.", examples=[f"{TYPE_PREFIX}invalid-input"])
+    type: str = Field(description=f"`{TYPE_PREFIX}` and a stable code.", examples=[f"{TYPE_PREFIX}invalid-input"])
     title: str
     status: int
     detail: str
-    errors: list[FieldProblem] = Field(default_factory=list, description="The fields that are wrong, if any are.")
-    request_id: str | None = Field(default=None, description="Name this to the operator.")
+    errors: list[FieldProblem] = Field(default_factory=list, description="The invalid fields, if any.")
+    request_id: str | None = Field(default=None, description="Quote this id when you contact the operator.")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What one class of error is told as.
+    """How one class of errors is rendered.
 
     Attributes:
-        word: last part of the problem's `type`.
+        slug: last part of the problem's `type`.
         status: HTTP status.
-        dropin: `error.type` in the drop-in's answer, in StepFun's words where they have one.
-        dropin_status: the drop-in's status, where it differs.
+        dropin: `error.type` of the drop-in endpoint; StepFun's value where one exists.
+        dropin_status: HTTP status of the drop-in endpoint, if it differs.
     """
 
-    word: str
+    slug: str
     status: int
     dropin: str
     dropin_status: int | None = None
 
     @property
     def title(self) -> str:
-        """The word as a short sentence."""
-        return self.word.replace("-", " ").capitalize()
+        """The slug as a short phrase."""
+        return self.slug.replace("-", " ").capitalize()
 
 
 INVALID = Kind("invalid-input", 422, "request_params_invalid", 400)
@@ -100,12 +100,12 @@ KINDS: dict[type[RetouchError], Kind] = {
     errors.DeadlineExceeded: Kind("deadline-exceeded", 504, "timeout"),
     errors.Interrupted: UNAVAILABLE,
 }
-"""Each class of `jobs.foundation.errors` by itself: a new one without a row is a failing test, not a silent 500."""
+"""Every class of `jobs.foundation.errors`. A test fails if a class is missing here."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An error, ready to be told in either form."""
+    """An error that can be rendered in either format."""
 
     kind: Kind
     detail: str
@@ -114,15 +114,15 @@ class Problem:
 
 
 def of_error(error: RetouchError) -> Problem:
-    """The problem that a deliberate error is told as."""
+    """The problem for an error of `jobs.foundation.errors`."""
     kind = next((KINDS[cls] for cls in type(error).__mro__ if cls in KINDS), INTERNAL)
     headers: dict[str, str] = {}
-    found: tuple[FieldError, ...] = ()
+    fields: tuple[FieldError, ...] = ()
     match error:
         case errors.InvalidInput():
-            found = error.errors
+            fields = error.errors
         case errors.TooLarge():
-            # What is left of the body is not read, so the connection cannot carry another request.
+            # The rest of the body is not read, so the connection cannot be reused.
             headers["Connection"] = "close"
         case errors.Unauthorized():
             headers["WWW-Authenticate"] = 'Bearer realm="retouch"'
@@ -132,17 +132,17 @@ def of_error(error: RetouchError) -> Problem:
             headers["Retry-After"] = str(math.ceil(error.retry_after_s or RETRY_AFTER_S))
     if kind.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    return Problem(kind, str(error) or kind.title, found, headers)
+    return Problem(kind, str(error) or kind.title, fields, headers)
 
 
 def render(request: Request, problem: Problem) -> Response:
-    """The answer, in the form that the path's clients read."""
+    """The response, in the format that clients of this path expect."""
     headers = dict(problem.headers)
     if request.url.path == DROPIN_PATH:
         kind = problem.kind
         return dropin_error(kind.dropin_status or kind.status, kind.dropin, problem.detail, headers)
     body = ProblemBody(
-        type=TYPE_PREFIX + problem.kind.word,
+        type=TYPE_PREFIX + problem.kind.slug,
         title=problem.kind.title,
         status=problem.kind.status,
         detail=problem.detail,
@@ -155,17 +155,17 @@ def render(request: Request, problem: Problem) -> Response:
 
 
 def dropin_error(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as StepFun's endpoint tells it; `kind` is its `error.type`."""
+    """An error in the format of StepFun's API; `kind` is `error.type`."""
     return JSONResponse({"error": {"message": message, "type": kind}}, status, headers=dict(headers or {}))
 
 
 def of_any(error: Exception) -> Problem:
-    """The problem for whatever was raised; what was not foreseen is logged here and told without detail."""
+    """The problem for any exception. Unexpected exceptions are logged here and rendered without details."""
     match error:
         case RetouchError():
             problem = of_error(error)
             if problem.kind is UNAVAILABLE:
-                # What it says of addresses and variables is the operator's to read.
+                # The message can contain addresses and setting names, which only the operator may see.
                 log.warning("unavailable", error=str(error))
                 return replace(problem, detail=UNAVAILABLE_DETAIL)
             if problem.kind is not INTERNAL:
@@ -178,22 +178,22 @@ def of_any(error: Exception) -> Problem:
             log.warning("redis.unavailable", error=str(error))
             return of_error(errors.Unavailable(UNAVAILABLE_DETAIL))
     log.error("unexpected.error", exc_info=error)
-    return Problem(INTERNAL, "an unexpected error, which was logged under this request's id")
+    return Problem(INTERNAL, "an unexpected error occurred; the log has the details under this request's id")
 
 
 def _of_http(error: HTTPException) -> Problem:
-    word = HTTPStatus(error.status_code).phrase
+    phrase = HTTPStatus(error.status_code).phrase
     known = {kind.status: kind for kind in reversed(KINDS.values())}
     dropin = known[error.status_code].dropin if error.status_code in known else "request_params_invalid"
-    kind = Kind(word.lower().replace(" ", "-"), error.status_code, dropin)
+    kind = Kind(phrase.lower().replace(" ", "-"), error.status_code, dropin)
     detail = str(error.detail)
-    if detail == word:
-        detail = {404: "no such path", 405: "this path does not take this method"}.get(error.status_code, detail)
+    if detail == phrase:
+        detail = {404: "no such path", 405: "this path does not support this method"}.get(error.status_code, detail)
     return Problem(kind, detail, (), error.headers or {})
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error that FastAPI or Starlette catches by a problem; the rest is caught by the log's middleware."""
+    """Render the errors that FastAPI and Starlette catch. `RequestLog` renders all others."""
 
     async def handle(request: Request, error: Exception) -> Response:
         return render(request, of_any(error))

@@ -1,4 +1,4 @@
-"""What the API answers beside a job itself, and how a job becomes an answer."""
+"""Response models that several routes share, and helpers that build responses."""
 
 from datetime import datetime
 
@@ -9,14 +9,14 @@ from jobs.records.job_models import Job
 from jobs.storage.bucket import Bucket
 
 URL_LIVES_S = 3600
-"""How long a presigned URL of an answer can be fetched, in seconds."""
+"""Lifetime of the presigned URLs in responses, in seconds."""
 
 
 class SubmittedJob(Job):
-    """A job as its submit answers it."""
+    """A submitted job, with warnings."""
 
     warnings: list[str] = Field(
-        default_factory=list, description="What was accepted and has no effect, one sentence each."
+        default_factory=list, description="One sentence for each accepted field that has no effect."
     )
 
 
@@ -24,38 +24,41 @@ class JobPage(BaseModel):
     """A page of jobs, newest first."""
 
     data: list[Job]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
 class UploadRequest(BaseModel):
-    """What is going to be uploaded; both fields are optional."""
+    """Describes the planned upload; both fields are optional."""
 
     model_config = {"extra": "forbid"}
 
     filename: str | None = Field(default=None, min_length=1, max_length=255, examples=["SKU-1041.jpg"])
     media_type: str | None = Field(
-        default=None, pattern=r"^image/[a-z0-9.+-]{1,64}$", examples=["image/jpeg"], description="Signed if given."
+        default=None,
+        pattern=r"^image/[a-z0-9.+-]{1,64}$",
+        examples=["image/jpeg"],
+        description="Part of the signature if present.",
     )
 
 
 class UploadTarget(BaseModel):
-    """Where to put a picture, and what to submit then."""
+    """Where to upload a picture, and the address to submit afterwards."""
 
     method: str = "PUT"
     url: str = Field(description="Presigned: PUT the picture's bytes here.")
-    headers: dict[str, str] = Field(description="Headers the PUT must carry.")
+    headers: dict[str, str] = Field(description="Headers that the PUT must have.")
     image: str = Field(description="The `s3://` address to submit as a job's `image`.")
     expires_at: datetime
-    max_bytes: int = Field(description="Larger pictures are refused when they are edited.")
+    max_bytes: int = Field(description="Edits of larger pictures fail.")
 
 
-def shown(bucket: Bucket, job: Job) -> Job:
-    """The job with its output's presigned URL, if it has an output."""
+def with_output_url(bucket: Bucket, job: Job) -> Job:
+    """The job, with a presigned URL for its output if there is one."""
     if job.output is None:
         return job
     return job.with_output_url(bucket.presign_get(job.output.bucket, job.output.key, expires_s=URL_LIVES_S))
 
 
 def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A record as JSON. Routes that name a response model skip its second validation this way."""
+    """A JSON response. It skips FastAPI's second validation of the response model."""
     return Response(body.model_dump_json(), status, headers=headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""What OpenAPI must be told by hand: bodies that are read in two forms, and problems."""
+"""The parts of the OpenAPI document that FastAPI cannot generate: request bodies in two formats, and problems."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from jobs.batches.models import BatchDefaults, BatchOptions, BatchRequest
 from jobs.records.job_models import EditParameters, JobRequest
 
 REASONS = {
-    400: "The request breaks a rule.",
-    403: "The key may not do this.",
-    401: "No API key, or an unknown one.",
-    404: "No such thing belongs to the caller.",
-    409: "The state does not allow it.",
-    413: "Over the limit of bytes.",
-    415: "A body of another type.",
-    422: "The request breaks a rule; `errors` names the fields.",
-    429: "A quota is used up; `Retry-After` says for how long.",
-    451: "Refused by the content filter.",
-    500: "An unexpected error, or an edit that failed for good.",
-    503: "Redis, the broker or the bucket does not answer, or the model is parked; see `Retry-After`.",
-    504: "The wait is over; the job goes on.",
+    400: "The request is invalid.",
+    403: "The API key lacks the permission.",
+    401: "The API key is missing or unknown.",
+    404: "The caller has no such resource.",
+    409: "The current state does not allow this.",
+    413: "The body is too large.",
+    415: "The body's media type is not supported.",
+    422: "The request is invalid; `errors` names the fields.",
+    429: "A quota is exhausted; see `Retry-After`.",
+    451: "The content filter rejected the edit.",
+    500: "An unexpected error, or the edit failed permanently.",
+    503: "Redis, the broker, or the bucket does not answer, or the model is parked; see `Retry-After`.",
+    504: "The wait timed out; the job continues.",
 }
 PROBLEM_REF = {"$ref": "#/components/schemas/ProblemBody"}
 JSON_EXAMPLE = {
@@ -53,26 +53,26 @@ DROPIN_ERROR = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of routes that answer these problems."""
+    """The `responses` argument for routes that return these problems."""
     content = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
     return {status: {"description": REASONS[status], "content": content} for status in statuses}
 
 
 def dropin_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of the drop-in's errors."""
+    """The `responses` argument for errors of the drop-in endpoint."""
     content = {"application/json": {"schema": DROPIN_ERROR}}
     return {status: {"description": REASONS[status], "content": content} for status in statuses}
 
 
 def submit_body() -> dict[str, Any]:
-    """The body of `POST /v1/jobs`, in both forms."""
+    """The body of `POST /v1/jobs`, in both formats."""
     fields = JobRequest.model_json_schema()
     described = {
         "image": "`https://…`, `s3://bucket/key` of an allowed bucket, or `data:image/png;base64,…`",
-        "not_before": "RFC 3339, with its offset",
-        "output_key": "template of `{custom_id}`, `{job_id}`, `{batch_id}`, `{ext}`",
-        "deadline_s": "seconds from the submit",
-        "model": "one of `GET /v1/models`; the default one where it is left out",
+        "not_before": "RFC 3339, with a UTC offset",
+        "output_key": "template with `{custom_id}`, `{job_id}`, `{batch_id}`, `{ext}`",
+        "deadline_s": "seconds after the submit",
+        "model": "a name from `GET /v1/models`; omit it for the default model",
     }
     for name, text in described.items():
         fields["properties"][name]["description"] = text
@@ -80,11 +80,11 @@ def submit_body() -> dict[str, Any]:
     form["properties"]["image"] = {
         "type": "string",
         "format": "binary",
-        "description": "The picture as a file part; a text part may name its address instead.",
+        "description": "The picture as a file part, or its address as a text part.",
     }
     form["properties"]["metadata"] = {
         "type": "string",
-        "description": "A JSON object of strings; parts named `metadata.x` are entries of it, too.",
+        "description": "A JSON object of strings; parts named `metadata.x` add entries.",
     }
     required = ["image", "prompt"]
     return {
@@ -97,14 +97,19 @@ def submit_body() -> dict[str, Any]:
 
 
 def batch_body() -> dict[str, Any]:
-    """The body of `POST /v1/batches`, in both forms."""
+    """The body of `POST /v1/batches`, in both formats."""
     fields = BatchRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     options = BatchOptions.model_json_schema(ref_template="#/components/schemas/{model}")
     defaults = BatchDefaults.model_json_schema()
-    for one in (fields, options):
-        one.pop("$defs", None)
-        one["properties"]["defaults"] = {**defaults, "description": "What all items share unless they say otherwise."}
-    fields["properties"]["items"]["description"] = "Each has the fields of a job; `custom_id` and `image` above all."
+    for schema in (fields, options):
+        schema.pop("$defs", None)
+        schema["properties"]["defaults"] = {
+            **defaults,
+            "description": "Values for all items; an item can override them.",
+        }
+    fields["properties"]["items"]["description"] = (
+        "Each item has the fields of a job, typically `custom_id` and `image`."
+    )
     form = {**options, "title": "BatchForm", "properties": dict(options["properties"])}
     form["properties"]["manifest"] = {"type": "string", "format": "binary", "description": "CSV, JSONL or XLSX."}
     return {
@@ -120,10 +125,14 @@ def dropin_body() -> dict[str, Any]:
     """The body of `POST /v1/images/edits`."""
     properties: dict[str, Any] = {
         "model": {"type": "string"},
-        "image": {"type": "string", "format": "binary", "description": "Exactly one; `image[]` is read, too."},
+        "image": {
+            "type": "string",
+            "format": "binary",
+            "description": "Exactly one file; the name `image[]` is accepted, too.",
+        },
         "response_format": {"type": "string", "enum": ["url", "b64_json"]},
         "n": {"type": "integer", "enum": [1]},
-        "user": {"type": "string", "description": "Accepted, not used."},
+        "user": {"type": "string", "description": "Accepted and ignored."},
         **EditParameters.model_json_schema()["properties"],
     }
     schema = {"type": "object", "properties": properties, "required": ["image", "prompt"]}
@@ -131,7 +140,7 @@ def dropin_body() -> dict[str, Any]:
 
 
 def install(app: FastAPI) -> None:
-    """Make `/openapi.json` tell of problems instead of FastAPI's own validation errors."""
+    """Make `/openapi.json` describe problems instead of FastAPI's own validation errors."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -159,15 +168,15 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for schema in schemas.values():
-        # A job's tenant is the caller: it is kept and never shown.
+        # A job's tenant is the caller. It is stored, but responses omit it.
         if schema.get("properties", {}).get("tenant", {}).get("type") == "string":
             schema["properties"].pop("tenant")
             if "tenant" in schema.get("required", ()):
                 schema["required"].remove("tenant")
-    ours = problems(422)[422]
+    invalid_input = problems(422)[422]
     for path in document["paths"].values():
         for operation in path.values():
-            refused = operation.get("responses", {}).get("422")
-            if refused is not None and MEDIA_TYPE not in refused.get("content", {}):
-                operation["responses"]["422"] = ours
+            response = operation.get("responses", {}).get("422")
+            if response is not None and MEDIA_TYPE not in response.get("content", {}):
+                operation["responses"]["422"] = invalid_input
     return document

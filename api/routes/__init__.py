@@ -1,1 +1,1 @@
-"""The routes, a module for each subject."""
+"""The routes, one module per resource."""

@@ -1,4 +1,4 @@
-"""`/v1/batches`: submit, read, list, follow, and act on batches."""
+"""`/v1/batches`: submit, read, list, follow and control batches."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf, WaitingOf
+from api.context import BatchesOf, BatchSubmissionOf, EditLoopOf, JobWaiterOf, TaskPublisherOf
 from api.http import bodies, schema
 from api.http.multipart import job_fields, read_form
 from api.http.responses import answer
@@ -32,13 +32,15 @@ from jobs.batches.submission import (
 )
 from jobs.foundation.errors import InvalidInput, NotFound, Unavailable
 from jobs.foundation.job_states import State
+from jobs.plan.records import Dispatch
+from jobs.queueing.dispatch_loop import DispatchLoop
+from jobs.queueing.publisher import TaskPublisher
 from jobs.storage.streams import PIECE
-from jobs.wiring import Domain
 
 BATCH_ID = re.compile(r"bat_[0-9A-HJKMNP-TV-Z]{26}")
 JSON_BYTES = 64 * 1024 * 1024
-"""Most bytes of a request with inline items."""
-BEAT_S = 1.0
+"""Size limit of a request with inline items, in bytes."""
+POLL_S = 1.0
 PING_S = 15
 
 router = APIRouter(
@@ -50,11 +52,11 @@ class BatchPage(BaseModel):
     """A page of batches, newest first."""
 
     data: list[Batch]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
-class Listing(BaseModel):
-    """The query of a list."""
+class BatchQuery(BaseModel):
+    """The query of the batch list."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,7 +65,7 @@ class Listing(BaseModel):
 
 
 class Resumption(BaseModel):
-    """What `resume` may change."""
+    """The optional body of `resume`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,25 +73,25 @@ class Resumption(BaseModel):
 
 
 class Retrying(BaseModel):
-    """Which jobs `retry` tries again."""
+    """The optional body of `retry`: the states of the jobs to retry."""
 
     model_config = ConfigDict(extra="forbid")
 
     states: list[State] = Field(default=[State.FAILED], description="`failed`, `filtered`, `canceled`")
 
 
-def known_batch(batch_id: Annotated[str, Path(examples=["bat_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
-    """A batch's id; what cannot be one is not looked up.
+def valid_batch_id(batch_id: Annotated[str, Path(examples=["bat_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
+    """A batch id. Malformed ids are refused without a lookup.
 
     Raises:
-        NotFound: it is none.
+        NotFound: the id is malformed.
     """
     if not BATCH_ID.fullmatch(batch_id):
         raise NotFound("no such batch")
     return batch_id
 
 
-BatchId = Annotated[str, Depends(known_batch)]
+BatchId = Annotated[str, Depends(valid_batch_id)]
 
 
 @router.post(
@@ -99,8 +101,8 @@ BatchId = Annotated[str, Depends(known_batch)]
     summary="Submit a batch",
     description=(
         "JSON with `items` (up to 10,000) or `manifest` (`https://…`, `s3://bucket/key`, or `s3://bucket/prefix/` for "
-        "every picture under it), or multipart with the file part `manifest` (CSV, JSONL or XLSX) and the other fields "
-        "as form values; fields of a job stand for `defaults`. 202 means that the batch is durable; its rows are read "
+        "all pictures under it), or multipart with the file part `manifest` (CSV, JSONL or XLSX) and the other fields "
+        "as form values; fields of a job become `defaults`. 202 means that the batch is durable; its rows are read "
         "afterwards. The same `Idempotency-Key` and request within 24 hours answers with the same batch."
     ),
     responses=schema.problems(413, 415, 422, 429),
@@ -109,15 +111,15 @@ BatchId = Annotated[str, Depends(known_batch)]
 async def submit(
     *,
     request: Request,
-    domain: DomainOf,
+    submission: BatchSubmissionOf,
     caller: CallerOf,
     idempotency_key: Annotated[str | None, Header(description="1 to 255 printable ASCII characters.")] = None,
     traceparent: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """Keep the manifest, write the batch."""
+    """JobReader the manifest and the batch."""
     kind = bodies.media_type(request)
     write = partial(
-        domain.batch_submission.submit,
+        submission.submit,
         tenant=caller.tenant,
         idempotency_key=idempotency_key,
         traceparent=traceparent,
@@ -153,15 +155,15 @@ def _submit_form(
 def _manifest_of(files: list[tuple[str, UploadFile]]) -> UploadFile | None:
     for name, _ in files:
         if name != "manifest":
-            raise InvalidInput.of(name, "no such file part: send the rows as manifest", "extra_forbidden")
+            raise InvalidInput.of(name, "unknown file part: send the manifest as manifest", "extra_forbidden")
     if len(files) > 1:
-        raise InvalidInput.of("manifest", "exactly one", "repeated")
+        raise InvalidInput.of("manifest", "send exactly one manifest", "repeated")
     return files[0][1] if files else None
 
 
 def _digest(file: IO[bytes]) -> str:
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # a spooled file is one
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # a spooled file has the needed methods
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
@@ -171,81 +173,107 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 @router.get("", response_model=BatchPage, summary="List batches, newest first", responses=schema.problems(422))
-def list_batches(domain: DomainOf, caller: CallerOf, wanted: Annotated[Listing, Query()]) -> Response:
+def list_batches(batches: BatchesOf, caller: CallerOf, query: Annotated[BatchQuery, Query()]) -> Response:
     """A page of the caller's batches."""
-    page = domain.batches.page(caller.tenant, limit=wanted.limit, cursor=wanted.cursor)
+    page = batches.page(caller.tenant, limit=query.limit, cursor=query.cursor)
     return answer(BatchPage.model_construct(data=page.data, next_cursor=page.next_cursor))
 
 
 @router.get("/{batch_id}", response_model=Batch, summary="Read a batch", responses=schema.problems(404))
-def read(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
-    """The batch as it is now."""
-    return answer(domain.batches.get(caller.tenant, batch_id))
+def read(batches: BatchesOf, caller: CallerOf, batch_id: BatchId) -> Response:
+    """The batch in its current state."""
+    return answer(batches.get(caller.tenant, batch_id))
 
 
 @router.post(
     "/{batch_id}/approve",
     response_model=Batch,
-    summary="Let the rest be edited after the trial",
-    description="Any parameters sent go over what the rows and the defaults say, for all that was not in the trial.",
+    summary="Approve the trial and edit the other items",
+    description="Parameters in the body override those of the rows and the defaults, for all items outside the trial.",
     responses=schema.problems(404, 409, 422),
 )
 def approve(
-    domain: DomainOf, caller: CallerOf, batch_id: BatchId, changes: Annotated[Changes | None, Body()] = None
+    *,
+    batches: BatchesOf,
+    publisher: TaskPublisherOf,
+    edit_loop: EditLoopOf,
+    caller: CallerOf,
+    batch_id: BatchId,
+    changes: Annotated[Changes | None, Body()] = None,
 ) -> Response:
-    """Release the rest."""
-    return _acted(domain, domain.batches.approve(caller.tenant, batch_id, changes))
+    """Start the items outside the trial."""
+    return _dispatch_and_answer(publisher, edit_loop, batches.approve(caller.tenant, batch_id, changes))
 
 
-@router.post("/{batch_id}/pause", response_model=Batch, summary="Hold a batch", responses=schema.problems(404, 409))
-def pause(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
-    """Start nothing more of it; what runs goes on."""
-    return _acted(domain, domain.batches.pause(caller.tenant, batch_id))
-
-
-@router.post("/{batch_id}/resume", response_model=Batch, summary="Go on", responses=schema.problems(404, 409, 422))
-def resume(
-    domain: DomainOf, caller: CallerOf, batch_id: BatchId, wanted: Annotated[Resumption | None, Body()] = None
+@router.post("/{batch_id}/pause", response_model=Batch, summary="Pause a batch", responses=schema.problems(404, 409))
+def pause(
+    batches: BatchesOf, publisher: TaskPublisherOf, edit_loop: EditLoopOf, caller: CallerOf, batch_id: BatchId
 ) -> Response:
-    """Go on after a pause, with a new budget if one is given."""
-    budget = wanted.budget_usd if wanted else None
-    return _acted(domain, domain.batches.resume(caller.tenant, batch_id, budget))
-
-
-@router.post("/{batch_id}/cancel", response_model=Batch, summary="Stop a batch", responses=schema.problems(404, 409))
-def cancel(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
-    """Stop it for good; what runs stops at its next step."""
-    return _acted(domain, domain.batches.cancel(caller.tenant, batch_id))
+    """Start no more jobs of the batch; running jobs continue."""
+    return _dispatch_and_answer(publisher, edit_loop, batches.pause(caller.tenant, batch_id))
 
 
 @router.post(
-    "/{batch_id}/retry", response_model=Batch, summary="Try its jobs again", responses=schema.problems(404, 409, 422)
+    "/{batch_id}/resume", response_model=Batch, summary="Resume a batch", responses=schema.problems(404, 409, 422)
+)
+def resume(
+    *,
+    batches: BatchesOf,
+    publisher: TaskPublisherOf,
+    edit_loop: EditLoopOf,
+    caller: CallerOf,
+    batch_id: BatchId,
+    wanted: Annotated[Resumption | None, Body()] = None,
+) -> Response:
+    """Resume a paused batch, with a new budget if the body has one."""
+    budget = wanted.budget_usd if wanted else None
+    return _dispatch_and_answer(publisher, edit_loop, batches.resume(caller.tenant, batch_id, budget))
+
+
+@router.post("/{batch_id}/cancel", response_model=Batch, summary="Cancel a batch", responses=schema.problems(404, 409))
+def cancel(
+    batches: BatchesOf, publisher: TaskPublisherOf, edit_loop: EditLoopOf, caller: CallerOf, batch_id: BatchId
+) -> Response:
+    """Cancel the batch permanently; running jobs stop at their next step."""
+    return _dispatch_and_answer(publisher, edit_loop, batches.cancel(caller.tenant, batch_id))
+
+
+@router.post(
+    "/{batch_id}/retry", response_model=Batch, summary="Retry jobs of a batch", responses=schema.problems(404, 409, 422)
 )
 def retry(
-    domain: DomainOf, caller: CallerOf, batch_id: BatchId, wanted: Annotated[Retrying | None, Body()] = None
+    *,
+    batches: BatchesOf,
+    publisher: TaskPublisherOf,
+    edit_loop: EditLoopOf,
+    caller: CallerOf,
+    batch_id: BatchId,
+    wanted: Annotated[Retrying | None, Body()] = None,
 ) -> Response:
-    """Put jobs of these states back on their lanes."""
-    return _acted(domain, domain.batches.retry(caller.tenant, batch_id, (wanted or Retrying()).states))
+    """Queue the batch's jobs in these states again."""
+    return _dispatch_and_answer(
+        publisher, edit_loop, batches.retry(caller.tenant, batch_id, (wanted or Retrying()).states)
+    )
 
 
-def _acted(domain: Domain, batch: Batch) -> Response:
-    domain.chore_publisher.publish_due()
-    with suppress(RedisError, Unavailable):  # what was asked is done; every worker's pulse plans, too
-        domain.edit_loop.dispatch()
+def _dispatch_and_answer(publisher: TaskPublisher, edit_loop: DispatchLoop[Dispatch], batch: Batch) -> Response:
+    publisher.publish_due()
+    with suppress(RedisError, Unavailable):  # the action is stored already; each worker heartbeat dispatches, too
+        edit_loop.dispatch()
     return answer(batch)
 
 
 @router.get(
     "/{batch_id}/events",
     summary="Follow a batch",
-    description="Server-sent events: `progress` with the batch, at most once a second and only when it changed, then "
-    "one event named by the state it ended in (`completed`, `canceled`, `failed`).",
+    description="Server-sent events: `progress` with the batch, at most once a second and only after a change, then "
+    "one event named after the batch's final state (`completed`, `canceled`, `failed`).",
     response_class=EventSourceResponse,
     responses=schema.problems(404),
 )
-async def events(domain: DomainOf, waiting: WaitingOf, caller: CallerOf, batch_id: BatchId) -> Response:
-    """Read the record once a second for as long as somebody listens; no thread is held between."""
-    first = await run_in_threadpool(domain.batches.get, caller.tenant, batch_id)
+async def events(batches: BatchesOf, waiter: JobWaiterOf, caller: CallerOf, batch_id: BatchId) -> Response:
+    """Read the batch once a second while the client is connected; no thread is blocked in between."""
+    first = await run_in_threadpool(batches.get, caller.tenant, batch_id)
 
     async def follow() -> AsyncIterator[ServerSentEvent]:
         shown, batch = "", first
@@ -257,14 +285,14 @@ async def events(domain: DomainOf, waiting: WaitingOf, caller: CallerOf, batch_i
             if text != shown:
                 yield ServerSentEvent(text, event="progress")
                 shown = text
-            if waiting.stopping:
+            if waiter.stopping:
                 return
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(POLL_S)
             try:
-                batch = await run_in_threadpool(domain.batches.get, caller.tenant, batch_id)
+                batch = await run_in_threadpool(batches.get, caller.tenant, batch_id)
             except NotFound:
                 return
             except RedisError:
-                continue  # away for a moment: the next beat tells
+                continue  # Redis is unavailable: try again at the next poll
 
     return EventSourceResponse(follow(), ping=PING_S, headers={"X-Accel-Buffering": "no"})

@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz`: for what supervises the process. No key is asked for and nothing is told of tenants."""
+"""`/livez` and `/readyz`: probes for supervisors. They need no API key and return nothing about tenants."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,40 +8,40 @@ import structlog
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from api.context import DomainOf
+from api.context import BucketOf, PublisherOf, RedisOf, StatusOf
 from api.http.responses import answer
+from jobs.catalogue.status import Status
 from jobs.queueing.celery_app import EDITS
-from jobs.wiring import Domain
 
 router = APIRouter(tags=["operations"])
 log = structlog.get_logger(__name__)
 
 
 class Live(BaseModel):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["alive"] = "alive"
 
 
 class Check(BaseModel):
-    """One thing the API needs."""
+    """The state of one service that the API needs."""
 
     ok: bool
     message: str | None = None
 
 
 class Ready(BaseModel):
-    """Whether submits can be accepted."""
+    """Whether the API can accept submits."""
 
     ready: bool
     checks: dict[str, Check]
     edit_workers: int | None
-    """Live workers that take edits; None where Redis does not say. Jobs wait for one, so none is no fault here."""
+    """Live workers of the edit queue; None if Redis does not answer. Jobs wait for workers, so zero is still ready."""
 
 
-@router.get("/livez", summary="Whether the process answers")
+@router.get("/livez", summary="Whether the process responds")
 async def livez() -> Live:
-    """Asks nothing of anything else."""
+    """Contacts no other service."""
     return Live()
 
 
@@ -49,30 +49,30 @@ async def livez() -> Live:
     "/readyz",
     response_model=Ready,
     summary="Whether submits can be accepted",
-    responses={503: {"model": Ready, "description": "Something it needs does not answer."}},
+    responses={503: {"model": Ready, "description": "A required service does not answer."}},
 )
-def readyz(domain: DomainOf) -> Response:
-    """Asks Redis, the bucket and the broker, all at once."""
-    asked: dict[str, Callable[[], object]] = {
-        "redis": domain.redis.ping,
-        "bucket": domain.bucket.check,
-        "broker": domain.publisher.check,
+def readyz(redis: RedisOf, bucket: BucketOf, publisher: PublisherOf, status: StatusOf) -> Response:
+    """Checks Redis, the bucket and the broker in parallel."""
+    probes: dict[str, Callable[[], object]] = {
+        "redis": redis.ping,
+        "bucket": bucket.check,
+        "broker": publisher.check,
     }
-    with ThreadPoolExecutor(len(asked)) as pool:
-        checks = dict(zip(asked, pool.map(lambda name: _check(name, asked[name]), asked), strict=True))
+    with ThreadPoolExecutor(len(probes)) as pool:
+        checks = dict(zip(probes, pool.map(lambda name: _check(name, probes[name]), probes), strict=True))
     ready = all(check.ok for check in checks.values())
-    workers = _edit_workers(domain) if checks["redis"].ok else None
+    workers = _edit_workers(status) if checks["redis"].ok else None
     return answer(Ready(ready=ready, checks=checks, edit_workers=workers), 200 if ready else 503)
 
 
-def _check(name: str, ask: Callable[[], object]) -> Check:
+def _check(name: str, probe: Callable[[], object]) -> Check:
     try:
-        ask()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the thing does not work, and the log says why
-        log.warning("ready.not", what=name, error=str(error))
+        probe()
+    except Exception as error:  # noqa: BLE001 - any error means that the service is not ready; it is logged
+        log.warning("ready.check_failed", service=name, error=str(error))
         return Check(ok=False, message=f"does not answer ({type(error).__name__})")
     return Check(ok=True)
 
 
-def _edit_workers(domain: Domain) -> int:
-    return sum(EDITS in worker.queues for worker in domain.status.workers())
+def _edit_workers(status: Status) -> int:
+    return sum(EDITS in worker.queues for worker in status.workers())

@@ -1,4 +1,4 @@
-"""`/v1/jobs`: submit one edit, read, list, cancel, retry, and fetch the pictures."""
+"""`/v1/jobs`: submit, read, list, cancel and retry jobs, and download their pictures."""
 
 import re
 from typing import Annotated, Any
@@ -9,17 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf, WaitingOf
+from api.context import BucketOf, EditLoopOf, JobReaderOf, JobSubmissionOf, JobWaiterOf, PlannerOf, SettingsOf
 from api.http import bodies, schema
 from api.http.multipart import job_fields, read_form
-from api.http.responses import URL_LIVES_S, JobPage, SubmittedJob, answer, shown
+from api.http.responses import URL_LIVES_S, JobPage, SubmittedJob, answer, with_output_url
 from api.waiting import ClientGone, until_final_or_gone
 from jobs.edits.submission import parse_fields, parse_json
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound
 from jobs.foundation.job_states import FINAL, State
 from jobs.records.job_models import Job, JobRequest
 from jobs.storage.object_keys import parse_s3_url
-from jobs.wiring import Domain
 
 MAX_WAIT_S = 120
 JOB_ID = re.compile(r"job_[0-9A-HJKMNP-TV-Z]{26}(-\d{7,8})?")
@@ -29,22 +28,22 @@ router = APIRouter(
 )
 
 
-def known_id(job_id: Annotated[str, Path(examples=["job_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
-    """A job's id; what cannot be one is not looked up.
+def valid_job_id(job_id: Annotated[str, Path(examples=["job_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
+    """A job id. Malformed ids are refused without a lookup.
 
     Raises:
-        NotFound: it is none.
+        NotFound: the id is malformed.
     """
     if not JOB_ID.fullmatch(job_id):
         raise NotFound("no such job")
     return job_id
 
 
-JobId = Annotated[str, Depends(known_id)]
+JobId = Annotated[str, Depends(valid_job_id)]
 
 
-class Filter(BaseModel):
-    """The query of a list; a parameter it does not know is refused, so that a typo does not list everything."""
+class JobQuery(BaseModel):
+    """The query of the job list. Unknown parameters are refused, so that a typo does not list everything."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,11 +61,11 @@ class Filter(BaseModel):
     summary="Submit one edit",
     description=(
         "JSON, or multipart with the file part `image`. 202 means that the job is durable. "
-        f"`Prefer: wait=N` (0 to {MAX_WAIT_S} seconds) holds the answer until the job is final (200) or the time is "
-        "up (202). The same `Idempotency-Key` and body within 24 hours answers with the same job."
+        f"`Prefer: wait=N` (0 to {MAX_WAIT_S} seconds) delays the response until the job is final (200) or the time is "
+        "up (202). The same `Idempotency-Key` and body within 24 hours return the same job."
     ),
     responses={
-        200: {"model": SubmittedJob, "description": "Waited for, and final."},
+        200: {"model": SubmittedJob, "description": "The job became final during the wait."},
         **schema.problems(413, 415, 422, 429),
     },
     openapi_extra={"requestBody": schema.submit_body()},
@@ -74,21 +73,23 @@ class Filter(BaseModel):
 async def submit_job(
     *,
     request: Request,
-    domain: DomainOf,
-    waiting: WaitingOf,
+    settings: SettingsOf,
+    submission: JobSubmissionOf,
+    bucket: BucketOf,
+    waiter: JobWaiterOf,
     caller: CallerOf,
     idempotency_key: Annotated[
-        str | None, Header(description="1 to 255 printable ASCII characters, yours to choose.")
+        str | None, Header(description="1 to 255 printable ASCII characters, chosen by the client.")
     ] = None,
     prefer: Annotated[str | None, Header(description="`wait=30`")] = None,
     traceparent: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """Submit, and wait if asked to."""
+    """Submit the job, and wait for it if the client asked for that."""
     wait_s = preferred_wait(prefer)
-    wanted, upload = await read_submission(request, domain)
+    job_request, upload = await read_submission(request, settings.max_upload_bytes)
     accepted = await run_in_threadpool(
-        domain.job_submission.submit,
-        wanted,
+        submission.submit,
+        job_request,
         tenant=caller.tenant,
         upload=upload,
         idempotency_key=idempotency_key,
@@ -101,90 +102,107 @@ async def submit_job(
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
         try:
-            job = await until_final_or_gone(waiting, request, caller.tenant, job.id, wait_s)
+            job = await until_final_or_gone(waiter, request, caller.tenant, job.id, wait_s)
         except ClientGone:
             return Response(status_code=202)
-    body = SubmittedJob.model_construct(**dict(shown(domain.bucket, job)), warnings=list(accepted.warnings))
+    body = SubmittedJob.model_construct(**dict(with_output_url(bucket, job)), warnings=list(accepted.warnings))
     return answer(body, 200 if wait_s is not None and job.state in FINAL else 202, headers)
 
 
-async def read_submission(request: Request, domain: Domain) -> tuple[JobRequest, bytes | None]:
-    """The request in either form, and the picture's bytes where it was uploaded.
+async def read_submission(request: Request, limit: int) -> tuple[JobRequest, bytes | None]:
+    """The request in either format, and the picture's bytes if it was uploaded.
 
     Raises:
-        InvalidInput: naming every field of a wrong type or an unknown name.
-        TooLarge: over `MAX_UPLOAD_BYTES`.
+        InvalidInput: it names every field with a wrong type or an unknown name.
+        TooLarge: the picture has over `limit` bytes.
     """
-    limit = domain.settings.max_upload_bytes
     kind = bodies.media_type(request)
     if bodies.is_json(kind):
-        # A `data:` picture is a third larger than its bytes.
+        # Base64 in a `data:` URL is a third larger than the picture.
         body = await bodies.read_body(request, limit * 4 // 3 + bodies.FORM_BYTES)
         return await run_in_threadpool(parse_json, body), None
     if kind != "multipart/form-data":
         raise bodies.unsupported(kind, "application/json", "multipart/form-data")
     async with read_form(request, limit) as form:
-        wanted = parse_fields(job_fields(form.values))
-        return wanted, await form.file(["image"], limit)
+        job_request = parse_fields(job_fields(form.values))
+        return job_request, await form.file(["image"], limit)
 
 
 def preferred_wait(prefer: str | None) -> int | None:
-    """Seconds a `Prefer` header (RFC 7240) asks to wait; None where it does not.
+    """The wait in seconds that a `Prefer` header (RFC 7240) asks for; None if it does not.
 
     Raises:
-        InvalidInput: `wait` is no whole number of seconds that this API waits.
+        InvalidInput: `wait` is not an integer between 0 and `MAX_WAIT_S`.
     """
     for preference in (prefer or "").split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             value = value.strip().strip('"')
             if not re.fullmatch(r"[0-9]{1,4}", value) or int(value) > MAX_WAIT_S:
-                raise InvalidInput.of("Prefer", f"wait is a whole number of seconds, 0 to {MAX_WAIT_S}", "out_of_range")
+                raise InvalidInput.of(
+                    "Prefer", f"wait must be a whole number of seconds, 0 to {MAX_WAIT_S}", "out_of_range"
+                )
             return int(value)
     return None
 
 
 @router.get("", response_model=JobPage, summary="List jobs, newest first", responses=schema.problems(422))
-def list_jobs(domain: DomainOf, caller: CallerOf, wanted: Annotated[Filter, Query()]) -> Response:
+def list_jobs(reader: JobReaderOf, bucket: BucketOf, caller: CallerOf, query: Annotated[JobQuery, Query()]) -> Response:
     """A page of the caller's jobs."""
-    page = domain.store.page(
+    page = reader.page(
         caller.tenant,
-        state=wanted.state,
-        batch_id=wanted.batch_id,
-        custom_id=wanted.custom_id,
-        limit=wanted.limit,
-        cursor=wanted.cursor,
+        state=query.state,
+        batch_id=query.batch_id,
+        custom_id=query.custom_id,
+        limit=query.limit,
+        cursor=query.cursor,
     )
-    data = [shown(domain.bucket, job) for job in page.data]
+    data = [with_output_url(bucket, job) for job in page.data]
     return answer(JobPage.model_construct(data=data, next_cursor=page.next_cursor))
 
 
 @router.get("/{job_id}", response_model=Job, summary="Read a job", responses=schema.problems(404))
-def read_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
-    """The job as it is now."""
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+def read_job(bucket: BucketOf, reader: JobReaderOf, caller: CallerOf, job_id: JobId) -> Response:
+    """The job in its current state."""
+    return answer(with_output_url(bucket, reader.get(caller.tenant, job_id)))
 
 
 @router.post("/{job_id}/cancel", response_model=Job, summary="Cancel a job", responses=schema.problems(404, 409))
-def cancel_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
-    """Stop a job that is not final; a running one stops at its next step."""
-    domain.store.get(caller.tenant, job_id)
-    domain.planner.cancel(job_id)
-    domain.edit_loop.dispatch()
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+def cancel_job(
+    *,
+    reader: JobReaderOf,
+    planner: PlannerOf,
+    edit_loop: EditLoopOf,
+    bucket: BucketOf,
+    caller: CallerOf,
+    job_id: JobId,
+) -> Response:
+    """Cancel a job that is not final; a running job stops at its next step."""
+    reader.get(caller.tenant, job_id)
+    planner.cancel(job_id)
+    edit_loop.dispatch()
+    return answer(with_output_url(bucket, reader.get(caller.tenant, job_id)))
 
 
 @router.post("/{job_id}/retry", response_model=Job, summary="Retry a job", responses=schema.problems(404, 409))
-def retry_job(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
+def retry_job(
+    *,
+    reader: JobReaderOf,
+    planner: PlannerOf,
+    edit_loop: EditLoopOf,
+    bucket: BucketOf,
+    caller: CallerOf,
+    job_id: JobId,
+) -> Response:
     """Queue a failed, filtered or canceled job again."""
-    before = domain.store.get(caller.tenant, job_id)
-    domain.planner.retry(job_id, deadline_s=before.deadline_s)
-    domain.edit_loop.dispatch()
-    return answer(shown(domain.bucket, domain.store.get(caller.tenant, job_id)))
+    job = reader.get(caller.tenant, job_id)
+    planner.retry(job_id, deadline_s=job.deadline_s)
+    edit_loop.dispatch()
+    return answer(with_output_url(bucket, reader.get(caller.tenant, job_id)))
 
 
 REDIRECT: dict[int | str, dict[str, Any]] = {
-    307: {"description": "`Location` is the picture.", "headers": {"Location": {"schema": {"type": "string"}}}}
+    307: {"description": "`Location` is the picture's URL.", "headers": {"Location": {"schema": {"type": "string"}}}}
 }
 
 
@@ -192,12 +210,12 @@ REDIRECT: dict[int | str, dict[str, Any]] = {
     "/{job_id}/output",
     status_code=307,
     response_class=RedirectResponse,
-    summary="Fetch the result",
+    summary="Download the result",
     responses={**REDIRECT, **schema.problems(404, 409)},
 )
-def job_output(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
-    """A redirect to the result; 409 while there is none yet, 404 where there will be none."""
-    job = shown(domain.bucket, domain.store.get(caller.tenant, job_id))
+def job_output(bucket: BucketOf, reader: JobReaderOf, caller: CallerOf, job_id: JobId) -> Response:
+    """A redirect to the result; 409 while the job is not final, 404 if it ended without a result."""
+    job = with_output_url(bucket, reader.get(caller.tenant, job_id))
     if job.output is not None and job.output.url is not None:
         return redirect(job.output.url)
     if job.state in FINAL:
@@ -209,17 +227,17 @@ def job_output(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
     "/{job_id}/input",
     status_code=307,
     response_class=RedirectResponse,
-    summary="Fetch the picture that was submitted",
+    summary="Download the submitted picture",
     responses={**REDIRECT, **schema.problems(404)},
 )
-def job_input(domain: DomainOf, caller: CallerOf, job_id: JobId) -> Response:
-    """A redirect to the picture: presigned where it lies in a bucket, else the address that was submitted."""
-    image = domain.store.get(caller.tenant, job_id).input.image
+def job_input(reader: JobReaderOf, bucket: BucketOf, caller: CallerOf, job_id: JobId) -> Response:
+    """A redirect to the submitted picture: a presigned URL for pictures in a bucket, else the submitted URL."""
+    image = reader.get(caller.tenant, job_id).input.image
     if image.startswith("s3://"):
-        image = domain.bucket.presign_get(*parse_s3_url(image), expires_s=URL_LIVES_S)
+        image = bucket.presign_get(*parse_s3_url(image), expires_s=URL_LIVES_S)
     return redirect(image)
 
 
 def redirect(url: str) -> Response:
-    """A 307 that no cache keeps: what it names expires."""
+    """A 307 that caches do not store, because the URL expires."""
     return RedirectResponse(url, 307, headers={"Cache-Control": "private, no-store"})

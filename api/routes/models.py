@@ -1,4 +1,4 @@
-"""`/v1/models`: what may be named, and how each model is doing."""
+"""`/v1/models`: the catalogue's models with their limits and state."""
 
 from typing import Annotated
 
@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, StringConstraints
 
 from api.auth import authenticate, operator
-from api.context import DomainOf
+from api.context import CatalogueOf, EditLoopOf, PlannerOf, StatusOf
 from api.http import schema
-from jobs.catalogue.status import ModelStatus
+from jobs.catalogue.catalogue import Catalogue
+from jobs.catalogue.status import ModelStatus, Status
 from jobs.foundation.errors import NotFound
 from jobs.records.job_models import Record
-from jobs.wiring import Domain
 
 router = APIRouter(
     prefix="/v1/models", tags=["models"], dependencies=[Depends(authenticate)], responses=schema.problems(401, 503)
@@ -19,55 +19,59 @@ router = APIRouter(
 
 
 class ModelList(BaseModel):
-    """Every model of the catalogue."""
+    """All models of the catalogue."""
 
     data: list[ModelStatus]
     next_cursor: None = None
 
 
 @router.get("", summary="List the models with their limits and state")
-def list_models(domain: DomainOf) -> ModelList:
-    """Each model with its limits, window, pace, in flight, waiting, parked and why."""
-    return ModelList(data=domain.status.models())
+def list_models(status: StatusOf) -> ModelList:
+    """Each model with its limits, window, pace, counts of jobs, and the reason if it is parked."""
+    return ModelList(data=status.models())
 
 
 class Park(Record):
-    """Why an operator sets a model aside."""
+    """The reason why an operator parks a model."""
 
     reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] = "parked by an operator"
 
 
 @router.post(
     "/{name}/park",
-    summary="Set a model aside",
+    summary="Park a model",
     dependencies=[Depends(operator)],
     responses=schema.problems(403, 404),
 )
-def park_model(name: str, domain: DomainOf, park: Park | None = None) -> ModelStatus:
-    """Nothing of it starts until it is resumed; what runs goes on, its jobs stay on their lanes. Admin keys only."""
-    _known(domain, name)
-    domain.planner.park(name, (park or Park()).reason)
-    return _status(domain, name)
+def park_model(
+    name: str, catalogue: CatalogueOf, status: StatusOf, planner: PlannerOf, park: Park | None = None
+) -> ModelStatus:
+    """Start no jobs of this model until it is resumed. Running jobs continue, queued jobs wait. Admin keys only."""
+    _check_known(catalogue, name)
+    planner.park(name, (park or Park()).reason)
+    return _status_of(status, name)
 
 
 @router.post(
     "/{name}/resume",
-    summary="Take a model up again",
+    summary="Resume a model",
     dependencies=[Depends(operator)],
     responses=schema.problems(403, 404),
 )
-def resume_model(name: str, domain: DomainOf) -> ModelStatus:
-    """Whatever it was parked for, its jobs start at once. Admin keys only."""
-    _known(domain, name)
-    domain.planner.resume(name)
-    domain.edit_loop.dispatch()
-    return _status(domain, name)
+def resume_model(
+    name: str, catalogue: CatalogueOf, status: StatusOf, planner: PlannerOf, edit_loop: EditLoopOf
+) -> ModelStatus:
+    """Start the model's jobs again, whatever the reason for the park. Admin keys only."""
+    _check_known(catalogue, name)
+    planner.resume(name)
+    edit_loop.dispatch()
+    return _status_of(status, name)
 
 
-def _known(domain: Domain, name: str) -> None:
-    if name not in domain.catalogue.models:
-        raise NotFound(f"there is no model {name}; there is: {', '.join(domain.catalogue.models)}")
+def _check_known(catalogue: Catalogue, name: str) -> None:
+    if name not in catalogue.models:
+        raise NotFound(f"unknown model {name}; the catalogue has: {', '.join(catalogue.models)}")
 
 
-def _status(domain: Domain, name: str) -> ModelStatus:
-    return next(model for model in domain.status.models() if model.name == name)
+def _status_of(status: Status, name: str) -> ModelStatus:
+    return next(model for model in status.models() if model.name == name)

@@ -1,9 +1,9 @@
-"""`POST /v1/batches/{id}/rollback`: a batch's output keys go back to what lay under them before."""
+"""`POST /v1/batches/{id}/rollback`: restore the previous objects under a batch's output keys."""
 
 from fastapi import APIRouter, Depends, Response
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf
+from api.context import RollbacksOf, TaskPublisherOf
 from api.http import schema
 from api.http.responses import answer
 from api.routes.batches import BatchId
@@ -18,15 +18,16 @@ router = APIRouter(
     "/{batch_id}/rollback",
     status_code=202,
     response_model=Batch,
-    summary="Point a batch's output keys back",
+    summary="Restore the previous objects of a batch's output keys",
     description=(
-        "Of a batch with `supersede` that has ended: each key that still holds its result gets the version before, and "
-        "the result is kept beside it. It goes on in the background; `rollback` says how far. Asking again is harmless."
+        "For a batch with `supersede` that has ended: each key that still has the batch's result gets its previous "
+        "version, and the result is kept as a version. The rollback runs in the background and is idempotent; "
+        "`rollback` has its progress."
     ),
     responses=schema.problems(404, 409),
 )
-def rollback(domain: DomainOf, caller: CallerOf, batch_id: BatchId) -> Response:
-    """Begin it, or say how far it is."""
-    batch = domain.rollbacks.begin(caller.tenant, batch_id)
-    domain.chore_publisher.publish_due()
+def rollback(rollbacks: RollbacksOf, publisher: TaskPublisherOf, caller: CallerOf, batch_id: BatchId) -> Response:
+    """Start the rollback, or return its progress."""
+    batch = rollbacks.begin(caller.tenant, batch_id)
+    publisher.publish_due()
     return answer(batch, 202)

@@ -1,4 +1,4 @@
-"""`/v1/schedules`: batches by the clock, and what became of each run."""
+"""`/v1/schedules`: batches at scheduled times, and their runs."""
 
 import re
 from typing import Annotated, Any
@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf
+from api.context import RunsOf, SchedulesOf, ScheduleSubmissionOf, TaskPublisherOf
 from api.http import bodies, schema
 from api.http.responses import answer
 from jobs.batches.models import BatchDefaults
 from jobs.foundation.errors import NotFound
 from jobs.foundation.input_errors import validated
 from jobs.schedules.models import Run, Schedule, ScheduleChange, ScheduleRequest
-from jobs.wiring import Domain
+from jobs.schedules.submission import ScheduleSubmission
 
 JSON_BYTES = 64 * 1024 * 1024
-"""Most bytes of a request with inline items."""
+"""Size limit of a request with inline items, in bytes."""
 SCHEDULE_ID = re.compile(r"sch_[0-9A-HJKMNP-TV-Z]{26}")
 RUN_ID = re.compile(r"run_[0-9A-HJKMNP-TV-Z]{26}-[0-9]{13}m?")
 EXAMPLE = {
@@ -45,18 +45,18 @@ class ScheduleList(BaseModel):
     """A page of schedules, newest first."""
 
     data: list[Schedule]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
 class RunList(BaseModel):
-    """A page of runs, the latest first."""
+    """A page of runs, newest first."""
 
     data: list[Run]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
-class Listing(BaseModel):
-    """The query of a list."""
+class ScheduleQuery(BaseModel):
+    """The query of the lists of schedules and runs."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,39 +64,39 @@ class Listing(BaseModel):
     cursor: str | None = Field(default=None, max_length=64)
 
 
-def known_schedule(schedule_id: Annotated[str, Path(examples=["sch_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
-    """A schedule's id; what cannot be one is not looked up.
+def valid_schedule_id(schedule_id: Annotated[str, Path(examples=["sch_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"])]) -> str:
+    """A schedule id. Malformed ids are refused without a lookup.
 
     Raises:
-        NotFound: it is none.
+        NotFound: the id is malformed.
     """
     if not SCHEDULE_ID.fullmatch(schedule_id):
         raise NotFound("no such schedule")
     return schedule_id
 
 
-ScheduleId = Annotated[str, Depends(known_schedule)]
+ScheduleId = Annotated[str, Depends(valid_schedule_id)]
 
 
 def _body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
-    """How OpenAPI describes a body that the route reads itself, within bounds."""
+    """The OpenAPI description of a body that the route reads itself, with a size limit."""
     fields = model.model_json_schema(ref_template="#/components/schemas/{model}")
     fields.pop("$defs", None)
     fields["properties"]["defaults"] = {
         **BatchDefaults.model_json_schema(),
-        "description": "What all items share; `reuse` is on unless it says false.",
+        "description": "Values for all items; `reuse` is true by default.",
     }
     fields["properties"].pop("not_before", None)
     described = {
         "cron": "Five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.",
-        "timezone": "IANA name of the clock that `cron` means.",
-        "manifest": "`s3://bucket/key`, `https://…`, or `s3://bucket/prefix/` for every picture under it.",
+        "timezone": "IANA time zone in which `cron` is evaluated.",
+        "manifest": "`s3://bucket/key`, `https://…`, or `s3://bucket/prefix/` for all pictures under it.",
         "items": "Up to 10,000 rows instead of a manifest.",
-        "only_changed": "Of a prefix: only pictures that are new or changed since their last success.",
-        "overlap": "What becomes of a run that is due while the one before goes on.",
-        "catch_up_s": "Ticks missed in a downtime longer ago than so many seconds are recorded and not made up for.",
-        "ends_at": "No run is due after this moment.",
-        "supersede": "Waiting jobs of the same `custom_id` give way; results become versions under their keys.",
+        "only_changed": "For a prefix: only pictures that are new or changed since their last success.",
+        "overlap": "What happens to a run that is due while the previous run is active.",
+        "catch_up_s": "Maximum age of a missed run that is made up for, in seconds; older ones are only recorded.",
+        "ends_at": "No run is due after this time.",
+        "supersede": "Cancels waiting jobs of the same `custom_id`; results become versions under their keys.",
     }
     for name, text in described.items():
         fields["properties"][name]["description"] = text
@@ -114,63 +114,65 @@ async def _json(request: Request) -> bytes:
     "",
     status_code=201,
     response_model=Schedule,
-    summary="Make a schedule",
+    summary="Create a schedule",
     description=(
-        "Each run is a batch. Ticks are fired by the workers, each once. A local time that a change of the clocks "
-        "leaves out fires once after the gap, one that comes twice fires once; with `*` before minute or hour, "
-        "an expression follows time as it passes."
+        "Each run is a batch. The workers start each run exactly once. If a change of the clocks skips a local time, "
+        "its run starts once after the gap; if it occurs twice, the run starts once. Expressions with `*` as "
+        "minute or hour follow elapsed time instead."
     ),
     responses=schema.problems(413, 415, 422),
     openapi_extra={"requestBody": _body(ScheduleRequest, EXAMPLE)},
 )
-async def create(request: Request, domain: DomainOf, caller: CallerOf) -> Response:
-    """Make a schedule of the caller's."""
+async def create(request: Request, submission: ScheduleSubmissionOf, caller: CallerOf) -> Response:
+    """Create a schedule for the caller."""
     body = await _json(request)
-    made = await run_in_threadpool(_create, domain, caller.tenant, body)
-    return answer(made, 201, {"Location": f"/v1/schedules/{made.id}"})
+    schedule = await run_in_threadpool(_create, submission, caller.tenant, body)
+    return answer(schedule, 201, {"Location": f"/v1/schedules/{schedule.id}"})
 
 
-def _create(domain: Domain, tenant: str, body: bytes) -> Schedule:
-    return domain.schedule_submission.create(validated(ScheduleRequest.model_validate_json, body), tenant=tenant)
+def _create(submission: ScheduleSubmission, tenant: str, body: bytes) -> Schedule:
+    return submission.create(validated(ScheduleRequest.model_validate_json, body), tenant=tenant)
 
 
 @router.get("", response_model=ScheduleList, summary="List schedules", responses=schema.problems(422))
-def list_schedules(domain: DomainOf, caller: CallerOf, wanted: Annotated[Listing, Query()]) -> Response:
+def list_schedules(schedules: SchedulesOf, caller: CallerOf, query: Annotated[ScheduleQuery, Query()]) -> Response:
     """A page of the caller's schedules."""
-    page = domain.schedules.page(caller.tenant, limit=wanted.limit, cursor=wanted.cursor)
+    page = schedules.page(caller.tenant, limit=query.limit, cursor=query.cursor)
     return answer(ScheduleList.model_construct(data=page.data, next_cursor=page.next_cursor))
 
 
 @router.get("/{schedule_id}", response_model=Schedule, summary="Read a schedule", responses=schema.problems(404))
-def read(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
-    """The schedule as it is now."""
-    return answer(domain.schedules.get(caller.tenant, schedule_id))
+def read(schedules: SchedulesOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """The schedule in its current state."""
+    return answer(schedules.get(caller.tenant, schedule_id))
 
 
 @router.patch(
     "/{schedule_id}",
     response_model=Schedule,
     summary="Change a schedule",
-    description="What is left out stays; what is null goes. Open runs stay what they are.",
+    description="Omitted fields stay unchanged; null clears a field. Active runs are not affected.",
     responses=schema.problems(404, 409, 413, 415, 422),
     openapi_extra={"requestBody": _body(ScheduleChange, {"cron": "0 4 * * 1-5"})},
 )
-async def change(request: Request, domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
-    """Change what is given."""
+async def change(
+    request: Request, submission: ScheduleSubmissionOf, caller: CallerOf, schedule_id: ScheduleId
+) -> Response:
+    """Change the fields in the body."""
     body = await _json(request)
-    return answer(await run_in_threadpool(_change, domain, caller.tenant, schedule_id, body))
+    return answer(await run_in_threadpool(_change, submission, caller.tenant, schedule_id, body))
 
 
-def _change(domain: Domain, tenant: str, schedule_id: str, body: bytes) -> Schedule:
-    return domain.schedule_submission.change(tenant, schedule_id, validated(ScheduleChange.model_validate_json, body))
+def _change(submission: ScheduleSubmission, tenant: str, schedule_id: str, body: bytes) -> Schedule:
+    return submission.change(tenant, schedule_id, validated(ScheduleChange.model_validate_json, body))
 
 
 @router.delete(
     "/{schedule_id}", status_code=204, summary="Delete a schedule and its runs", responses=schema.problems(404)
 )
-def delete(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
-    """Delete it; batches that it made go on."""
-    domain.schedule_submission.delete(caller.tenant, schedule_id)
+def delete(submission: ScheduleSubmissionOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Delete the schedule; its batches continue."""
+    submission.delete(caller.tenant, schedule_id)
     return Response(status_code=204)
 
 
@@ -179,50 +181,50 @@ def delete(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Respo
     status_code=202,
     response_model=Run,
     summary="Run a schedule now",
-    description="Beside its ticks, also while it is paused. 409 where a run goes on and `overlap` is `skip`.",
+    description="An extra run, also while the schedule is paused. 409 if a run is active and `overlap` is `skip`.",
     responses=schema.problems(404, 409),
 )
-def run_now(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
-    """Make a run."""
-    run = domain.schedules.run_now(caller.tenant, schedule_id)
-    domain.chore_publisher.publish_due()
+def run_now(schedules: SchedulesOf, publisher: TaskPublisherOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Create a run."""
+    run = schedules.run_now(caller.tenant, schedule_id)
+    publisher.publish_due()
     return answer(run, 202, {"Location": f"/v1/schedules/{schedule_id}/runs/{run.id}"})
 
 
 @router.post(
     "/{schedule_id}/pause", response_model=Schedule, summary="Pause a schedule", responses=schema.problems(404, 409)
 )
-def pause(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
-    """Nothing more is due; a run that goes on goes on."""
-    return answer(domain.schedules.pause(caller.tenant, schedule_id))
+def pause(schedules: SchedulesOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Stop new runs; an active run continues."""
+    return answer(schedules.pause(caller.tenant, schedule_id))
 
 
 @router.post(
     "/{schedule_id}/resume", response_model=Schedule, summary="Resume a schedule", responses=schema.problems(404, 409)
 )
-def resume(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
-    """Go on with the next tick; those of the pause are not made up for."""
-    return answer(domain.schedules.resume(caller.tenant, schedule_id))
+def resume(schedules: SchedulesOf, caller: CallerOf, schedule_id: ScheduleId) -> Response:
+    """Continue with the next scheduled time; runs missed during the pause are not made up for."""
+    return answer(schedules.resume(caller.tenant, schedule_id))
 
 
 @router.get(
     "/{schedule_id}/runs",
     response_model=RunList,
     summary="List a schedule's runs",
-    description="The latest first, with their batches, counts and cost; the newest 500 are kept.",
+    description="Newest first, with their batches, counts and cost; the newest 500 are kept.",
     responses=schema.problems(404, 422),
 )
 def list_runs(
-    domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId, wanted: Annotated[Listing, Query()]
+    runs: RunsOf, caller: CallerOf, schedule_id: ScheduleId, query: Annotated[ScheduleQuery, Query()]
 ) -> Response:
-    """A page of runs, skipped and missed ones too."""
-    page = domain.runs.page(caller.tenant, schedule_id, limit=wanted.limit, cursor=wanted.cursor)
+    """A page of runs, including skipped and missed runs."""
+    page = runs.page(caller.tenant, schedule_id, limit=query.limit, cursor=query.cursor)
     return answer(RunList.model_construct(data=page.data, next_cursor=page.next_cursor))
 
 
 @router.get("/{schedule_id}/runs/{run_id}", response_model=Run, summary="Read a run", responses=schema.problems(404))
-def read_run(domain: DomainOf, caller: CallerOf, schedule_id: ScheduleId, run_id: str) -> Response:
-    """The run as it is now."""
+def read_run(runs: RunsOf, caller: CallerOf, schedule_id: ScheduleId, run_id: str) -> Response:
+    """The run in its current state."""
     if not RUN_ID.fullmatch(run_id):
         raise NotFound("no such run")
-    return answer(domain.runs.get(caller.tenant, schedule_id, run_id))
+    return answer(runs.get(caller.tenant, schedule_id, run_id))

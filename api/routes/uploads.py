@@ -1,4 +1,4 @@
-"""`/v1/uploads`: a place in the bucket to put a picture, before it is submitted."""
+"""`/v1/uploads`: upload targets in the bucket for pictures that will be submitted."""
 
 import mimetypes
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Response
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf
+from api.context import BucketOf, SettingsOf
 from api.http import schema
 from api.http.responses import URL_LIVES_S, UploadRequest, UploadTarget, answer
 from jobs.foundation.ids import new_id
@@ -23,27 +23,26 @@ router = APIRouter(
     "",
     status_code=201,
     response_model=UploadTarget,
-    summary="Get a place to put a picture",
+    summary="Create an upload target",
     description=(
-        "A presigned PUT and the `s3://` address to submit. Nothing passes through the API, so it suits large "
-        f"pictures. The URL lives {URL_LIVES_S} seconds."
+        "A presigned PUT URL and the `s3://` address to submit. The picture does not pass through the API, which suits "
+        f"large pictures. The URL is valid for {URL_LIVES_S} seconds."
     ),
 )
 def create_upload(
-    domain: DomainOf, caller: CallerOf, wanted: Annotated[UploadRequest | None, Body()] = None
+    bucket: BucketOf, settings: SettingsOf, caller: CallerOf, wanted: Annotated[UploadRequest | None, Body()] = None
 ) -> Response:
-    """Name an object of the tenant's own and presign its PUT."""
+    """Choose an object key in the tenant's area and presign its PUT."""
     wanted = wanted or UploadRequest()
-    last = PurePosixPath((wanted.filename or "").replace("\\", "/")).name
-    name = last or "picture" + (mimetypes.guess_extension(wanted.media_type or "") or "")
+    filename = PurePosixPath((wanted.filename or "").replace("\\", "/")).name
+    name = filename or "picture" + (mimetypes.guess_extension(wanted.media_type or "") or "")
     key = upload_key(caller.tenant, new_id("upl"), name)
-    bucket = domain.bucket.name
-    url = domain.bucket.presign_put(bucket, key, media_type=wanted.media_type, expires_s=URL_LIVES_S)
+    url = bucket.presign_put(bucket.name, key, media_type=wanted.media_type, expires_s=URL_LIVES_S)
     target = UploadTarget(
         url=url,
         headers={"Content-Type": wanted.media_type} if wanted.media_type else {},
-        image=f"s3://{bucket}/{key}",
+        image=f"s3://{bucket.name}/{key}",
         expires_at=datetime.now(UTC) + timedelta(seconds=URL_LIVES_S),
-        max_bytes=domain.settings.max_upload_bytes,
+        max_bytes=settings.max_upload_bytes,
     )
     return answer(target, 201)

@@ -1,4 +1,4 @@
-"""`/v1/webhooks`, `/v1/deliveries`, `/v1/webhook-secret`: where events are told, and what came of it."""
+"""`/v1/webhooks`, `/v1/deliveries`, `/v1/webhook-secret`: where events are delivered, and the deliveries' state."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.auth import CallerOf, authenticate
-from api.context import DomainOf
+from api.context import DeliveryLoopOf, DeliveryReaderOf, EndpointsOf, TenantsOf
 from api.http import schema
 from api.http.responses import answer
 from jobs.events.outbox import TYPES
@@ -34,61 +34,61 @@ class DeliveryList(BaseModel):
     """A page of deliveries, those of the newest events first."""
 
     data: list[Delivery]
-    next_cursor: str | None = Field(description="Send it back as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page; null on the last page.")
 
 
 class DeliveryDetail(Delivery):
-    """A delivery and what it sends."""
+    """A delivery with its payload."""
 
-    payload: Any = Field(description="The body, as JSON.")
+    payload: Any = Field(description="The request body, as JSON.")
 
 
 class Pinged(BaseModel):
-    """A `ping` is on its way."""
+    """A queued `ping`."""
 
     event_id: str = Field(description="Its `webhook-id`.")
-    delivery_id: str = Field(description="Read `/v1/deliveries/{id}` in a moment to see what came of it.")
+    delivery_id: str = Field(description="Read `/v1/deliveries/{id}` later for its result.")
 
 
 class RecoverRequest(BaseModel):
-    """What shall be tried again."""
+    """Which deliveries to retry."""
 
     model_config = ConfigDict(extra="forbid")
 
-    since: AwareDatetime = Field(description="Events of this moment and later; RFC 3339, with its offset.")
+    since: AwareDatetime = Field(description="Events at or after this time; RFC 3339, with a UTC offset.")
     states: list[DeliveryState] = Field(
         default=[DeliveryState.EXHAUSTED, DeliveryState.WAITING],
-        description="`succeeded` too, where a receiver has lost what it had.",
+        description="Add `succeeded` if a receiver has lost events that it received.",
     )
 
 
 class Recovered(BaseModel):
-    """How many deliveries are tried again now."""
+    """The number of deliveries that are retried."""
 
     count: int
 
 
 class TenantSecret(BaseModel):
-    """What signs the events that jobs and batches send to their own `webhook_url`."""
+    """The secret that signs events to the `webhook_url` of jobs and batches."""
 
     secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
 
 
 class DeliveryQuery(BaseModel):
-    """The query of a list; a parameter it does not know is refused, so that a typo does not list everything."""
+    """The query of a delivery list. Unknown parameters are refused, so that a typo does not list everything."""
 
     model_config = ConfigDict(extra="forbid")
 
     state: DeliveryState | None = None
     event_type: str | None = Field(default=None, max_length=64, description=f"One of {', '.join(TYPES)}.")
-    subject: str | None = Field(default=None, max_length=64, description="Id of the job, batch, … it is about.")
+    subject: str | None = Field(default=None, max_length=64, description="Id of the job, batch, … of the event.")
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     limit: int = Field(default=50, ge=1, le=200)
     cursor: str | None = Field(default=None, max_length=256)
 
     def filter(self) -> DeliveryFilter:
-        """What the list is asked for."""
+        """The query as a filter for the reader."""
         return DeliveryFilter(self.state, self.event_type, self.subject, self.since, self.until)
 
 
@@ -96,28 +96,28 @@ class DeliveryQuery(BaseModel):
     "/webhooks",
     status_code=201,
     response_model=NewEndpoint,
-    summary="Make an endpoint",
-    description="The secret is shown this once.",
+    summary="Create an endpoint",
+    description="Only this response contains the secret.",
     responses=schema.problems(409, 422),
 )
-def create_endpoint(domain: DomainOf, caller: CallerOf, wanted: Annotated[EndpointFields, Body()]) -> Response:
-    """Make an endpoint of the caller's."""
-    made = domain.endpoints.create(caller.tenant, wanted)
-    return answer(made, 201, {"Location": f"/v1/webhooks/{made.id}"})
+def create_endpoint(endpoints: EndpointsOf, caller: CallerOf, fields: Annotated[EndpointFields, Body()]) -> Response:
+    """Create an endpoint for the caller."""
+    endpoint = endpoints.create(caller.tenant, fields)
+    return answer(endpoint, 201, {"Location": f"/v1/webhooks/{endpoint.id}"})
 
 
 @router.get("/webhooks", response_model=EndpointList, summary="List endpoints")
-def list_endpoints(domain: DomainOf, caller: CallerOf) -> Response:
-    """All of the caller's, newest first; values of headers are masked."""
-    return answer(EndpointList(data=domain.endpoints.all_of(caller.tenant)))
+def list_endpoints(endpoints: EndpointsOf, caller: CallerOf) -> Response:
+    """All endpoints of the caller, newest first; header values are masked."""
+    return answer(EndpointList(data=endpoints.all_of(caller.tenant)))
 
 
 @router.get(
     "/webhooks/{endpoint_id}", response_model=Endpoint, summary="Read an endpoint", responses=schema.problems(404)
 )
-def read_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
-    """The endpoint as it is now."""
-    return answer(domain.endpoints.get(caller.tenant, endpoint_id))
+def read_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
+    """The endpoint in its current state."""
+    return answer(endpoints.get(caller.tenant, endpoint_id))
 
 
 @router.patch(
@@ -125,22 +125,22 @@ def read_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -
     response_model=Endpoint,
     summary="Change an endpoint",
     description=(
-        "What is left out stays. A header that is null goes, the others stay. Disabling ends what waits (`recover` "
-        "sends it later); enabling forgives failures."
+        "Omitted fields and headers stay unchanged; null removes a header. Disabling an endpoint ends its waiting "
+        "deliveries (`recover` retries them later); enabling it resets its failure count."
     ),
     responses=schema.problems(404, 422),
 )
 def change_endpoint(
-    domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId, wanted: Annotated[EndpointChange, Body()]
+    endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId, change: Annotated[EndpointChange, Body()]
 ) -> Response:
-    """Change what is given."""
-    return answer(domain.endpoints.change(caller.tenant, endpoint_id, wanted))
+    """Change the fields in the body."""
+    return answer(endpoints.change(caller.tenant, endpoint_id, change))
 
 
 @router.delete("/webhooks/{endpoint_id}", status_code=204, summary="Delete an endpoint", responses=schema.problems(404))
-def delete_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
-    """Delete it; what waits for it is exhausted."""
-    domain.endpoints.delete(caller.tenant, endpoint_id)
+def delete_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
+    """Delete the endpoint; its waiting deliveries become exhausted."""
+    endpoints.delete(caller.tenant, endpoint_id)
     return Response(status_code=204)
 
 
@@ -151,9 +151,9 @@ def delete_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId)
     summary="Send a ping",
     responses=schema.problems(404, 409),
 )
-def test_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
-    """Send a `ping`, whatever the endpoint's filters."""
-    event_id, delivery_id = domain.endpoints.ping(caller.tenant, endpoint_id)
+def test_endpoint(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
+    """Send a `ping`; the endpoint's filters do not apply."""
+    event_id, delivery_id = endpoints.ping(caller.tenant, endpoint_id)
     return answer(Pinged(event_id=event_id, delivery_id=delivery_id), 202)
 
 
@@ -161,27 +161,32 @@ def test_endpoint(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -
     "/webhooks/{endpoint_id}/rotate-secret",
     response_model=NewEndpoint,
     summary="Replace the secret",
-    description="The new secret is shown this once; for 24 hours the old one signs beside it.",
+    description="Only this response contains the new secret. For 24 hours, both secrets sign each delivery.",
     responses=schema.problems(404),
 )
-def rotate_secret(domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
-    """A new secret."""
-    return answer(domain.endpoints.rotate_secret(caller.tenant, endpoint_id))
+def rotate_secret(endpoints: EndpointsOf, caller: CallerOf, endpoint_id: EndpointId) -> Response:
+    """Create a new secret."""
+    return answer(endpoints.rotate_secret(caller.tenant, endpoint_id))
 
 
 @router.post(
     "/webhooks/{endpoint_id}/recover",
     status_code=202,
     response_model=Recovered,
-    summary="Try again all deliveries since a time",
+    summary="Retry all deliveries since a time",
     responses=schema.problems(404, 409, 422),
 )
 def recover_endpoint(
-    domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId, wanted: Annotated[RecoverRequest, Body()]
+    *,
+    endpoints: EndpointsOf,
+    delivery_loop: DeliveryLoopOf,
+    caller: CallerOf,
+    endpoint_id: EndpointId,
+    selection: Annotated[RecoverRequest, Body()],
 ) -> Response:
-    """Try again what has not arrived."""
-    count = domain.endpoints.recover(caller.tenant, endpoint_id, wanted.since, wanted.states)
-    domain.delivery_loop.dispatch()
+    """Retry deliveries, by default those that did not succeed."""
+    count = endpoints.recover(caller.tenant, endpoint_id, selection.since, selection.states)
+    delivery_loop.dispatch()
     return answer(Recovered(count=count), 202)
 
 
@@ -192,13 +197,15 @@ def recover_endpoint(
     responses=schema.problems(404, 422),
 )
 def list_endpoint_deliveries(
-    domain: DomainOf, caller: CallerOf, endpoint_id: EndpointId, wanted: Annotated[DeliveryQuery, Query()]
+    endpoints: EndpointsOf,
+    reader: DeliveryReaderOf,
+    caller: CallerOf,
+    endpoint_id: EndpointId,
+    query: Annotated[DeliveryQuery, Query()],
 ) -> Response:
-    """A page of one endpoint's deliveries with all their tries."""
-    domain.endpoints.get(caller.tenant, endpoint_id)
-    page = domain.delivery_log.page(
-        caller.tenant, wanted.filter(), endpoint_id=endpoint_id, limit=wanted.limit, cursor=wanted.cursor
-    )
+    """A page of the endpoint's deliveries with all their attempts."""
+    endpoints.get(caller.tenant, endpoint_id)
+    page = reader.page(caller.tenant, query.filter(), endpoint_id=endpoint_id, limit=query.limit, cursor=query.cursor)
     return _page(page)
 
 
@@ -206,12 +213,12 @@ def list_endpoint_deliveries(
     "/deliveries",
     response_model=DeliveryList,
     summary="List deliveries",
-    description="To all endpoints, and to what jobs and batches named as `webhook_url`.",
+    description="To all endpoints, and to the `webhook_url` of jobs and batches.",
     responses=schema.problems(422),
 )
-def list_deliveries(domain: DomainOf, caller: CallerOf, wanted: Annotated[DeliveryQuery, Query()]) -> Response:
-    """A page of the caller's deliveries with all their tries."""
-    return _page(domain.delivery_log.page(caller.tenant, wanted.filter(), limit=wanted.limit, cursor=wanted.cursor))
+def list_deliveries(reader: DeliveryReaderOf, caller: CallerOf, query: Annotated[DeliveryQuery, Query()]) -> Response:
+    """A page of the caller's deliveries with all their attempts."""
+    return _page(reader.page(caller.tenant, query.filter(), limit=query.limit, cursor=query.cursor))
 
 
 @router.get(
@@ -220,10 +227,10 @@ def list_deliveries(domain: DomainOf, caller: CallerOf, wanted: Annotated[Delive
     summary="Read a delivery",
     responses=schema.problems(404),
 )
-def read_delivery(domain: DomainOf, caller: CallerOf, delivery_id: DeliveryId) -> Response:
-    """The delivery, its tries and what it sends."""
-    delivery = domain.delivery_log.get(caller.tenant, delivery_id)
-    payload = domain.delivery_log.payload(caller.tenant, delivery_id)
+def read_delivery(reader: DeliveryReaderOf, caller: CallerOf, delivery_id: DeliveryId) -> Response:
+    """The delivery with its attempts and its payload."""
+    delivery = reader.get(caller.tenant, delivery_id)
+    payload = reader.payload(caller.tenant, delivery_id)
     return answer(DeliveryDetail(**dict(delivery), payload=payload))
 
 
@@ -231,33 +238,38 @@ def read_delivery(domain: DomainOf, caller: CallerOf, delivery_id: DeliveryId) -
     "/deliveries/{delivery_id}/redeliver",
     status_code=202,
     response_model=Delivery,
-    summary="Try a delivery again",
-    description="Now: an ended one begins its schedule anew, a waiting one is brought forward. The id stays the same.",
+    summary="Retry a delivery",
+    description="The attempt is due at once. An ended delivery restarts its retry schedule. The id stays the same.",
     responses=schema.problems(404, 409),
 )
-def redeliver(domain: DomainOf, caller: CallerOf, delivery_id: DeliveryId) -> Response:
-    """Try it now."""
-    domain.delivery_log.get(caller.tenant, delivery_id)
-    domain.deliveries.redeliver(delivery_id)
-    domain.delivery_loop.dispatch()
-    return answer(domain.delivery_log.get(caller.tenant, delivery_id), 202)
+def redeliver(
+    reader: DeliveryReaderOf,
+    delivery_loop: DeliveryLoopOf,
+    caller: CallerOf,
+    delivery_id: DeliveryId,
+) -> Response:
+    """Retry the delivery now."""
+    reader.get(caller.tenant, delivery_id)
+    deliveries.redeliver(delivery_id)
+    delivery_loop.dispatch()
+    return answer(reader.get(caller.tenant, delivery_id), 202)
 
 
 @router.get("/webhook-secret", response_model=TenantSecret, summary="Read the tenant's secret")
-def read_secret(domain: DomainOf, caller: CallerOf) -> Response:
-    """What signs the events sent to the `webhook_url` of a job or batch."""
-    return answer(TenantSecret(secret=domain.tenants.webhook_secret(caller.tenant)))
+def read_secret(tenants: TenantsOf, caller: CallerOf) -> Response:
+    """The secret that signs events to the `webhook_url` of jobs and batches."""
+    return answer(TenantSecret(secret=tenants.webhook_secret(caller.tenant)))
 
 
 @router.post(
     "/webhook-secret/rotate",
     response_model=TenantSecret,
     summary="Replace the tenant's secret",
-    description="For 24 hours the old one signs beside the new one.",
+    description="For 24 hours, both secrets sign each delivery.",
 )
-def rotate_tenant_secret(domain: DomainOf, caller: CallerOf) -> Response:
-    """A new secret."""
-    return answer(TenantSecret(secret=domain.tenants.rotate_webhook_secret(caller.tenant)))
+def rotate_tenant_secret(tenants: TenantsOf, caller: CallerOf) -> Response:
+    """Create a new secret."""
+    return answer(TenantSecret(secret=tenants.rotate_webhook_secret(caller.tenant)))
 
 
 def _page(page: Page[Delivery]) -> Response:

@@ -1,4 +1,4 @@
-"""Benchmarks. Each prints figures beside what they are compared to in the same run: machines are noisy.
+"""Benchmarks. Each prints its figures next to a comparison that was measured in the same run.
 
-Ratios are what to trust; CPU time a job is steadier than throughput.
+Machines are noisy: trust ratios more than absolute figures, and CPU time a job more than throughput.
 """

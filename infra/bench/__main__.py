@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, one after the other. Each also runs alone: `python -m infra.bench.NAME --help`."""
+"""`make bench`: run every benchmark, one after the other. To run one: `python -m infra.bench.NAME --help`."""
 
 import subprocess
 import sys
@@ -8,17 +8,17 @@ NOT_BENCHMARKS = {"__init__", "__main__", "workbench"}
 
 
 def main() -> int:
-    """Run them all; the worst of their exit statuses."""
+    """Run all benchmarks and return the highest exit status."""
     names = sorted(
         entry.name.removesuffix(".py") for entry in files("infra.bench").iterdir() if entry.name.endswith(".py")
     )
-    worst = 0
+    status = 0
     for name in names:
         if name in NOT_BENCHMARKS:
             continue
         print(f"\n{name}", flush=True)  # noqa: T201
-        worst = max(worst, subprocess.call([sys.executable, "-m", f"infra.bench.{name}"]))  # noqa: S603
-    return worst
+        status = max(status, subprocess.call([sys.executable, "-m", f"infra.bench.{name}"]))  # noqa: S603
+    return status
 
 
 if __name__ == "__main__":

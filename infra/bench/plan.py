@@ -1,10 +1,10 @@
-"""The plan alone: submit, plan, claim and settle on one Valkey core; many lanes, a deep backlog, memory a job.
+"""The plan alone: submit, plan, claim and settle on one Valkey core, with many lanes and with a deep backlog.
 
-Driver processes send what a fleet would send: each submits to lanes of its own in chunks, plans 100 at a time, and
-claims and settles in pipelines. Drivers in Python are slower than the scripts: it takes several to keep Valkey busy,
-and on two cores they share the one that it leaves. So two figures count: jobs a second by the clock, and of Valkey's
-CPU time, by which a fleet on other machines would be limited. Append-only persistence is on, with fsync always, as in
-the embedded stack. The deep backlog is compared with a shallow one in the same run.
+Driver processes send the commands of a fleet: each submits to its own lanes in chunks, plans 100 jobs at a time, and
+claims and settles in pipelines. Drivers in Python are slower than the scripts: several are needed to keep Valkey busy,
+and on two cores they share the other core. Therefore two figures are printed: jobs a second of wall-clock time, and
+jobs a second of Valkey's CPU time, which limits a fleet on other machines. Append-only persistence is on, with fsync
+always, as in the embedded stack. The deep backlog is compared with a shallow backlog in the same run.
 
     python -m infra.bench.plan [--jobs 40000] [--deep 1000000] [--drivers 4]
 """
@@ -29,7 +29,7 @@ from infra.local.harness import cpu_s
 from jobs.catalogue.catalogue import Catalogue, load_catalogue
 from jobs.foundation.ids import batch_job_id, new_batch_id
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.plan import lua_loader
 from jobs.plan.planner import Planner
 from jobs.plan.records import Dispatch, Draft
@@ -56,13 +56,13 @@ SETTLEMENT = json.dumps(
         "signal": {"kind": "ok"},
     }
 )
-"""What a worker says of a job that succeeded, with the line of its log and what is set."""
+"""The settlement of a succeeded job, as a worker sends it; `LOG` is its attempt log entry, `OUTPUT` a field to set."""
 LOG = json.dumps({"number": 1, "outcome": "succeeded", "trace_id": "0" * 32})
 IMAGE = "https://images.example.com/catalogue/2026/winter/product-{:08d}.jpg"
 
 
 class Plan:
-    """One plan on one Valkey, with as many lanes as tenants' batches."""
+    """One plan on one Valkey, with one batch for each lane."""
 
     def __init__(self, valkey: Valkey, prefix: str, lanes: int) -> None:
         spec = load_catalogue().get(None)
@@ -75,13 +75,13 @@ class Plan:
         self.batches = [(f"tenant{n % 50}", new_batch_id()) for n in range(lanes)]
         self.rows = [0] * lanes
         for tenant, batch in self.batches:
-            Tenants(self.redis, self.keys, Seal(None)).ensure(tenant)
+            Tenants(self.redis, self.keys, SecretBox(None)).ensure(tenant)
             self.redis.hset(
                 self.keys.batch(batch), mapping={"defaults": json.dumps({"prompt": "soft studio background"})}
             )
 
     def connect(self) -> None:
-        """Connect, as each process must do for itself."""
+        """Connect to Valkey; each process needs its own connection."""
         self.redis = Redis.from_url(self.url, decode_responses=True)
         runner = ScriptRunner(self.redis, self.keys, retention_s=86400)
         self.planner = Planner(self.redis, self.keys, Catalogue([self.model], self.model.name), runner)
@@ -89,7 +89,7 @@ class Plan:
         self.end = lua_loader.load(self.redis, "jobs/settle")
 
     def submit(self, jobs: int) -> None:
-        """Jobs spread evenly over the lanes, a chunk a call."""
+        """Submit jobs in chunks, evenly distributed over the lanes."""
         lanes = len(self.batches)
         for lane in range(lanes):
             share = jobs // lanes + (lane < jobs % lanes)
@@ -109,8 +109,8 @@ class Plan:
         self.planner.submit(drafts, tenant=tenant)
 
     def run(self, jobs: int) -> None:
-        """Plan, claim and settle so many jobs."""
-        self.planner.renew("bench", slots=100_000, words="{}", held=[])
+        """Plan, claim and settle ``jobs`` jobs."""
+        self.planner.renew("bench", slots=100_000, worker_info="{}", held=[])
         done = 0
         while done < jobs:
             started = self.planner.plan(limit=min(100, jobs - done)).dispatches
@@ -119,23 +119,24 @@ class Plan:
             done += len(started)
 
     def _claim(self, started: list[Dispatch]) -> None:
-        self._send(self.claim, [(one, [one.attempt, "bench", "token"]) for one in started])
+        self._send(self.claim, [(dispatch, [dispatch.attempt, "bench", "token"]) for dispatch in started])
 
     def _settle(self, started: list[Dispatch]) -> None:
-        self._send(self.end, [(one, [one.attempt, SETTLEMENT, LOG, "output", json.dumps(OUTPUT)]) for one in started])
+        fields = [SETTLEMENT, LOG, "output", json.dumps(OUTPUT)]
+        self._send(self.end, [(dispatch, [dispatch.attempt, *fields]) for dispatch in started])
 
     def _send(self, script: Script, calls: list[tuple[Dispatch, list[Any]]]) -> None:
-        """What the planner sends, a pipeline at a time: one driver for a fleet of workers."""
+        """Call a script for many jobs in one pipeline, in place of a fleet of workers."""
         pipe = self.redis.pipeline(transaction=False)
-        for one, arguments in calls:
-            job = self.keys.job(one.job_id)
-            keys = [*self.keys.spine, job, job]
+        for dispatch, arguments in calls:
+            job = self.keys.job(dispatch.job_id)
+            keys = [*self.keys.common_keys, job, job]
             script(keys=keys, args=[0, RETENTION_MS, LEASE_MS, *arguments], client=pipe)
         pipe.execute()
 
 
 def _drive(plan: Plan, number: int, drivers: int, jobs: int, submitted: Barrier) -> None:
-    """One driver's part: its lanes are its own, where there are enough, and its rows in any case."""
+    """Run one driver: it has its own rows and, if there are enough lanes, its own lanes."""
     plan.connect()
     first = number - 1
     plan.batches = plan.batches[first::drivers] or plan.batches
@@ -161,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.pop("RETOUCH_CONFIG", None)
     print("the plan alone: jobs a second, and microseconds of Valkey's CPU a job")  # noqa: T201
-    row("", "jobs/s, by the clock", "jobs/s of Valkey", "submit µs", "plan+… µs", "bytes a job")
+    row("", "jobs/s", "jobs/CPU s", "submit µs", "plan+… µs", "bytes a job")
     with tempfile.TemporaryDirectory(prefix="retouch-bench-") as folder, Valkey(Path(folder)) as valkey:
         for number, lanes in enumerate(LANES):
             _case(valkey, f"b{number}:", lanes, SHALLOW, options)
@@ -171,20 +172,20 @@ def main() -> None:
 def _case(
     valkey: Valkey, prefix: str, lanes: int, backlog: int, options: argparse.Namespace, *, rewriting: bool = False
 ) -> None:
-    """One row; with `rewriting` a second one, of the same while the append-only file is rewritten."""
+    """Measure one row; with `rewriting` also a second row, while the append-only file is rewritten."""
     plan = Plan(valkey, prefix, lanes)
     before = _memory(plan.redis)
     plan.submit(backlog)
-    grown = (_memory(plan.redis) - before) / backlog
-    # A rewrite copies each page that is touched meanwhile. It comes once in as many jobs as fill the file again.
-    _until_written(plan.redis)
+    job_bytes = (_memory(plan.redis) - before) / backlog
+    # During a rewrite, each modified page is copied. Valkey rewrites only when the file has doubled.
+    _wait_for_rewrite(plan.redis)
     plan.redis.config_set("auto-aof-rewrite-percentage", 0)
     name = f"{lanes} lanes, {backlog:,} queued before"
-    _measure(plan, valkey, name, options, f"{grown:.0f}" if backlog > SHALLOW else "")
+    _measure(plan, valkey, name, options, f"{job_bytes:.0f}" if backlog > SHALLOW else "")
     if rewriting:
         plan.redis.bgrewriteaof()
         _measure(plan, valkey, "… while the file is rewritten", options, "")
-        _until_written(plan.redis)
+        _wait_for_rewrite(plan.redis)
     plan.redis.config_set("auto-aof-rewrite-percentage", 100)
     plan.redis.flushdb()
 
@@ -198,7 +199,7 @@ def _measure(plan: Plan, valkey: Valkey, name: str, options: argparse.Namespace,
         fork.Process(target=_drive, args=(plan, n, options.drivers, part, submitted))
         for n in range(1, options.drivers + 1)
     ]
-    began, used = time.perf_counter(), cpu_s(valkey.pid)
+    began, cpu_before = time.perf_counter(), cpu_s(valkey.pid)
     for driver in drivers:
         driver.start()
     submitted.wait()
@@ -209,20 +210,20 @@ def _measure(plan: Plan, valkey: Valkey, name: str, options: argparse.Namespace,
     ended, run_cpu = time.perf_counter(), cpu_s(valkey.pid)
     if any(driver.exitcode for driver in drivers):
         raise SystemExit("a driver failed")
-    # The next measurement's rows come after these.
+    # The next measurement continues with higher row numbers.
     plan.rows = [row + (options.drivers + 1) * ROWS_OF_A_DRIVER for row in plan.rows]
     row(
         name,
         f"{jobs / (ended - began):.0f}",
-        f"{jobs / (run_cpu - used):.0f}",
-        f"{1e6 * (submit_cpu - used) / jobs:.0f}",
+        f"{jobs / (run_cpu - cpu_before):.0f}",
+        f"{1e6 * (submit_cpu - cpu_before) / jobs:.0f}",
         f"{1e6 * (run_cpu - submit_cpu) / jobs:.0f}",
         memory,
     )
 
 
-def _until_written(redis: Redis) -> None:
-    """Wait for a rewrite of the append-only file."""
+def _wait_for_rewrite(redis: Redis) -> None:
+    """Wait until a rewrite of the append-only file has ended."""
     while redis.info("persistence")["aof_rewrite_in_progress"]:
         time.sleep(0.5)
 

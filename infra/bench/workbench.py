@@ -1,4 +1,4 @@
-"""What the benchmarks stand on: embedded servers, a fast simulator, and processes whose CPU time can be read."""
+"""The environment of the benchmarks: embedded servers, a fast simulator, and the CPU time of every process."""
 
 import os
 import statistics
@@ -24,7 +24,7 @@ TENANT = "bench"
 
 @dataclass
 class Bench:
-    """The servers of one benchmark and the processes it started."""
+    """The servers and workers of one benchmark."""
 
     domain: Domain
     simulator: Simulator
@@ -34,7 +34,7 @@ class Bench:
     workers: list[Process] = field(default_factory=list)
 
     def worker(self, *, concurrency: int, queues: str = "edits") -> Process:
-        """One worker process, ready."""
+        """Start a worker process and wait until it is ready."""
         name = f"bench{len(self.workers)}@bench"
         process = worker_process(
             self.domain.settings,
@@ -49,7 +49,7 @@ class Bench:
         return process
 
     def cpu(self) -> dict[str, float]:
-        """Processor seconds used so far, by part; `bench` is this process: client, API or driver."""
+        """CPU seconds used so far, by part; `bench` is this process: client, API or driver."""
         return {
             "workers": sum(process.cpu_s() for process in self.workers),
             "simulator": cpu_s(self.simulator.pid),
@@ -60,8 +60,8 @@ class Bench:
 
 
 @contextmanager
-def bench(*, limits: Mapping[str, object] | None = None, **knobs: object) -> Iterator[Bench]:
-    """Start the servers and a simulator; `limits` go into the model's catalogue entry, `knobs` to the simulator."""
+def open_bench(*, limits: Mapping[str, object] | None = None, **knobs: object) -> Iterator[Bench]:
+    """Start the servers and a simulator; `limits` configure the model's catalogue entry, `knobs` the simulator."""
     with (
         tempfile.TemporaryDirectory(prefix="retouch-bench-") as folder,
         Valkey(Path(folder)) as valkey,
@@ -85,17 +85,17 @@ def bench(*, limits: Mapping[str, object] | None = None, **knobs: object) -> Ite
         domain = Domain.open(settings)
         domain.planner.register_models()
         domain.tenants.ensure(TENANT)
-        made = Bench(domain, simulator, valkey, seaweedfs, directory)
+        bench = Bench(domain, simulator, valkey, seaweedfs, directory)
         try:
-            yield made
+            yield bench
         finally:
-            for process in made.workers:
+            for process in bench.workers:
                 process.close()
             domain.close()
 
 
 def photograph(kilobytes: int = 500) -> bytes:
-    """A JPEG of about that size, made from a photograph that ships inside scikit-image."""
+    """A JPEG of about this size, from a photograph that scikit-image contains."""
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("scikit-image is not installed: pip install 'retouch[local]'")
@@ -109,25 +109,25 @@ def photograph(kilobytes: int = 500) -> bytes:
             return buffer.getvalue()
 
 
-def until(true: Callable[[], object], timeout_s: float) -> None:
+def until(condition: Callable[[], object], timeout_s: float) -> None:
     """Wait for a condition.
 
     Raises:
-        TimeoutError: it did not come.
+        TimeoutError: the condition is not true after ``timeout_s``.
     """
     deadline = time.monotonic() + timeout_s
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {timeout_s:g} s")
+            raise TimeoutError(f"the condition is not true after {timeout_s:g} s")
         time.sleep(0.05)
 
 
 def median_and_p95(values: Sequence[float]) -> tuple[float, float]:
-    """Of some values, in their own unit."""
+    """Median and 95th percentile of some values, in the unit of the values."""
     ordered = sorted(values)
     return statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
 
 
 def row(name: str, *cells: object) -> None:
-    """One line of a benchmark's table."""
-    print(f"  {name:<44}" + "".join(f"{cell!s:>16}" for cell in cells))  # noqa: T201 - this is its output
+    """Print one line of a benchmark's table."""
+    print(f"  {name:<44}" + "".join(f"{cell!s:>16}" for cell in cells))  # noqa: T201 - the output of the benchmark

@@ -1,7 +1,7 @@
 """One worker process: jobs a second and CPU time a job at 0 ms provider latency, and the overhead of a single job.
 
-The comparison in the same run is the bare work: the same picture posted to the simulator, its result fetched and put
-into the same bucket by one thread with no queue, no plan and no checks between.
+The comparison in the same run is a bare loop in one thread: it posts the same picture to the simulator, fetches the
+result and puts it into the same bucket, without a queue, a plan or checks.
 
     python -m infra.bench.worker [--jobs 40] [--rounds 3]
 """
@@ -13,7 +13,7 @@ import time
 
 import httpx
 
-from infra.bench.workbench import TENANT, Bench, bench, median_and_p95, photograph, row
+from infra.bench.workbench import TENANT, Bench, median_and_p95, open_bench, photograph, row
 from infra.local.harness import KEY, MODEL
 from jobs.foundation.job_states import FINAL
 from jobs.records.job_models import JobRequest
@@ -30,91 +30,91 @@ def main() -> None:
     options = parser.parse_args()
     picture = photograph()
     for concurrency in options.concurrency:
-        with bench(fast=True, output_format="jpeg") as stand:
-            stand.worker(concurrency=concurrency)
+        with open_bench(fast=True, output_format="jpeg") as bench:
+            bench.worker(concurrency=concurrency)
             print(f"one worker process, {concurrency} threads, {len(picture) / 1e6:.2f} MB pictures, 0 ms latency")  # noqa: T201
-            _throughput(stand, picture, options.jobs, options.rounds)
-            _overhead(stand, picture)
+            _throughput(bench, picture, options.jobs, options.rounds)
+            _overhead(bench, picture)
 
 
-def _throughput(stand: Bench, picture: bytes, jobs: int, rounds: int) -> None:
-    bare_jobs, ours = [], []
+def _throughput(bench: Bench, picture: bytes, jobs: int, rounds: int) -> None:
+    bare_runs, retouch_s = [], []
     cpu: dict[str, float] = {}
-    _run(stand, picture, jobs)
+    _run(bench, picture, jobs)
     for _ in range(rounds):
-        bare_jobs.append(_bare(stand, picture, jobs))
-        before = stand.cpu()
-        ours.append(_run(stand, picture, jobs))
-        for part, used in stand.cpu().items():
+        bare_runs.append(_bare(bench, picture, jobs))
+        before = bench.cpu()
+        retouch_s.append(_run(bench, picture, jobs))
+        for part, used in bench.cpu().items():
             cpu[part] = cpu.get(part, 0.0) + used - before[part]
     row("", "jobs/s", "CPU ms/job")
-    row("bare: post, get, put in one thread", f"{jobs / statistics.median(s for s, _ in bare_jobs):.1f}",
-        f"{1000 * statistics.median(c for _, c in bare_jobs) / jobs:.1f}")  # fmt: skip
-    row("Retouch, from the first submit to the last end", f"{jobs / statistics.median(ours):.1f}")
+    row("bare: post, get, put in one thread", f"{jobs / statistics.median(s for s, _ in bare_runs):.1f}",
+        f"{1000 * statistics.median(c for _, c in bare_runs) / jobs:.1f}")  # fmt: skip
+    row("Retouch, from first submit to last finish", f"{jobs / statistics.median(retouch_s):.1f}")
     for part, used in cpu.items():
         name = {"bench": "submitting, in this process"}.get(part, part)
         row(f"  {name}", "", f"{1000 * used / (jobs * rounds):.1f}")
 
 
-def _bare(stand: Bench, picture: bytes, jobs: int) -> tuple[float, float]:
-    """Seconds, and processor seconds of this process, for the same edits with nothing around them."""
-    bucket = stand.domain.settings.s3_bucket
+def _bare(bench: Bench, picture: bytes, jobs: int) -> tuple[float, float]:
+    """Seconds, and CPU seconds of this process, for the same edits in a bare loop."""
+    bucket = bench.domain.settings.s3_bucket
     began, used = time.perf_counter(), time.process_time()
     with httpx.Client(timeout=30) as client:
         for number in range(jobs):
             answer = client.post(
-                f"{stand.simulator}/v1/images/edits",
+                f"{bench.simulator}/v1/images/edits",
                 headers={"Authorization": f"Bearer {KEY}"},
                 data={"model": MODEL, "prompt": "bare"},
                 files={"image": ("input.jpg", picture, "image/jpeg")},
             )
             result = client.get(answer.json()["data"][0]["url"]).content
-            stand.domain.bucket.put(bucket, f"bare/{number}.jpg", result, media_type="image/jpeg")
+            bench.domain.bucket.put(bucket, f"bare/{number}.jpg", result, media_type="image/jpeg")
     return time.perf_counter() - began, time.process_time() - used
 
 
-def _run(stand: Bench, picture: bytes, jobs: int) -> float:
-    """Seconds from the first submit to the last end."""
+def _run(bench: Bench, picture: bytes, jobs: int) -> float:
+    """Seconds from the first submit to the last finished job."""
     began = time.perf_counter()
-    ids = [_submit(stand, picture) for _ in range(jobs)]
+    ids = [_submit(bench, picture) for _ in range(jobs)]
     for job_id in ids:
-        _await_end(stand, job_id)
+        _wait_until_finished(bench, job_id)
     return time.perf_counter() - began
 
 
-def _overhead(stand: Bench, picture: bytes) -> None:
-    """One job at a time: from the 202 to the end of the job, against the provider's own part."""
+def _overhead(bench: Bench, picture: bytes) -> None:
+    """Print the latency of single jobs from the 202 to the finish, and that of the provider's call alone."""
     whole, provider = [], []
     for _ in range(SINGLES):
-        job_id = _submit(stand, picture)
+        job_id = _submit(bench, picture)
         began = time.perf_counter()
-        _await_end(stand, job_id)
+        _wait_until_finished(bench, job_id)
         whole.append(1000 * (time.perf_counter() - began))
     for _ in range(SINGLES):
         began = time.perf_counter()
         with httpx.Client(timeout=30) as client:
             client.post(
-                f"{stand.simulator}/v1/images/edits",
+                f"{bench.simulator}/v1/images/edits",
                 headers={"Authorization": f"Bearer {KEY}"},
                 data={"model": MODEL, "prompt": "alone"},
                 files={"image": ("input.jpg", picture, "image/jpeg")},
             )
         provider.append(1000 * (time.perf_counter() - began))
     row("one job at a time", "median ms", "p95 ms")
-    row("  from 202 to the end of the job", *(f"{value:.0f}" for value in median_and_p95(whole)))
+    row("  from 202 to the finished job", *(f"{value:.0f}" for value in median_and_p95(whole)))
     row("  the provider's call alone", *(f"{value:.0f}" for value in median_and_p95(provider)))
     row("  overhead", f"{statistics.median(whole) - statistics.median(provider):.0f}")
 
 
-def _submit(stand: Bench, picture: bytes) -> str:
-    # A prompt of its own for each: nothing is to be found already done.
+def _submit(bench: Bench, picture: bytes) -> str:
+    # Each prompt is different, so that no result is reused.
     prompt = hashlib.sha256(str(time.perf_counter_ns()).encode()).hexdigest()[:16]
-    return stand.domain.job_submission.submit(JobRequest(prompt=prompt), tenant=TENANT, upload=picture).job.id
+    return bench.domain.job_submission.submit(JobRequest(prompt=prompt), tenant=TENANT, upload=picture).job.id
 
 
-def _await_end(stand: Bench, job_id: str) -> None:
-    """Woken by the notice that the settle script publishes."""
-    domain = stand.domain
+def _wait_until_finished(bench: Bench, job_id: str) -> None:
+    """Wait for the message that the settle script publishes."""
+    domain = bench.domain
     key = domain.keys.job(job_id)
     with domain.redis.pubsub() as notices:  # type: ignore[no-untyped-call]
         notices.subscribe(domain.keys.final_channel(job_id))

@@ -116,7 +116,7 @@ def run(plan: ChaosPlan, seed: int, *, say: Callable[[str], None], logs: Path | 
             lambda: _ended(domain) == len(feeder.submitted),
             lambda: f"{_ended(domain)} of {len(feeder.submitted)} ended",
         )
-        jobs = {job.job_id: domain.store.get(job.tenant, job.job_id) for job in feeder.submitted}
+        jobs = {job.job_id: domain.job_reader.get(job.tenant, job.job_id) for job in feeder.submitted}
         expected = expected_events(feeder, jobs)
         _wait(
             lambda: not inbox.missing(expected),

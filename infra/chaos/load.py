@@ -126,7 +126,7 @@ class Feeder:
     def __init__(self, api: str, domain: Domain, seed: int) -> None:
         self._domain = domain
         self._rng = random.Random(f"load {seed}")  # noqa: S311 - no secret
-        keys = {tenant: domain.tenants.create_key(tenant) for tenant in SUBSCRIBED}
+        keys = {tenant: domain.api_keys.create(tenant) for tenant in SUBSCRIBED}
         self._clients = {tenant: Client(api, key, patience=_NO_RETRY) for tenant, key in keys.items()}
         self._images: list[str] = []
         self._number = 0

@@ -19,8 +19,10 @@ from infra.demo.display import Display
 from infra.demo.pictures import DemoPicture, PicturesMissing, demo_pictures
 from infra.demo.stack import DemoStack
 from infra.local.program import StackError
-from retouch import Client, Job, ProblemError
+from retouch import Job
+from retouch.client import Client
 from retouch.commands.watch import poll
+from retouch.errors import ProblemError
 
 _SUBMIT_THREADS = 4
 _SIMULATOR = "--latency-ms 1200 --latency-jitter-ms 600"

@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from jobs.foundation.errors import RetouchError
 from jobs.foundation.settings import Settings
-from jobs.queueing.celery_app import CHORES, EDITS, WEBHOOKS
+from jobs.queueing.celery_app import BACKGROUND, EDITS, WEBHOOKS
 from jobs.storage.bucket import Bucket
 from jobs.storage.errors import FOREIGN, Kind, fault_of
 from jobs.wiring import Domain
@@ -267,7 +267,7 @@ def workers(ground: Ground) -> Findings:
     else:
         slots = sum(worker.slots for worker in editing)
         yield Finding("workers", "ok", f"{len(editing)} workers for edits, with {slots} threads")
-    for queue, effect in ((WEBHOOKS, "webhooks are not delivered"), (CHORES, "manifests are not read")):
+    for queue, effect in ((WEBHOOKS, "webhooks are not delivered"), (BACKGROUND, "manifests are not read")):
         if not any(queue in worker.queues for worker in active):
             advice = f"start one: `retouch worker --queues {queue}`"
             yield Finding(f"workers for {queue}", "warning", f"there is none: {effect}", advice)

@@ -22,7 +22,7 @@ from infra.local.members import DRAIN_S, STAGES, Member, Members, UpOptions
 from infra.local.program import StackError, write_private
 from infra.local.supervision import Supervisor, SupervisorLostError, all_ended, exclusive
 from jobs.foundation.errors import Unauthorized
-from jobs.wiring import make_tenants
+from jobs.tenants.api_keys import make_api_keys
 
 __all__ = ["UpOptions", "up"]
 
@@ -207,12 +207,12 @@ def _stop(supervisor: Supervisor, signals: _Signals) -> None:
 
 def _api_key(members: Members) -> str:
     """Return an API key of the tenant `local`: the stored one if it is still valid, else a new one."""
-    tenants = make_tenants(members.redis, members.settings)
+    api_keys = make_api_keys(members.redis, members.settings)
     try:
         with suppress(Unauthorized):
-            tenants.authenticate(members.credentials.api_key)
+            api_keys.authenticate(members.credentials.api_key)
             return members.credentials.api_key
-        api_key = tenants.create_key(TENANT, name="retouch up", admin=True)
+        api_key = api_keys.create(TENANT, name="retouch up", admin=True)
     except redis.RedisError as error:
         raise StackError(f"cannot create an API key: {error}") from error
     members.credentials.with_api_key(api_key).save(members.directory / "secrets.json")

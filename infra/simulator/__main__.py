@@ -1,4 +1,4 @@
-"""``python -m infra.simulator``: the simulator as a server of its own, every knob a flag."""
+"""``python -m infra.simulator``: the simulator as a separate server; every knob is a flag."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM.
 
     Returns:
-        The exit status: 0 stopped, 1 the address cannot be had, 2 a knob has no such value.
+        The exit status: 0 stopped, 1 the address is not available, 2 a knob has an invalid value.
     """
-    given = vars(_parser().parse_args(argv))
-    host, port = given.pop("host"), given.pop("port")
+    arguments = vars(_parser().parse_args(argv))
+    host, port = arguments.pop("host"), arguments.pop("port")
     try:
-        knobs = Knobs.model_validate({name: value for name, value in given.items() if value is not None})
+        knobs = Knobs.model_validate({name: value for name, value in arguments.items() if value is not None})
     except ValidationError as error:
-        for fault in error.errors():
-            sys.stderr.write(f"simulator: {'.'.join(map(str, fault['loc']))}: {fault['msg']}\n")
+        for detail in error.errors():
+            sys.stderr.write(f"simulator: {'.'.join(map(str, detail['loc']))}: {detail['msg']}\n")
         return 2
     try:
         listener = listen(host, port)
@@ -39,14 +39,14 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m infra.simulator", description="A simulated image-edit endpoint.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=9100, help="0 takes a free one (default: 9100)")
+    parser.add_argument("--port", type=int, default=9100, help="0 selects a free port (default: 9100)")
     for name, knob in Knobs.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        words = f"{knob.description} (default: {knob.default})"
+        help_text = f"{knob.description} (default: {knob.default})"
         if knob.annotation is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=words)
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help_text)
         else:
-            parser.add_argument(flag, default=None, help=words)
+            parser.add_argument(flag, default=None, help=help_text)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The application: the edit endpoint, the results' URLs, and what they share."""
+"""The application: the edit endpoint, the downloads of results, and the control plane."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from infra.simulator import control, delivery
+from infra.simulator import delivery
+from infra.simulator.control import ControlPlane
 from infra.simulator.dialects import MODELS, STEPFUN, Dialect, dialect_of
-from infra.simulator.edit import Unreadable
-from infra.simulator.fault_injection import Conduct, Conductor
+from infra.simulator.edit import UnreadableImage
+from infra.simulator.fault_injection import CallBehaviour, FaultInjector
 from infra.simulator.form_parsing import MAX_SEED, Answer, EditRequest, Output, Refusal, invalid, text
 from infra.simulator.ledger import Call, Ledger, new_call
 from infra.simulator.limits import Limiter
-from infra.simulator.results import Picture, Results, Studio
+from infra.simulator.results import Picture, Renderer, Results
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from infra.simulator.knobs import Knobs
 
-_TRACED = ("traceparent", "idempotency-key", "user-agent")
+_RECORDED_HEADERS = ("traceparent", "idempotency-key", "user-agent")
 _JSON = "application/json"
 
 
 class Simulator:
-    """The state of one simulated endpoint. Lives on one event loop."""
+    """The state of one simulated endpoint. Use it on one event loop."""
 
     def __init__(self, knobs: Knobs) -> None:
         self.knobs = knobs
         self.rng = random.Random(knobs.rng_seed)  # noqa: S311 - repeatable choices, not secrets
-        self.conductor = Conductor(self.rng)
+        self.faults = FaultInjector(self.rng)
         self.ledger = Ledger()
         self.results = Results()
-        self.studio = Studio()
+        self.renderer = Renderer()
         self.limiters: defaultdict[tuple[str, str], Limiter] = defaultdict(Limiter)
         self.downloads_to_fail = knobs.download_fail
 
-    def turn(self, knobs: Knobs, changed: set[str]) -> None:
-        """Put new knobs in force; ``changed`` names those that were given."""
+    def change_knobs(self, knobs: Knobs, changed: set[str]) -> None:
+        """Apply new knobs; ``changed`` has the names of the fields that were sent."""
         self.knobs = knobs
         if "rng_seed" in changed:
             self.rng.seed(knobs.rng_seed)
@@ -61,13 +62,13 @@ class Simulator:
             self.downloads_to_fail = knobs.download_fail
 
     async def edit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one edit call and enter it in the ledger."""
+        """Answer one edit call and record it in the ledger."""
         request = Request(scope, receive)
-        call = new_call(uuid4().hex, uuid4().hex, _traced(request))
+        call = new_call(uuid4().hex, uuid4().hex, _recorded_headers(request))
         self.ledger.add(call)
         try:
-            async with AsyncExitStack() as held:
-                response = await self._respond(request, call, held)
+            async with AsyncExitStack() as resources:
+                response = await self._respond(request, call, resources)
                 if call.outcome not in {"reset", "hang"}:
                     call.status = response.status_code
                 await response(scope, receive, send)
@@ -76,26 +77,26 @@ class Simulator:
         finally:
             call.finished = time.monotonic()
 
-    async def _respond(self, request: Request, call: Call, held: AsyncExitStack) -> Response:
+    async def _respond(self, request: Request, call: Call, resources: AsyncExitStack) -> Response:
         dialect: Dialect = STEPFUN
         try:
-            form = await _form_of(request, held)
+            form = await _parse_form(request, resources)
             call.model = text(form, "model")
             dialect = dialect_of(call.model)
             if self.knobs.retired == "plain":
-                return _nothing_here(dialect, call)
+                return _plain_not_found(dialect, call)
             if self.knobs.retired != "none":
                 raise Refusal(int(self.knobs.retired), "this endpoint has been retired", reason="retired")
             key = self._authorize(request)
-            edit = await self._read(form, dialect, call)
-            conduct = self._admit(edit, key, call, held)
-            if conduct.fault in {"reset", "hang"}:
-                call.outcome = conduct.fault
-                return delivery.Reset() if conduct.fault == "reset" else delivery.Hang()
-            if conduct.refusal is not None:
-                await asyncio.sleep(conduct.latency_s)
-                raise conduct.refusal
-            return await self._work(request, edit, conduct, dialect, call)
+            edit = await self._parse(form, dialect, call)
+            behaviour = self._admit(edit, key, call, resources)
+            if behaviour.fault in {"reset", "hang"}:
+                call.outcome = behaviour.fault
+                return delivery.Reset() if behaviour.fault == "reset" else delivery.Hang()
+            if behaviour.refusal is not None:
+                await asyncio.sleep(behaviour.latency_s)
+                raise behaviour.refusal
+            return await self._work(request, edit, behaviour, dialect, call)
         except Refusal as refusal:
             return self._refuse(refusal, dialect, call)
 
@@ -107,7 +108,7 @@ class Simulator:
             raise Refusal(402, "You exceeded your current quota, please check your plan", reason="quota")
         return key.strip()
 
-    async def _read(self, form: FormData, dialect: Dialect, call: Call) -> EditRequest:
+    async def _parse(self, form: FormData, dialect: Dialect, call: Call) -> EditRequest:
         if not call.model:
             raise invalid("model is required", "model")
         if call.model not in MODELS:
@@ -115,61 +116,61 @@ class Simulator:
         edit = await dialect.read(form)
         call.prompt, call.options, call.image_bytes = edit.prompt, dict(edit.options), len(edit.image)
         call.seed = self.rng.randint(0, MAX_SEED) if edit.seed is None else edit.seed
-        call.image_sha256 = await self.studio.run(lambda: hashlib.sha256(edit.image).hexdigest(), len(edit.image))
+        call.image_sha256 = await self.renderer.run(lambda: hashlib.sha256(edit.image).hexdigest(), len(edit.image))
         return edit
 
-    def _admit(self, edit: EditRequest, key: str, call: Call, held: AsyncExitStack) -> Conduct:
-        """Let a call in and decide its conduct: one step, so that no limit is passed between the two."""
+    def _admit(self, edit: EditRequest, key: str, call: Call, resources: AsyncExitStack) -> CallBehaviour:
+        """Check the limits and decide the behaviour, without an await between, so that no limit is exceeded."""
         limiter, now, knobs = self.limiters[key, edit.model], time.monotonic(), self.knobs
-        over = limiter.refusal(now, rpm=knobs.rpm, concurrency=knobs.concurrency, retry_after_s=knobs.retry_after_s)
-        if over is not None:
-            raise over
-        conduct = self.conductor.decide(knobs, edit.prompt, call.image_sha256)
-        if conduct.refusal is not None and conduct.refusal.status == 429:
-            raise conduct.refusal
+        refusal = limiter.refusal(now, rpm=knobs.rpm, concurrency=knobs.concurrency, retry_after_s=knobs.retry_after_s)
+        if refusal is not None:
+            raise refusal
+        behaviour = self.faults.decide(knobs, edit.prompt, call.image_sha256)
+        if behaviour.refusal is not None and behaviour.refusal.status == 429:
+            raise behaviour.refusal
         limiter.start(now)
-        held.callback(limiter.finish)
+        resources.callback(limiter.finish)
         call.accepted = True
-        return conduct
+        return behaviour
 
     async def _work(
-        self, request: Request, edit: EditRequest, conduct: Conduct, dialect: Dialect, call: Call
+        self, request: Request, edit: EditRequest, behaviour: CallBehaviour, dialect: Dialect, call: Call
     ) -> Response:
-        due = time.monotonic() + conduct.latency_s
-        if conduct.filtered and not dialect.filters_in_answer:
-            await asyncio.sleep(conduct.latency_s)
+        due = time.monotonic() + behaviour.latency_s
+        if behaviour.filtered and not dialect.filters_in_answer:
+            await asyncio.sleep(behaviour.latency_s)
             raise Refusal(400, "Your request was rejected by the safety system", reason="moderation")
         call.billed = True
         try:
-            outputs = [await self._output(edit, conduct, call, number) for number in range(edit.count)]
-        except Unreadable as error:
+            outputs = [await self._output(edit, behaviour, call, number) for number in range(edit.count)]
+        except UnreadableImage as error:
             call.billed = False
             raise invalid(f"image does not decode: {error}", "image") from error
-        if (rest := due - time.monotonic()) > 0:
-            await asyncio.sleep(rest)
+        if (remaining_s := due - time.monotonic()) > 0:
+            await asyncio.sleep(remaining_s)
         base_url = str(request.base_url).rstrip("/")
-        answer = Answer(edit, outputs, base_url, call.id, int(time.time()), filtered=bool(conduct.filtered))
-        body = await self.studio.run(lambda: dialect.answer(answer), sum(len(output.b64) for output in outputs))
-        return _deliver(body, dialect.headers(call.trace_id), conduct, call)
+        answer = Answer(edit, outputs, base_url, call.id, int(time.time()), filtered=bool(behaviour.filtered))
+        body = await self.renderer.run(lambda: dialect.answer(answer), sum(len(output.b64) for output in outputs))
+        return _send(body, dialect.headers(call.trace_id), behaviour, call)
 
-    async def _output(self, edit: EditRequest, conduct: Conduct, call: Call, number: int) -> Output:
+    async def _output(self, edit: EditRequest, behaviour: CallBehaviour, call: Call, number: int) -> Output:
         seed = ((call.seed or 0) + number) % (MAX_SEED + 1)
         output_format = edit.output_format or self.knobs.output_format
-        if conduct.filtered == "yes":
+        if behaviour.filtered == "yes":
             return Output(seed, "")
         size = edit.size or (edit.header.width, edit.header.height)
-        if conduct.picture == "wrong_size":
+        if behaviour.picture == "wrong_size":
             size = _half(size[0]), _half(size[1])
         if self.knobs.fast:
-            picture = await self.studio.prepared(edit, size=size, output_format=output_format)
+            picture = await self.renderer.prepared(edit, size=size, output_format=output_format)
         else:
-            picture = await self.studio.make(edit, seed=seed, size=size, output_format=output_format)
-        if conduct.picture == "bad":
+            picture = await self.renderer.render(edit, seed=seed, size=size, output_format=output_format)
+        if behaviour.picture == "bad":
             picture = Picture(picture.data[: len(picture.data) // 2], picture.media_type)
         if edit.delivery == "b64_json":
-            return Output(seed, picture.media_type, b64=await self.studio.run(picture.b64, len(picture.data)))
-        memory = self.knobs.result_memory_mb * 1024 * 1024
-        result = self.results.add(picture, call.id, conduct.downloads, memory)
+            return Output(seed, picture.media_type, b64=await self.renderer.run(picture.b64, len(picture.data)))
+        max_bytes = self.knobs.result_memory_mb * 1024 * 1024
+        result = self.results.add(picture, call.id, behaviour.downloads, max_bytes)
         return Output(seed, picture.media_type, path=f"/results/{result.name}")
 
     def _refuse(self, refusal: Refusal, dialect: Dialect, call: Call) -> Response:
@@ -188,7 +189,7 @@ class Simulator:
         return ""
 
     async def download(self, request: Request) -> Response:
-        """Answer one request for a result."""
+        """Answer one download of a result."""
         result = self.results.get(request.path_params["name"])
         if result is None:
             return PlainTextResponse("no such result", 404)
@@ -217,7 +218,7 @@ class Simulator:
 
 
 class _EditRoute:
-    """The edit endpoint as an application of its own: it must see the connection until the answer is out."""
+    """The edit endpoint as a separate ASGI application: it needs the connection until the answer is sent."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
@@ -230,20 +231,27 @@ class SimulatorApp(Starlette):
     """The simulator as an ASGI application; its state is ``app.state.simulator``."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, with the connection at hand for the faults that need it."""
-        # The server's own send is a method of its connection's cycle; no other way leads to the transport.
+        """Serve one request, and add the transport to the scope for the faults that need it."""
+        # Under uvicorn `send` is a method of the request cycle; only that object gives access to the transport.
         scope[delivery.TRANSPORT] = getattr(getattr(send, "__self__", None), "transport", None)
         await super().__call__(scope, receive, send)
 
 
 def create_app(knobs: Knobs) -> Starlette:
-    """Build a simulated endpoint; each has its own knobs, calls and results."""
+    """Build a simulated endpoint with its own knobs, calls and results."""
     simulator = Simulator(knobs)
+    control = ControlPlane(
+        get_knobs=lambda: simulator.knobs,
+        change_knobs=simulator.change_knobs,
+        ledger=simulator.ledger,
+        faults=simulator.faults,
+        results=simulator.results,
+    )
     app = SimulatorApp(
         routes=[
             Route("/v1/images/edits", _EditRoute(simulator), methods=["POST"]),
             Route("/results/{name}", simulator.download, methods=["GET"]),
-            *control.routes(simulator),
+            *control.routes(),
         ],
         exception_handlers={404: _wrong_path, 405: _wrong_path},
     )
@@ -251,42 +259,44 @@ def create_app(knobs: Knobs) -> Starlette:
     return app
 
 
-async def _form_of(request: Request, held: AsyncExitStack) -> FormData:
-    """Read the multipart form whole, so that the connection can be used again whatever is answered."""
+async def _parse_form(request: Request, resources: AsyncExitStack) -> FormData:
+    """Read the whole multipart form, so that the connection can be reused after any answer."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         await request.body()
         raise invalid("the request must be multipart/form-data")
     try:
-        return await held.enter_async_context(request.form(max_files=32, max_fields=64))
+        return await resources.enter_async_context(request.form(max_files=32, max_fields=64))
     except HTTPException as error:
         raise invalid(f"the form cannot be read: {error.detail}") from error
 
 
-def _deliver(body: bytes, headers: dict[str, str], conduct: Conduct, call: Call) -> Response:
-    call.outcome = conduct.fault or call.outcome
-    if conduct.fault == "garbage":
+def _send(body: bytes, headers: dict[str, str], behaviour: CallBehaviour, call: Call) -> Response:
+    call.outcome = behaviour.fault or call.outcome
+    if behaviour.fault == "garbage":
         return Response("<html><body><h1>Bad gateway</h1></body></html>", 200, headers, "text/html")
-    if conduct.fault == "truncate":
+    if behaviour.fault == "truncate":
         return delivery.Truncated(body, 200, headers, _JSON)
-    whole = Response(body, 200, headers, _JSON)
-    if conduct.fault == "drip":
-        return delivery.Dripped(whole, conduct.amount)
-    if conduct.fault == "oversized":
-        return delivery.Oversized(whole, conduct.amount)
-    return whole
+    response = Response(body, 200, headers, _JSON)
+    if behaviour.fault == "drip":
+        return delivery.Dripped(response, behaviour.amount)
+    if behaviour.fault == "oversized":
+        return delivery.Oversized(response, behaviour.amount)
+    return response
 
 
-def _traced(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.headers.items() if name.startswith("x-") or name in _TRACED}
+def _recorded_headers(request: Request) -> dict[str, str]:
+    return {
+        name: value for name, value in request.headers.items() if name.startswith("x-") or name in _RECORDED_HEADERS
+    }
 
 
 def _half(side: int) -> int:
     return 2 if side == 1 else (side + 1) // 2
 
 
-def _nothing_here(dialect: Dialect, call: Call) -> Response:
+def _plain_not_found(dialect: Dialect, call: Call) -> Response:
     return PlainTextResponse("404 page not found", 404, dialect.headers(call.trace_id))
 
 
-async def _wrong_path(request: Request, exc: Exception) -> Response:  # noqa: ARG001 - the handler's shape
+async def _wrong_path(request: Request, exc: Exception) -> Response:  # noqa: ARG001 - the handler's signature
     return PlainTextResponse("404 page not found", 404, STEPFUN.headers(uuid4().hex))

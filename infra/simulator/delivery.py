@@ -1,6 +1,6 @@
-"""Answers that go wrong on the wire: reset, hung, cut short, dripping, endless.
+"""Answers with transport faults: reset, hung, truncated, slow, oversized.
 
-They need the connection's transport, which `SimulatorApp` takes from the server and lays into the scope.
+They need the connection's transport. `SimulatorApp` takes it from the server and puts it into the ASGI scope.
 """
 
 from __future__ import annotations
@@ -17,72 +17,74 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 TRANSPORT = "retouch.transport"
-_TICKS_PER_S = 10
-_CHUNK = 256 * 1024
+_CHUNKS_PER_S = 10
+_PADDING_CHUNK = 256 * 1024
 
 
 class Reset(Response):
-    """No answer: the connection is torn down, the caller sees a reset."""
+    """No answer: the connection is reset."""
 
     async def __call__(self, scope: Scope, receive: Receive, _send: Send) -> None:
         """Reset the connection."""
         transport = _transport(scope)
         raw = transport.get_extra_info("socket")
         if raw is not None:
-            # A linger of zero makes the close a reset; without it the caller reads a clean end.
+            # With a linger of zero, closing sends a reset; otherwise the caller would see a normal end.
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
-        await _gone(receive)
+        await _wait_for_disconnect(receive)
 
 
 class Hang(Response):
-    """No answer, ever: it ends when the caller goes away."""
+    """No answer: the call ends when the caller disconnects."""
 
     async def __call__(self, _scope: Scope, receive: Receive, _send: Send) -> None:
-        """Wait for the caller to lose patience."""
-        await _gone(receive)
+        """Wait until the caller disconnects."""
+        await _wait_for_disconnect(receive)
 
 
 class Truncated(Response):
-    """An answer whose Content-Length is honest and whose second half never comes."""
+    """An answer with the right Content-Length, of which only the first half is sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send half and close."""
+        """Send the first half and close the connection."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         half = bytes(self.body)[: len(self.body) // 2]
         await send({"type": "http.response.body", "body": half, "more_body": True})
         _transport(scope).close()
-        await _gone(receive)
+        await _wait_for_disconnect(receive)
 
 
 class Dripped(Response):
-    """An answer at so many bytes a second, in ten sips a second."""
+    """An answer that is sent at ``bytes_per_s``, in ten chunks a second."""
 
     def __init__(self, response: Response, bytes_per_s: int) -> None:
         super().__init__(response.body, response.status_code)
         self.raw_headers = response.raw_headers
-        self._sip = max(1, bytes_per_s // _TICKS_PER_S)
-        self._pause = self._sip / max(1, bytes_per_s)
+        self._chunk_bytes = max(1, bytes_per_s // _CHUNKS_PER_S)
+        self._pause = self._chunk_bytes / max(1, bytes_per_s)
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Drip until all is said or the caller goes away."""
-        left = asyncio.ensure_future(_gone(receive))
+        """Send slowly until all bytes are sent or the caller disconnects."""
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             body = bytes(self.body)
-            for place in range(0, len(body), self._sip):
-                more = place + self._sip < len(body)
-                await send({"type": "http.response.body", "body": body[place : place + self._sip], "more_body": more})
-                if (await asyncio.wait({left}, timeout=self._pause))[0]:
+            for start in range(0, len(body), self._chunk_bytes):
+                more = start + self._chunk_bytes < len(body)
+                await send(
+                    {"type": "http.response.body", "body": body[start : start + self._chunk_bytes], "more_body": more}
+                )
+                if (await asyncio.wait({disconnected}, timeout=self._pause))[0]:
                     return
         finally:
-            left.cancel()
+            disconnected.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await left
+                await disconnected
 
 
 class Oversized(Response):
-    """A correct answer followed by blanks until it has so many bytes; of unknown length to the caller."""
+    """A correct answer, padded with blanks to ``size`` bytes, without a Content-Length."""
 
     def __init__(self, response: Response, size: int) -> None:
         super().__init__(response.body, response.status_code)
@@ -90,22 +92,22 @@ class Oversized(Response):
         self._size = size
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer and the padding, unless the caller goes away first."""
-        left = asyncio.ensure_future(_gone(receive))
+        """Send the answer and the padding, or stop when the caller disconnects."""
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             chunk = bytes(self.body)
             sent = 0
-            while chunk and not left.done():
+            while chunk and not disconnected.done():
                 sent += len(chunk)
-                following = b" " * min(_CHUNK, self._size - sent) if sent < self._size else b""
-                await send({"type": "http.response.body", "body": chunk, "more_body": bool(following)})
-                chunk = following
-                await asyncio.sleep(0)  # lets the news that the caller left come in
+                next_chunk = b" " * min(_PADDING_CHUNK, self._size - sent) if sent < self._size else b""
+                await send({"type": "http.response.body", "body": chunk, "more_body": bool(next_chunk)})
+                chunk = next_chunk
+                await asyncio.sleep(0)  # lets a disconnect be noticed
         finally:
-            left.cancel()
+            disconnected.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await left
+                await disconnected
 
 
 def _transport(scope: Scope) -> asyncio.Transport:
@@ -115,6 +117,6 @@ def _transport(scope: Scope) -> asyncio.Transport:
     return cast("asyncio.Transport", transport)
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

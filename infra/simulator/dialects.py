@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Dialect(Protocol):
-    """How a family of endpoints reads requests and words its answers."""
+    """How a family of endpoints parses requests and formats answers."""
 
     @property
     def filters_in_answer(self) -> bool:
-        """Whether the content filter speaks in a 200 (finish_reason) rather than through an error."""
+        """Whether the content filter answers 200 with a finish_reason instead of an error."""
 
     async def read(self, form: FormData) -> EditRequest:
-        """Hold a form to the dialect's rules; raises `Refusal`."""
+        """Parse a form and validate it by the dialect's rules; raises `Refusal`."""
 
     def answer(self, answer: Answer) -> bytes:
         """The JSON body of a 200."""
@@ -33,7 +33,7 @@ class Dialect(Protocol):
         """Headers of every answer."""
 
     def limit_headers(self, refusal: Refusal, *, retry_after: str) -> dict[str, str]:
-        """Headers a 429 adds; ``retry_after`` is empty where the knobs ask for none."""
+        """Additional headers of a 429; without ``Retry-After`` if ``retry_after`` is empty."""
 
 
 STEPFUN = StepFun()
@@ -48,9 +48,9 @@ MODELS: dict[str, Dialect] = {
 
 
 def dialect_of(model: str) -> Dialect:
-    """The dialect that a model's callers expect; StepFun's for a model that is not served here.
+    """The dialect of a model; StepFun's for an unknown model.
 
-    A name that begins like one of OpenAI's is answered in OpenAI's words, so that its SDK understands the 404.
+    An unknown name that begins with ``gpt-`` gets OpenAI's dialect, so that OpenAI's SDK understands the 404.
     """
     if model not in MODELS and model.startswith("gpt-"):
         return MODELS["gpt-image-1.5"]

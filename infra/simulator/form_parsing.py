@@ -1,4 +1,4 @@
-"""What the dialects share: a request as read, a refusal, and the reading of form fields."""
+"""Shared by the dialects: the parsed request, the refusal, and the parsing of form fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from starlette.datastructures import UploadFile
 
-from infra.simulator.edit import Header, Unreadable, read_header
+from infra.simulator.edit import Header, UnreadableImage, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,15 +24,15 @@ MAX_SEED = 2_147_483_647
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
-    """A request that its dialect accepts.
+    """A parsed and valid edit request.
 
     Attributes:
         image: the bytes of the input image.
-        header: its format and stored size in pixels.
-        seed: None where the server is to choose.
-        options: what else shapes the picture (steps, guidance, …); part of what makes two edits the same.
-        size: width and height asked for; None keeps the input's.
-        output_format: None leaves it to the knobs.
+        header: its stored size in pixels.
+        seed: None lets the server choose.
+        options: further parameters of the edit (steps, guidance, …); equal edits have equal options.
+        size: requested width and height; None keeps the input's.
+        output_format: None selects the knobs' format.
     """
 
     model: str
@@ -49,7 +49,7 @@ class EditRequest:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One picture of an answer; ``url`` is a path on this server, empty where the picture itself is delivered."""
+    """One picture of an answer; ``path`` on this server is empty if ``b64`` has the picture itself."""
 
     seed: int
     media_type: str
@@ -59,12 +59,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a dialect words into the body of a 200.
+    """The content of a 200, which a dialect formats.
 
     Attributes:
-        base_url: of this server as the caller reached it, without a slash at its end.
+        base_url: this server's origin as the caller addressed it, without a trailing slash.
         created: seconds since 1970.
-        filtered: the content filter stopped the edit; only for a dialect that says so in its answer.
+        filtered: the content filter blocked the edit; only for dialects that answer 200 in this case.
     """
 
     request: EditRequest
@@ -77,13 +77,13 @@ class Answer:
 
 @dataclass(slots=True)
 class Refusal(Exception):
-    """A call that is answered with an error.
+    """An error answer to a call.
 
     Attributes:
-        reason: `rpm`, `concurrency`, `quota`, `model`, `moderation` or empty, where the status alone tells the dialect.
-        param: the form field at fault, empty where none is.
-        code: a more exact word than the status, where the dialect has one.
-        wait_s: seconds until a limit has room again; None where nothing is known.
+        reason: `rpm`, `concurrency`, `quota`, `model`, `moderation`, or empty if the status is enough.
+        param: the invalid form field, or empty.
+        code: a more specific code than the status, if the dialect has one.
+        wait_s: seconds until a limit allows a call again; None if unknown.
     """
 
     status: int
@@ -97,7 +97,7 @@ class Refusal(Exception):
 
 
 def invalid(message: str, param: str = "", code: str = "") -> Refusal:
-    """A refusal of the request as it was written."""
+    """A refusal of an invalid request."""
     return Refusal(400, message, param=param, code=code)
 
 
@@ -105,7 +105,7 @@ def text(form: FormData, name: str, default: str = "") -> str:
     """The first value of a field as text.
 
     Raises:
-        Refusal: the field came as a file.
+        Refusal: the field is a file.
     """
     value = form.get(name, default)
     if isinstance(value, UploadFile):
@@ -113,8 +113,8 @@ def text(form: FormData, name: str, default: str = "") -> str:
     return value
 
 
-def prompt_of(form: FormData, longest: int, too_long_code: str = "") -> str:
-    """The prompt, at least one and at most ``longest`` characters.
+def prompt_of(form: FormData, max_length: int, too_long_code: str = "") -> str:
+    """The prompt, of 1 to ``max_length`` characters.
 
     Raises:
         Refusal: it is missing or too long.
@@ -122,16 +122,18 @@ def prompt_of(form: FormData, longest: int, too_long_code: str = "") -> str:
     prompt = text(form, "prompt")
     if not prompt.strip():
         raise invalid("prompt is required", "prompt")
-    if len(prompt) > longest:
-        raise invalid(f"prompt must be at most {longest} characters, got {len(prompt)}", "prompt", code=too_long_code)
+    if len(prompt) > max_length:
+        raise invalid(
+            f"prompt must be at most {max_length} characters, got {len(prompt)}", "prompt", code=too_long_code
+        )
     return prompt
 
 
 def integer(form: FormData, name: str, low: int, high: int, default: int | None) -> int | None:
-    """A whole number from ``low`` to ``high``; ``default`` where the field is absent.
+    """A whole number from ``low`` to ``high``; ``default`` if the field is absent.
 
     Raises:
-        Refusal: it is no whole number or out of range.
+        Refusal: it is not a whole number or out of range.
     """
     value = text(form, name)
     if name not in form:
@@ -144,10 +146,10 @@ def integer(form: FormData, name: str, low: int, high: int, default: int | None)
 
 
 def decimal(form: FormData, name: str, low: float, high: float, default: float) -> float:
-    """A number from ``low`` to ``high``; ``default`` where the field is absent.
+    """A number from ``low`` to ``high``; ``default`` if the field is absent.
 
     Raises:
-        Refusal: it is no number or out of range.
+        Refusal: it is not a number or out of range.
     """
     value = text(form, name)
     if name not in form:
@@ -162,10 +164,10 @@ def decimal(form: FormData, name: str, low: float, high: float, default: float) 
 
 
 def choice(form: FormData, name: str, allowed: tuple[str, ...], default: str) -> str:
-    """One of the allowed words, case and all; ``default`` where the field is absent.
+    """One of the allowed values, case-sensitive; ``default`` if the field is absent.
 
     Raises:
-        Refusal: it is another word.
+        Refusal: the value is not allowed.
     """
     value = text(form, name, default)
     if value not in allowed:
@@ -174,10 +176,10 @@ def choice(form: FormData, name: str, allowed: tuple[str, ...], default: str) ->
 
 
 def pixels(form: FormData, name: str = "size") -> tuple[int, int] | None:
-    """A size ``WIDTHxHEIGHT``; None where the field is absent or `auto`.
+    """A size ``WIDTHxHEIGHT``; None if the field is absent or `auto`.
 
     Raises:
-        Refusal: it has another form, or a side is not between 1 and 4096.
+        Refusal: it has another format, or a side is not between 1 and 4096.
     """
     value = text(form, name, "auto")
     if value in {"auto", ""}:
@@ -188,21 +190,21 @@ def pixels(form: FormData, name: str = "size") -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-async def one_image(form: FormData, *names: str, most: int = 1) -> tuple[bytes, Header]:
-    """The first image among the named file parts, its header read.
+async def one_image(form: FormData, *names: str, max_count: int = 1) -> tuple[bytes, Header]:
+    """The first image among the named file parts, and its header.
 
     Raises:
-        Refusal: there is none, more than ``most``, a part that is no file, or no PNG, JPEG or WebP.
+        Refusal: there is no image, more than ``max_count``, the part is not a file, or not a PNG, JPEG or WebP.
     """
     parts = [part for name in names for part in form.getlist(name)]
     if not parts:
         raise invalid("image is required", "image")
-    if len(parts) > most:
-        raise invalid(f"image must be given at most {most} time(s), got {len(parts)}", "image")
+    if len(parts) > max_count:
+        raise invalid(f"image must be given at most {max_count} time(s), got {len(parts)}", "image")
     if not isinstance(parts[0], UploadFile):
         raise invalid("image must be a file", "image")
     data = await parts[0].read()
     try:
         return data, read_header(data)
-    except Unreadable as error:
+    except UnreadableImage as error:
         raise invalid(f"image is not a readable PNG, JPEG or WebP: {error}", "image") from error

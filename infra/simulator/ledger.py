@@ -1,4 +1,4 @@
-"""What the simulator saw: every edit call, for tests and measurements to read."""
+"""The record of every edit call, for tests and benchmarks to read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-REMEMBERED = 50_000
+MAX_CALLS = 50_000
 WINDOW_S = 60.0
 
 
@@ -19,13 +19,13 @@ class Call:
     """One edit call.
 
     Attributes:
-        at: when it arrived, seconds since 1970.
-        started, finished: monotonic seconds; ``finished`` is None while it is in flight.
-        status: what was answered; None where nothing was.
-        outcome: `answered`, or the fault that took the answer's place.
-        accepted: it passed validation and limits.
-        billed: work was done that the account pays for, whether or not the answer arrived.
-        headers: the caller's own (`x-*`, `traceparent`, `idempotency-key`, `user-agent`).
+        at: time of arrival, seconds since 1970.
+        started, finished: monotonic seconds; ``finished`` is None while the call is in flight.
+        status: HTTP status of the answer; None without an answer.
+        outcome: `answered`, or the fault that replaced the answer.
+        accepted: the call passed validation and limits.
+        billed: the account pays for the call, whether or not the answer arrived.
+        headers: some request headers (`x-*`, `traceparent`, `idempotency-key`, `user-agent`).
     """
 
     id: str
@@ -47,29 +47,29 @@ class Call:
 
 
 class Ledger:
-    """The last 50,000 calls; older ones are forgotten and counted."""
+    """The last 50,000 calls; older calls are dropped and counted."""
 
     def __init__(self) -> None:
-        self._calls: deque[Call] = deque(maxlen=REMEMBERED)
+        self._calls: deque[Call] = deque(maxlen=MAX_CALLS)
         self._forgotten = 0
 
     def add(self, call: Call) -> None:
-        """Remember a call as it arrives."""
-        if len(self._calls) == REMEMBERED:
+        """Record a call when it arrives."""
+        if len(self._calls) == MAX_CALLS:
             self._forgotten += 1
         self._calls.append(call)
 
     def clear(self) -> None:
-        """Forget every call."""
+        """Delete every call."""
         self._calls.clear()
         self._forgotten = 0
 
     def select(self, *, prompt: str = "", model: str = "") -> list[Call]:
-        """Calls in order of arrival whose prompt contains ``prompt``; of one model if it is named."""
+        """Calls in order of arrival with ``prompt`` in their prompt; of one model if ``model`` is given."""
         return [call for call in self._calls if prompt in call.prompt and model in {"", call.model}]
 
     def summary(self, calls: list[Call]) -> dict[str, Any]:
-        """Counts over calls, and their peaks: at once in flight, and starts in any 60 s."""
+        """Counts of calls, and the peaks of calls in flight and of starts in any 60 s."""
         return {
             "calls": len(calls),
             "by_status": Counter(str(call.status or call.outcome) for call in calls),
@@ -84,17 +84,16 @@ class Ledger:
         }
 
 
-def shown(call: Call) -> dict[str, Any]:
-    """A call as the control plane shows it."""
+def call_to_json(call: Call) -> dict[str, Any]:
+    """A call in the control plane's JSON format."""
     record = asdict(call)
-    end = record.pop("finished")
-    begin = record.pop("started")
-    record["duration_ms"] = None if end is None else round((end - begin) * 1000, 3)
+    finished, started = record.pop("finished"), record.pop("started")
+    record["duration_ms"] = None if finished is None else round((finished - started) * 1000, 3)
     return record
 
 
 def new_call(call_id: str, trace_id: str, headers: dict[str, str]) -> Call:
-    """A call that arrives now."""
+    """A call that has just arrived."""
     return Call(id=call_id, trace_id=trace_id, at=time.time(), started=time.monotonic(), headers=headers)
 
 

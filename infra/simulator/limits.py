@@ -10,16 +10,16 @@ WINDOW_S = 60.0
 
 
 class Limiter:
-    """The limits of one key for one model. Not thread-safe: used from the event loop alone."""
+    """The limits of one key for one model. Not thread-safe: use it on the event loop only."""
 
     def __init__(self) -> None:
         self._starts: deque[float] = deque()
         self._in_flight = 0
 
     def refusal(self, now: float, *, rpm: int, concurrency: int, retry_after_s: int) -> Refusal | None:
-        """Say why a call at ``now`` (monotonic seconds) is over a limit, or None; takes nothing.
+        """The refusal of a call at ``now`` (monotonic seconds) that exceeds a limit, or None; counts nothing.
 
-        The messages are StepFun's, word for word.
+        The messages are exact copies of StepFun's.
         """
         while self._starts and self._starts[0] <= now - WINDOW_S:
             self._starts.popleft()
@@ -30,8 +30,7 @@ class Limiter:
                 reason="rpm",
                 current=current,
                 limit=rpm,
-                # The call that must leave the minute before this one fits, which is not the oldest
-                # after the limit was lowered.
+                # Until enough starts are older than a minute: more than one if the limit was lowered.
                 wait_s=self._starts[len(self._starts) - rpm] + WINDOW_S - now,
             )
         if concurrency and (current := self._in_flight + 1) > concurrency:
@@ -46,10 +45,10 @@ class Limiter:
         return None
 
     def start(self, now: float) -> None:
-        """Count a start and a call in flight; every start is followed by one `finish`."""
+        """Count a start and a call in flight; `finish` must follow."""
         self._starts.append(now)
         self._in_flight += 1
 
     def finish(self) -> None:
-        """Give the call's place back."""
+        """Stop counting the call as in flight."""
         self._in_flight -= 1

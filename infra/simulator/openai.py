@@ -1,7 +1,7 @@
-"""The `openai` dialect as three servers speak it: OpenAI itself, vLLM-Omni, and SGLang diffusion.
+"""The `openai` dialect of three servers: OpenAI itself, vLLM-Omni, and SGLang diffusion.
 
 Source: OpenAI's API reference (images/edits, error codes, rate limits) and the two servers' documentation of their
-OpenAI-compatible routes. Ranges that vLLM-Omni and SGLang leave open are wide here.
+OpenAI-compatible routes. Where vLLM-Omni and SGLang document no range, a wide range is used.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class OpenAI:
     filters_in_answer = False
 
     async def read(self, form: FormData) -> EditRequest:
-        """Hold a form to OpenAI's rules; `mask` and the quality words are accepted and change nothing.
+        """Parse a form and validate it by OpenAI's rules; `mask` is accepted and ignored.
 
         Raises:
-            Refusal: 400, for the first field that breaks one or that OpenAI does not know.
+            Refusal: 400, for the first invalid or unknown field.
         """
         for name in form:
             if name not in _FIELDS:
                 raise invalid(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
-        image, header = await one_image(form, "image", "image[]", most=16)
+        image, header = await one_image(form, "image", "image[]", max_count=16)
         if len(image) > MAX_IMAGE_BYTES:
             raise invalid("image must be at most 50 MB", "image", "image_too_large")
         background = choice(form, "background", ("auto", "transparent", "opaque"), "auto")
@@ -74,11 +74,11 @@ class OpenAI:
         )
 
     def answer(self, answer: Answer) -> bytes:
-        """The body of a 200: pictures and usage, neither seed nor finish_reason."""
+        """The body of a 200: pictures and usage, without seed and finish_reason."""
         request, outputs = answer.request, answer.outputs
-        words = max(1, len(request.prompt) // 4)
-        seen = max(1, request.header.width * request.header.height // 4096)
-        drawn = 1056 * len(outputs)
+        text_tokens = max(1, len(request.prompt) // 4)
+        image_tokens = max(1, request.header.width * request.header.height // 4096)
+        output_tokens = 1056 * len(outputs)
         body = {
             "created": answer.created,
             "background": "opaque",
@@ -86,10 +86,10 @@ class OpenAI:
             "quality": request.options["quality"],
             "data": [{"b64_json": output.b64} for output in outputs],
             "usage": {
-                "total_tokens": words + seen + drawn,
-                "input_tokens": words + seen,
-                "output_tokens": drawn,
-                "input_tokens_details": {"text_tokens": words, "image_tokens": seen},
+                "total_tokens": text_tokens + image_tokens + output_tokens,
+                "input_tokens": text_tokens + image_tokens,
+                "output_tokens": output_tokens,
+                "input_tokens_details": {"text_tokens": text_tokens, "image_tokens": image_tokens},
             },
         }
         return json.dumps(body).encode()
@@ -117,7 +117,7 @@ class OpenAI:
         return {"x-request-id": trace_id}
 
     def limit_headers(self, refusal: Refusal, *, retry_after: str) -> dict[str, str]:
-        """Headers of a 429: what is left, when it comes back, and when to try again."""
+        """Additional headers of a 429: the limit, the rest of it, its reset, and when to retry."""
         wait = max(1, round(refusal.wait_s or 1))
         return {
             "Retry-After": retry_after or str(wait),
@@ -128,17 +128,17 @@ class OpenAI:
 
 
 class VllmOmni(OpenAI):
-    """A vLLM-Omni server: diffusion parameters under their own names; fields it does not know are ignored."""
+    """A vLLM-Omni server: diffusion parameters by their usual names; unknown fields are ignored."""
 
     deliveries: tuple[Delivery, ...] = ("b64_json",)
 
     async def read(self, form: FormData) -> EditRequest:
-        """Hold a form to the server's types and to wide ranges.
+        """Parse a form and validate types and wide ranges.
 
         Raises:
-            Refusal: 400, for the first field that breaks one.
+            Refusal: 400, for the first invalid field.
         """
-        image, header = await one_image(form, "image", "image[]", most=16)
+        image, header = await one_image(form, "image", "image[]", max_count=16)
         return EditRequest(
             model=text(form, "model"),
             image=image,
@@ -173,7 +173,7 @@ class VllmOmni(OpenAI):
 
 
 class SGLang(VllmOmni):
-    """An SGLang diffusion server: the same, but a `url` unless asked for the picture itself."""
+    """An SGLang diffusion server: like vLLM-Omni, but `url` is the default response format."""
 
     deliveries = ("url", "b64_json")
 

@@ -1,4 +1,4 @@
-"""The pictures: made by the edit, prepared for measurements, kept until they expire."""
+"""The result pictures: rendered for each call or prepared for benchmarks, and stored until they expire."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from infra.simulator.edit import MEDIA_TYPES, Unreadable, edit_image
+from infra.simulator.edit import MEDIA_TYPES, UnreadableImage, edit_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from infra.simulator.fault_injection import Downloads
+    from infra.simulator.fault_injection import DownloadFaults
     from infra.simulator.form_parsing import EditRequest
 
-_REMEMBERED = 20_000
-_PREPARED = 32
-_LARGE = 1_000_000
+_MAX_RESULTS = 20_000
+_MAX_PREPARED = 32
+_INLINE_BYTES = 1_000_000
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Picture:
-    """Encoded bytes; ``shared`` ones belong to no single result and do not count against the memory."""
+    """An encoded picture; a ``shared`` picture belongs to many results and does not count as their memory."""
 
     data: bytes
     media_type: str
@@ -38,7 +38,7 @@ class Picture:
     _b64: str = ""
 
     def b64(self) -> str:
-        """The bytes in base64; kept where the picture is shared."""
+        """The bytes in base64; cached if the picture is shared."""
         if self._b64:
             return self._b64
         encoded = base64.b64encode(self.data).decode("ascii")
@@ -47,25 +47,25 @@ class Picture:
         return encoded
 
 
-class Studio:
-    """Makes pictures in a few threads, so that the event loop stays free."""
+class Renderer:
+    """Renders pictures in a few threads, so that the event loop is not blocked."""
 
     def __init__(self) -> None:
-        # A 4096x4096 edit holds a few hundred MB while it is made: no more at once than there are cores.
+        # A 4096x4096 edit needs a few hundred MB while it runs: run at most one for each core.
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="edit")
         self._prepared: OrderedDict[tuple[tuple[int, int], str], asyncio.Task[Picture]] = OrderedDict()
 
-    async def run(self, work: Callable[[], T], size: int = _LARGE) -> T:
-        """Do work on ``size`` bytes: in one of the threads, or here where handing it over would cost more."""
-        if size < _LARGE:
+    async def run(self, work: Callable[[], T], size: int = _INLINE_BYTES) -> T:
+        """Call ``work``, which handles ``size`` bytes: small work inline, large work in a thread."""
+        if size < _INLINE_BYTES:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def make(self, request: EditRequest, *, seed: int, size: tuple[int, int], output_format: str) -> Picture:
-        """Make the edit of this very image, prompt, seed and options.
+    async def render(self, request: EditRequest, *, seed: int, size: tuple[int, int], output_format: str) -> Picture:
+        """Render the edit of this image, prompt, seed and options.
 
         Raises:
-            Unreadable: the image does not decode.
+            UnreadableImage: the image does not decode.
         """
         options = sorted(request.options.items())
         work = partial(
@@ -79,26 +79,26 @@ class Studio:
         return Picture(await self.run(work), MEDIA_TYPES[output_format])
 
     async def prepared(self, request: EditRequest, *, size: tuple[int, int], output_format: str) -> Picture:
-        """The one result for this size and format: an edit of the first image that asked for it.
+        """The shared result for this size and format, rendered from the first request for it.
 
         Raises:
-            Unreadable: that first image does not decode.
+            UnreadableImage: the image of this request does not decode.
         """
         key = (size, output_format)
         while True:
             task = self._prepared.get(key)
-            ours = task is None
+            is_owner = task is None
             if task is None:
                 task = asyncio.ensure_future(self._prepare(request, size, output_format))
                 self._prepared[key] = task
-                if len(self._prepared) > _PREPARED:
+                if len(self._prepared) > _MAX_PREPARED:
                     self._prepared.popitem(last=False)
             try:
                 return await asyncio.shield(task)
-            except Unreadable:
+            except UnreadableImage:
                 if self._prepared.get(key) is task:
                     del self._prepared[key]
-                if ours:  # another caller's damaged image says nothing about this one
+                if is_owner:  # if another request's image was damaged, try with this one
                     raise
 
     async def _prepare(self, request: EditRequest, size: tuple[int, int], output_format: str) -> Picture:
@@ -115,7 +115,7 @@ class Studio:
 
 @dataclass(slots=True)
 class Result:
-    """A picture under a URL. ``picture`` is None once it expired or had to make room."""
+    """A picture with a URL. ``picture`` is None after it has expired or was evicted."""
 
     name: str
     call_id: str
@@ -130,15 +130,15 @@ class Result:
 
 
 class Results:
-    """Results by name, bounded in number and in bytes; the oldest lose their picture first."""
+    """Results by name, limited in number and in bytes; the pictures of the oldest are evicted first."""
 
     def __init__(self) -> None:
         self._results: OrderedDict[str, Result] = OrderedDict()
         self._with_picture: OrderedDict[str, Result] = OrderedDict()
-        self._held = 0
+        self._picture_bytes = 0
 
-    def add(self, picture: Picture, call_id: str, downloads: Downloads, memory: int) -> Result:
-        """Keep a picture; ``memory`` is the most bytes that all of them may hold."""
+    def add(self, picture: Picture, call_id: str, downloads: DownloadFaults, max_bytes: int) -> Result:
+        """Store a picture; ``max_bytes`` limits the memory of all pictures."""
         now = time.monotonic()
         name = f"{uuid4().hex}.{picture.media_type.partition('/')[2].replace('jpeg', 'jpg')}"
         result = Result(
@@ -152,19 +152,19 @@ class Results:
             truncate=downloads.truncate,
         )
         self._results[name] = self._with_picture[name] = result
-        self._held += self._weight(picture)
-        self._make_room(now, memory)
+        self._picture_bytes += self._memory_of(picture)
+        self._evict(now, max_bytes)
         return result
 
     def get(self, name: str) -> Result | None:
-        """A result that is remembered, without its picture if it has expired."""
+        """A stored result, without its picture if it has expired."""
         result = self._results.get(name)
         if result is not None and result.expires <= time.monotonic():
-            self._strip(result)
+            self._drop_picture(result)
         return result
 
-    def shown(self) -> list[dict[str, Any]]:
-        """Every remembered result as the control plane shows it."""
+    def to_json(self) -> list[dict[str, Any]]:
+        """Every stored result in the control plane's JSON format."""
         now = time.monotonic()
         return [
             {
@@ -179,23 +179,23 @@ class Results:
             for result in self._results.values()
         ]
 
-    def _make_room(self, now: float, memory: int) -> None:
+    def _evict(self, now: float, max_bytes: int) -> None:
         while self._with_picture:
             oldest = next(iter(self._with_picture.values()))
-            over = self._held > memory and len(self._with_picture) > 1
+            over = self._picture_bytes > max_bytes and len(self._with_picture) > 1
             if not over and oldest.expires > now:
                 break
-            self._strip(oldest)
-        while len(self._results) > _REMEMBERED:
-            _, gone = self._results.popitem(last=False)
-            self._strip(gone)
+            self._drop_picture(oldest)
+        while len(self._results) > _MAX_RESULTS:
+            _, oldest = self._results.popitem(last=False)
+            self._drop_picture(oldest)
 
-    def _strip(self, result: Result) -> None:
+    def _drop_picture(self, result: Result) -> None:
         if result.picture is not None:
-            self._held -= self._weight(result.picture)
+            self._picture_bytes -= self._memory_of(result.picture)
             result.picture = None
         self._with_picture.pop(result.name, None)
 
     @staticmethod
-    def _weight(picture: Picture) -> int:
+    def _memory_of(picture: Picture) -> int:
         return 0 if picture.shared else len(picture.data)

@@ -1,4 +1,4 @@
-"""The simulator as a server: in a process of its own, or in a thread of one that wants it at hand."""
+"""The simulator as a server, for a separate process or for a thread of a test."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Listen on an address; port 0 takes a free one.
+    """Listen on an address; port 0 selects a free port.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    # asyncio turns Nagle's algorithm off only for sockets that name their protocol. Left on, it costs an answer
-    # of two writes the 40 ms of a delayed acknowledgement.
+    # asyncio disables Nagle's algorithm only for sockets with an explicit protocol. Otherwise an answer of two
+    # writes waits 40 ms for a delayed acknowledgement.
     listener = socket.socket(family, kind, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,14 +38,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def server(knobs: Knobs) -> uvicorn.Server:
-    """A server of a new simulator, to be run on a socket from `listen`."""
+    """A server of a new simulator; run it on a socket from `listen`."""
     config = uvicorn.Config(
         create_app(knobs),
         access_log=False,
         log_level="warning",
-        # Longer than a caller keeps a connection of its pool, so that no idle one is closed as it is used.
+        # Longer than callers keep idle connections, so that no connection is closed while a caller reuses it.
         timeout_keep_alive=75,
-        # Hung calls would hold the server for ever.
+        # Hung calls would block the shutdown forever.
         timeout_graceful_shutdown=1,
     )
     return uvicorn.Server(config)
@@ -56,9 +56,9 @@ def serve_in_thread(knobs: Knobs) -> Iterator[str]:
     """Serve a simulator on a free loopback port while the context is open.
 
     Yields:
-        Its origin, ``http://127.0.0.1:PORT``; the base URL of its API is that with ``/v1``.
+        Its origin, ``http://127.0.0.1:PORT``; append ``/v1`` for the base URL of the API.
     """
-    # Listening before the thread starts: whoever connects early waits in the backlog.
+    # Listen before the thread starts: early connections wait in the backlog.
     listener = listen("127.0.0.1", 0)
     running = server(knobs)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, name="simulator", daemon=True)

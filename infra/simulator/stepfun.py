@@ -1,7 +1,7 @@
 """The `stepfun` dialect: rules, answer and errors of StepFun's image edits.
 
 Source of every rule: the vendor's API reference for ``/v1/images/edits`` and ``step-image-edit-2``. It names the error
-types of 400, 401, 402, 429 and 451; those of 404 and of the server's own faults are not documented and are our words.
+types of 400, 401, 402, 429 and 451. Those of 404 and 5xx are not documented; the names here are invented.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _TYPES = {
 
 
 class StepFun:
-    """StepFun's way to speak."""
+    """StepFun's dialect."""
 
     filters_in_answer = True
 
     async def read(self, form: FormData) -> EditRequest:
-        """Hold a form to the documented rules.
+        """Parse a form and validate it by the documented rules.
 
         Raises:
-            Refusal: 400, for the first field that breaks one.
+            Refusal: 400, for the first invalid field.
         """
         image, header = await one_image(form, "image")
         if header.width > MAX_SIDE or header.height > MAX_SIDE:
@@ -72,7 +72,7 @@ class StepFun:
             options={
                 "steps": integer(form, "steps", 1, 50, 8),
                 "cfg_scale": cfg_scale,
-                # At 1.0 there is no guidance for a negative prompt to act through.
+                # Without guidance (1.0) a negative prompt has no effect.
                 "negative_prompt": negative if cfg_scale > 1.0 else "",
                 "text_mode": choice(form, "text_mode", ("true", "false"), "false"),
             },
@@ -101,6 +101,6 @@ class StepFun:
         """Headers of every answer."""
         return {"X-Trace-Id": trace_id}
 
-    def limit_headers(self, refusal: Refusal, *, retry_after: str) -> dict[str, str]:  # noqa: ARG002 - other dialects say more
-        """Headers of a 429; StepFun's documentation promises none."""
+    def limit_headers(self, refusal: Refusal, *, retry_after: str) -> dict[str, str]:  # noqa: ARG002 - other dialects use it
+        """Additional headers of a 429; StepFun's documentation mentions none."""
         return {"Retry-After": retry_after} if retry_after else {}

@@ -61,13 +61,13 @@ class Batches:
                 **fields,
                 "tenant": tenant,
                 "lanes": self._keys.batch_lanes(batch_id),
-                "chores": self._keys.chores,
+                "chores": self._keys.background_tasks,
             },
         }
         keys = [
             self._keys.batch(batch_id),
             self._keys.batches(tenant),
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.idempotency(tenant, idempotency.key_sha256 if idempotency else "-"),
         ]
         answer = self._scripts.run("batches/begin", keys, [json.dumps(command, ensure_ascii=False)])
@@ -248,7 +248,7 @@ class Batches:
 
     def supersede(self, tenant: str, batch_id: str, custom_ids: Sequence[str], *, chunk: int = 50) -> int:
         """Cancel waiting jobs of the tenant's earlier batches with these custom_ids; returns how many."""
-        keys = [self._keys.customs(tenant), self._keys.batch(batch_id)]
+        keys = [self._keys.custom_ids(tenant), self._keys.batch(batch_id)]
         prefix = self._keys.job(batch_job_prefix(batch_id))
         return sum(
             int(self._scripts.run("batches/supersede", keys, [prefix, batch_id, *custom_ids[first : first + chunk]]))

@@ -24,7 +24,7 @@ from jobs.foundation.ids import MAX_ROWS, batch_job_prefix
 from jobs.foundation.redis_keys import Keys
 from jobs.plan.planner import Planner
 from jobs.plan.script_runner import ScriptRunner
-from jobs.queueing.background_tasks import Held
+from jobs.queueing.background_tasks import TaskLease
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key
 from jobs.storage.streams import read_pieces
@@ -62,7 +62,7 @@ class Ingest:
     bucket: Bucket
     dispatch: Callable[[], object]
 
-    def open(self, batch_id: str, lease: Held) -> "ManifestIngest | None":
+    def open(self, batch_id: str, lease: TaskLease) -> "ManifestIngest | None":
         """The ingest of a batch's manifest, from where an earlier one stopped; None if there is no such batch.
 
         Args:
@@ -83,7 +83,7 @@ class ManifestIngest:
         lease: of the background task; its number fences every write.
     """
 
-    def __init__(self, ingest: Ingest, batch_id: str, record: Mapping[str, str], lease: Held) -> None:
+    def __init__(self, ingest: Ingest, batch_id: str, record: Mapping[str, str], lease: TaskLease) -> None:
         self._batches = ingest.batches
         self._planner = ingest.planner
         self._scripts = ingest.scripts
@@ -116,8 +116,8 @@ class ManifestIngest:
         """Read to the end, or until another worker must continue. Rows that are written stay written.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker reads the manifest now.
-            jobs.queueing.background_tasks.PutOff: the tenant has reached a quota.
+            jobs.queueing.background_tasks.LeaseLost: another worker reads the manifest now.
+            jobs.queueing.background_tasks.Postponed: the tenant has reached a quota.
             ManifestFault: the manifest cannot be read to its end; the batch's `fault` gives the reason.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
@@ -209,7 +209,7 @@ class ManifestIngest:
         answer = self._add_rows([item.job_id for item in items], command)
         if answer[0] == "quota":
             limit = "jobs queued at a time" if answer[1] == "max_queued" else "edits a day"
-            self._lease.put_off(QUOTA_PAUSE_S, f"the tenant's quota of {answer[2]} {limit}")
+            self._lease.postpone(QUOTA_PAUSE_S, f"the tenant's quota of {answer[2]} {limit}")
         if answer[0] != "ok":
             log.info("ingest.stopped", batch_id=self._batch_id, answer=answer)
             return False
@@ -223,7 +223,7 @@ class ManifestIngest:
             [
                 keys.batch(self._batch_id),
                 keys.tenant(self._tenant),
-                keys.customs(self._tenant),
+                keys.custom_ids(self._tenant),
                 keys.batch_rejects(self._batch_id),
                 keys.batch_outputs(self._batch_id),
                 keys.batch_lanes(self._batch_id),
@@ -266,7 +266,7 @@ class ManifestIngest:
     def _lane(self, model: str, priority: str, *, trial: bool) -> dict[str, Any]:
         known = self._lanes.get((model, priority, trial))
         if known is None:
-            known = self._planner.lane_card(model, self._tenant, self._batch_id, priority, trial=trial)
+            known = self._planner.lane_record(model, self._tenant, self._batch_id, priority, trial=trial)
             self._lanes[model, priority, trial] = known
         return known
 

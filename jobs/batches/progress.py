@@ -8,7 +8,8 @@ from typing import Any
 from jobs.batches.models import COUNTED, ENDED, Batch, BatchState, Counts, Rollback, SavedResults
 from jobs.foundation.ids import made_at
 from jobs.foundation.job_states import State
-from jobs.records.job_codec import MICRO, moment
+from jobs.foundation.values import moment
+from jobs.records.job_codec import MICRO
 
 TICK_S = 10
 """The interval at which the scripts record how many jobs have ended."""

@@ -7,18 +7,19 @@ import structlog
 
 from jobs.batches.commands import Batches
 from jobs.batches.models import Batch, Rollback
-from jobs.edits.output_versions import ROLLED_BACK, TOP, OutputVersions, Standing, keep_aside, metadata_of
-from jobs.edits.reader import Store
+from jobs.edits.output_versions import ROLLED_BACK, TOP, ObjectVersion, OutputVersions, copy_aside, metadata_of
+from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.settings import Settings
 from jobs.plan.script_runner import ScriptRunner
-from jobs.queueing.background_tasks import Held, Lost
+from jobs.queueing.background_tasks import LeaseLost, TaskLease
 from jobs.records.job_models import Job, JobSpec, Output
-from jobs.storage.bucket import Bucket, StoredObject
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
 from jobs.storage.object_keys import output_location
+from jobs.storage.objects import StoredObject
 
 CHUNK = 200
 THREADS = 8
@@ -44,7 +45,7 @@ class Rollbacks:
         self,
         *,
         batches: Batches,
-        reader: Store,
+        reader: JobReader,
         bucket: Bucket,
         keys: Keys,
         scripts: ScriptRunner,
@@ -76,11 +77,11 @@ class Rollbacks:
             raise Conflict(f"batch {batch_id} is still busy with an earlier cancel or retry; try again in a moment")
         return self._batches.get(tenant, batch.id)
 
-    def run(self, batch_id: str, lease: Held) -> None:
+    def run(self, batch_id: str, lease: TaskLease) -> None:
         """Restore the previous versions, a chunk of rows at a time.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker has claimed the task.
+            jobs.queueing.background_tasks.LeaseLost: another worker has claimed the task.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         record = self._batches.record(batch_id)
@@ -101,7 +102,7 @@ class Rollbacks:
                 )
                 args = [lease.number, done, progress.model_dump_json(), "1" if finished else "0"]
                 if not self._scripts.run("batches/record_rollback", [self._keys.batch(batch_id)], args):
-                    raise Lost(f"another worker has taken over the rollback of {batch_id}")
+                    raise LeaseLost(f"another worker has taken over the rollback of {batch_id}")
                 if finished:
                     log.info("rollback.ended", batch_id=batch_id, **counts)
                     return
@@ -114,7 +115,7 @@ class Rollbacks:
         current = self._bucket.head(bucket, key)
         if current is None:
             return "lost"
-        standing = Standing.of(current)
+        standing = ObjectVersion.of(current)
         if standing.job_id != job.id:
             return _not_ours(current, job, job.output)
         previous = standing.previous(key)
@@ -128,15 +129,15 @@ class Rollbacks:
         previous_object = self._bucket.head(bucket, previous)
         if previous_object is None:
             return "lost"
-        earlier = Standing.of(previous_object)
+        earlier = ObjectVersion.of(previous_object)
         metadata = {
             **metadata_of(previous_object),
             **earlier.metadata,
-            TOP: str(Standing.of(current).top),
+            TOP: str(ObjectVersion.of(current).top),
             ROLLED_BACK: job.id,
         }
         try:
-            aside = keep_aside(self._bucket, bucket, key, current)
+            aside = copy_aside(self._bucket, bucket, key, current)
             self._versions.move_output(job.id, bucket, key, aside)
             copy_exact(self._bucket, (bucket, previous), previous_object, location, metadata=metadata)
         except NotFound:

@@ -14,7 +14,8 @@ from jobs.edits.uploads import UploadedPictures
 from jobs.foundation.errors import FieldError, InvalidInput, TooLarge
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.input_errors import validated
-from jobs.records.job_codec import encode_input, to_ms
+from jobs.foundation.values import to_ms
+from jobs.records.job_codec import encode_input
 from jobs.records.job_models import JobRequest, JobSpec
 
 UNSET: dict[str, Any] = JobRequest().model_dump(mode="json")

@@ -20,7 +20,7 @@ from jobs.foundation.settings import Settings
 from jobs.foundation.tracing import Spans, valid_traceparent
 from jobs.foundation.webhook_url_policy import check_webhook_url
 from jobs.plan.records import Idempotency
-from jobs.queueing.publisher import ChorePublisher
+from jobs.queueing.publisher import TaskPublisher
 from jobs.records.job_codec import MICRO
 from jobs.records.job_models import JobRequest
 from jobs.storage.bucket import Bucket
@@ -122,7 +122,7 @@ class BatchSubmission:
         batches: Batches,
         bucket: Bucket,
         settings: Settings,
-        publisher: ChorePublisher,
+        publisher: TaskPublisher,
         spans: Spans,
     ) -> None:
         self._rules = rules

@@ -9,7 +9,7 @@ from redis import Redis
 from jobs.catalogue.catalogue import Catalogue, Dialect, ModelSpec, ParameterRule
 from jobs.events.outbox import Event
 from jobs.foundation.redis_keys import Keys
-from jobs.records.job_codec import moment
+from jobs.foundation.values import moment
 from jobs.records.job_models import Record
 
 

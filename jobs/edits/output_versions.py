@@ -17,9 +17,10 @@ from jobs.plan.script_runner import ScriptRunner
 from jobs.records.job_codec import decode_output, decode_spec, to_json
 from jobs.records.job_models import Output
 from jobs.records.output_key import key_part
-from jobs.storage.bucket import JOB, Bucket, StoredObject
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
-from jobs.storage.object_keys import KEY_MAX
+from jobs.storage.object_keys import MAX_KEY_BYTES
+from jobs.storage.objects import JOB, StoredObject
 
 VERSION, BEFORE, REPLACED, TOP = "version", "version-before", "replaced", "version-top"
 """Metadata: an object's version, the one before it and that one's job, and the highest that its key ever had."""
@@ -30,7 +31,7 @@ FOLDER = ".versions"
 
 
 @dataclass(frozen=True)
-class Standing:
+class ObjectVersion:
     """What an object says of its version.
 
     Attributes:
@@ -46,7 +47,7 @@ class Standing:
     before: tuple[int, str] | None
 
     @classmethod
-    def of(cls, there: StoredObject) -> "Standing":
+    def of(cls, there: StoredObject) -> "ObjectVersion":
         """Read an object's metadata."""
         said = {name: unquote(value) for name, value in there.metadata.items()}
         version = _number(said.get(VERSION), 1)
@@ -68,14 +69,14 @@ class Standing:
         """Where the version before it lies, if it lies under `key`."""
         return aside_key(key, *self.before) if self.before else None
 
-    def over(self, job_id: str) -> "Standing":
+    def over(self, job_id: str) -> "ObjectVersion":
         """The standing of a job's output that takes this one's place."""
-        return Standing(job_id, self.top + 1, self.top + 1, (self.version, self.job_id))
+        return ObjectVersion(job_id, self.top + 1, self.top + 1, (self.version, self.job_id))
 
 
-def first_of(job_id: str) -> Standing:
+def first_of(job_id: str) -> ObjectVersion:
     """The standing of an output where nothing was before."""
-    return Standing(job_id, 1, 1, None)
+    return ObjectVersion(job_id, 1, 1, None)
 
 
 def aside_key(key: str, version: int, job_id: str) -> str:
@@ -85,20 +86,20 @@ def aside_key(key: str, version: int, job_id: str) -> str:
     whose = "other" if job_id == NOBODY else job_id
     file = f"{version:04d}-{whose}" + (f".{extension}" if dot and stem else "")
     found = f"{folder}{slash}{FOLDER}/{name}/{file}"
-    if len(found.encode(errors="surrogatepass")) <= KEY_MAX:
+    if len(found.encode(errors="surrogatepass")) <= MAX_KEY_BYTES:
         return found
     # key_part shortens what is long and keeps two of them apart.
     return f"{FOLDER}/{key_part(key)}/{file}"
 
 
-def keep_aside(bucket: Bucket, name: str, key: str, there: StoredObject) -> str:
+def copy_aside(bucket: Bucket, name: str, key: str, there: StoredObject) -> str:
     """Copy what lies under a key aside; returns where it lies then.
 
     Raises:
         NotFound: something else lies there by now.
         Unavailable: the store does not answer, or refuses.
     """
-    standing = Standing.of(there)
+    standing = ObjectVersion.of(there)
     aside = aside_key(key, standing.version, standing.job_id)
     copy_exact(bucket, (name, key), there, (name, aside))
     return aside
@@ -131,7 +132,7 @@ class OutputVersions:
             moved = to_json(output.model_copy(update={"key": target}))
             self._scripts.run("jobs/move_output", [self._keys.job(job_id)], [text, moved])
 
-    def follow(self, output: Output, standing: Standing) -> None:
+    def follow(self, output: Output, standing: ObjectVersion) -> None:
         """Record the new key of the output that was copied aside for this one."""
         previous = standing.previous(output.key)
         if standing.before is not None and previous is not None:

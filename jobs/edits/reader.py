@@ -20,7 +20,7 @@ from jobs.records.job_models import Job
 MOST_A_PAGE = 500
 
 
-class Store:
+class JobReader:
     """The records of jobs, read from Redis.
 
     Args:
@@ -123,7 +123,7 @@ class Store:
         prefix = batch_job_prefix(batch_id) if batch_id else "job_"
         low = f"[{custom_id}\0{self._keys.job(prefix)}"
         high = f"({custom_id}\0{self._keys.job(below or prefix + AFTER_ALL)}"
-        for member in falling(self._redis, self._keys.customs(tenant), high, low):
+        for member in falling(self._redis, self._keys.custom_ids(tenant), high, low):
             yield self._keys.id_of(member.rpartition("\0")[2])
 
     def _indexes_of(self, state: State | None, batch_id: str | None) -> list[State]:

@@ -18,8 +18,8 @@ from redis import Redis
 from jobs.catalogue.catalogue import PARAMETERS, ModelSpec
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.images.probe import Picture
-from jobs.plan.reuse_entry import Entry
+from jobs.images.picture import Picture
+from jobs.plan.records import ReuseEntry
 from jobs.records.job_codec import decode_output, decode_spec
 from jobs.records.job_models import JobSpec, Output
 
@@ -31,7 +31,7 @@ _FIELD = 9
 
 
 @dataclass(frozen=True)
-class Made:
+class FinishedEdit:
     """An equal edit that has ended well: its job and what that says of its output."""
 
     job_id: str
@@ -55,7 +55,7 @@ class LastRead:
     picture: Picture
 
 
-def fingerprint(tenant: str, sha256: str, spec: JobSpec, model: ModelSpec) -> bytes:
+def edit_fingerprint(tenant: str, sha256: str, spec: JobSpec, model: ModelSpec) -> bytes:
     """SHA-256 over all that decides what a picture becomes. Edits of one fingerprint may stand for each other.
 
     Args:
@@ -90,29 +90,29 @@ class Reuse:
         self._retention_s = retention_s
         self._period_s = max(1.0, retention_s / PERIODS)
 
-    def entry(self, tenant: str, print_: bytes, job_id: str, at: datetime) -> Entry:
+    def entry(self, tenant: str, fingerprint: bytes, job_id: str, at: datetime) -> ReuseEntry:
         """Where an edit that ends at `at` is entered; the script that ends the job does it in the same step."""
-        key, field = self._place(tenant, print_, int(at.timestamp() // self._period_s))
-        return Entry(key, field, job_id.removeprefix("job_"), int((self._retention_s + self._period_s) * 1000))
+        key, field = self._place(tenant, fingerprint, int(at.timestamp() // self._period_s))
+        return ReuseEntry(key, field, job_id.removeprefix("job_"), int((self._retention_s + self._period_s) * 1000))
 
-    def find(self, tenant: str, print_: bytes, at: datetime) -> Made | None:
+    def find(self, tenant: str, fingerprint: bytes, at: datetime) -> FinishedEdit | None:
         """The latest edit of this fingerprint whose record is there still. Whether its output is, is not asked."""
         now = int(at.timestamp() // self._period_s)
         pipe = self._redis.pipeline(transaction=False)
         # One period more on either side: clocks differ.
         for period in range(now + 1, now - PERIODS - 2, -1):
-            pipe.hget(*self._place(tenant, print_, period))
+            pipe.hget(*self._place(tenant, fingerprint, period))
         for name in filter(None, pipe.execute()):
             job_id = f"job_{name}"
             found: Any = self._redis.hmget(self._keys.job(job_id), ["output", "state", "spec"])
             output, state, spec = found
             if output and state == State.SUCCEEDED:
-                return Made(job_id, decode_output(output, decode_spec({"spec": spec}), job_id))
+                return FinishedEdit(job_id, decode_output(output, decode_spec({"spec": spec}), job_id))
         return None
 
-    def _place(self, tenant: str, print_: bytes, period: int) -> tuple[str, str]:
-        part = int.from_bytes(print_[:2], "big") % PARTS
-        return self._keys.made(tenant, period, part), b64encode(print_[2 : 2 + _FIELD]).decode()
+    def _place(self, tenant: str, fingerprint: bytes, period: int) -> tuple[str, str]:
+        part = int.from_bytes(fingerprint[:2], "big") % PARTS
+        return self._keys.edit_results(tenant, period, part), b64encode(fingerprint[2 : 2 + _FIELD]).decode()
 
     def last_read(self, tenant: str, address: str) -> LastRead | None:
         """What an address held when it was last read for a tenant; None where that is not known."""
@@ -132,4 +132,4 @@ class Reuse:
 
     def _read_key(self, tenant: str, address: str) -> str:
         digest = hashlib.blake2b(address.encode(errors="surrogatepass"), digest_size=12).digest()
-        return self._keys.read(tenant, b64encode(digest).decode())
+        return self._keys.address_contents(tenant, b64encode(digest).decode())

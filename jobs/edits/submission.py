@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from redis.exceptions import RedisError
 
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.edits.rules import CheckedJob, JobRules, draw_seed, idempotency_digest, warnings
 from jobs.edits.uploads import Uploaded, UploadedPictures
 from jobs.foundation.errors import RetouchError, Unavailable
@@ -59,7 +59,7 @@ def parse_fields(fields: Mapping[str, object]) -> JobRequest:
     return validated(JobRequest.model_validate, fields)
 
 
-def fingerprint(request: JobRequest, picture_sha256: str | None) -> str:
+def request_fingerprint(request: JobRequest, picture_sha256: str | None) -> str:
     """SHA-256 (hex) of what a request means: the same for the same fields and picture, in any order and form."""
     meaning = request.model_dump(mode="json", exclude_defaults=True)
     if picture_sha256 is not None:
@@ -75,7 +75,7 @@ class JobSubmission:
         pictures: where uploaded pictures are put.
         planner: writes the job.
         dispatch: starts the jobs that may start.
-        store: reads the job of a replayed submit.
+        reader: reads the job of a replayed submit.
         spans: the trace that the job continues.
     """
 
@@ -86,14 +86,14 @@ class JobSubmission:
         *,
         planner: Planner,
         dispatch: Callable[[], object],
-        store: Store,
+        reader: JobReader,
         spans: Spans,
     ) -> None:
         self._rules = rules
         self._pictures = pictures
         self._planner = planner
         self._start = dispatch
-        self._store = store
+        self._reader = reader
         self._spans = spans
 
     def submit(
@@ -129,13 +129,13 @@ class JobSubmission:
         draft = _draft(job_id, request, checked, valid_traceparent(self._spans, traceparent))
         idempotency = None
         if digest is not None:
-            idempotency = Idempotency(digest, fingerprint(request, draft.input.sha256))
+            idempotency = Idempotency(digest, request_fingerprint(request, draft.input.sha256))
         written = self._write(draft, tenant, checked.uploaded, idempotency)
         self._dispatch(written.job_ids[0])
         if written.states:
             job = new_job(job_id, tenant, draft.spec, draft.input, written.states[0])
         else:
-            job = self._store.get(tenant, written.job_ids[0])
+            job = self._reader.get(tenant, written.job_ids[0])
         return AcceptedJob(job, replayed=written.replayed, warnings=tuple(warnings(request, checked.model)))
 
     def _write(

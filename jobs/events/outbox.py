@@ -1,4 +1,4 @@
-"""The outbox: a stream into which each script puts its events, in the same step as the change they tell of."""
+"""The outbox: a stream of events. A script writes an event in the same step as the change that the event reports."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +12,14 @@ from ulid import ULID
 
 from jobs.foundation.errors import InvalidInput
 from jobs.foundation.redis_keys import Keys
-from jobs.records.job_codec import moment
+from jobs.foundation.values import moment
 
+_FILTER = re.compile(r"\*|[a-z]+\.\*|[a-z]+(\.[a-z_]+)?")
 GROUP = "tellers"
-"""The consumer group of all tellers."""
+"""The consumer group of all outbox readers. Its name is stored data."""
 JOB_TYPES = ("job.succeeded", "job.filtered", "job.failed", "job.canceled")
 JOB_DIGEST = "job.digest"
-"""Up to a hundred job events of one batch, for those who asked for a digest."""
+"""Up to a hundred job events of one batch, for receivers that subscribe to digests."""
 PING, ENDPOINT_DISABLED = "ping", "endpoint.disabled"
 TYPES = (
     *JOB_TYPES,
@@ -35,22 +36,22 @@ TYPES = (
     ENDPOINT_DISABLED,
     PING,
 )
-"""Every type of event."""
-MOST_FILTERS = 32
+"""All types of events."""
+MAX_FILTERS = 32
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, as the outbox holds it.
+    """An event in the outbox.
 
     Attributes:
-        entry: its entry in the stream.
+        entry: id of its entry in the stream.
         type: one of `TYPES`.
-        tenant: whose it is; "" for what concerns everybody.
-        subject: id of what it is about.
-        at: when.
-        data: what the script knew of the subject, JSON.
-        only: id of the one endpoint that shall hear of it; None: whoever listens.
+        tenant: name of its tenant; "" for events that concern all tenants.
+        subject: id of the job, batch, schedule, model or endpoint.
+        at: time of the event.
+        data: the fields of the subject that the script passes on, JSON.
+        only: id of the only endpoint that gets it; None: all that subscribe.
     """
 
     entry: str
@@ -63,52 +64,59 @@ class Event:
 
     @property
     def ulid(self) -> str:
-        """A ULID made from the entry's own id: unique, sorted by time, and the same whoever asks."""
+        """A ULID from the entry's id: unique, sorted by time, and equal in all processes."""
         ms, _, number = self.entry.partition("-")
         return str(ULID.from_bytes(int(ms).to_bytes(6, "big") + int(number).to_bytes(10, "big")))
 
     @property
     def id(self) -> str:
-        """The event's id, which is the `webhook-id` of all that is told of it."""
+        """The event's id, the `webhook-id` of all its deliveries."""
         return f"evt_{self.ulid}"
 
 
 def matches(filters: Iterable[str], event_type: str) -> bool:
-    """Whether one of the filters takes this type: `job.failed` itself, `job.*` or `*`."""
-    return any(one in {"*", event_type} or (one.endswith(".*") and event_type.startswith(one[:-1])) for one in filters)
+    """Whether a filter matches this type: `job.failed` itself, `job.*` or `*`."""
+    return any(
+        pattern in {"*", event_type} or (pattern.endswith(".*") and event_type.startswith(pattern[:-1]))
+        for pattern in filters
+    )
 
 
 def wants_jobs(filters: Iterable[str]) -> bool:
-    """Whether these filters take any event of a job."""
-    return any(matches(filters, one) for one in JOB_TYPES)
+    """Whether these filters match an event of a job."""
+    return any(matches(filters, event_type) for event_type in JOB_TYPES)
 
 
 def check_filters(filters: Sequence[str], field: str = "events") -> None:
-    """Refuse filters that could never match.
+    """Check that each filter can match an event.
 
     Raises:
-        InvalidInput: naming the field.
+        InvalidInput: a filter is invalid; it names the field.
     """
-    if not 0 < len(filters) <= MOST_FILTERS:
-        raise InvalidInput.of(field, f"1 to {MOST_FILTERS} of them; '*' takes every event")
-    for one in filters:
-        if one == JOB_DIGEST:
+    if not 0 < len(filters) <= MAX_FILTERS:
+        raise InvalidInput.of(field, f"1 to {MAX_FILTERS} filters; '*' matches every event")
+    for pattern in filters:
+        if pattern == JOB_DIGEST:
             raise InvalidInput.of(
                 field,
-                f"{JOB_DIGEST!r} is no filter: name the events of jobs, such as 'job.*', which come together where "
-                "their batch has webhook_digest_s",
+                f"{JOB_DIGEST!r} is not a filter: subscribe to events of jobs, such as 'job.*'; a batch with "
+                "webhook_digest_s sends them in digests",
                 "unknown",
             )
-        if not re.fullmatch(r"\*|[a-z]+\.\*|[a-z]+(\.[a-z_]+)?", one) or not any(matches([one], t) for t in TYPES):
-            raise InvalidInput.of(field, f"{one[:64]!r} is no type of event and no wildcard such as 'job.*'", "unknown")
+        if not re.fullmatch(r"\*|[a-z]+\.\*|[a-z]+(\.[a-z_]+)?", pattern) or not any(
+            matches([pattern], t) for t in TYPES
+        ):
+            raise InvalidInput.of(
+                field, f"{pattern[:64]!r} is neither a type of event nor a wildcard such as 'job.*'", "unknown"
+            )
 
 
 class Outbox:
-    """The stream's reading end, for tellers, and a way to put in what no script knows of.
+    """Reads the stream, for outbox readers, and writes the events that no script writes.
 
     Args:
-        redis: a client that decodes answers.
-        keys: names of the keys.
+        redis: a client that decodes responses.
+        keys: the keys in Redis.
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
@@ -116,7 +124,7 @@ class Outbox:
         self._keys = keys
 
     def ensure(self) -> None:
-        """Make the consumer group, which begins with the oldest event, where there is none."""
+        """Create the consumer group, which starts with the oldest event, if it does not exist."""
         try:
             self._redis.xgroup_create(self._keys.outbox, GROUP, id="0", mkstream=True)
         except ResponseError as error:
@@ -124,13 +132,13 @@ class Outbox:
                 raise
 
     def put(self, event_type: str, *, tenant: str, subject: str, data: str, at_ms: int, only: str = "") -> str:
-        """Tell of something; returns the entry's id."""
-        key = self._keys.line(subject)
+        """Write an event. `at_ms` is its time in ms. Returns the entry's id."""
+        key = self._keys.receiver_queue(subject)
         fields = {"type": event_type, "tenant": tenant, "subject": key, "at": at_ms, "data": data, "only": only}
         return str(self._redis.xadd(self._keys.outbox, fields))  # type: ignore[arg-type]
 
     def read(self, consumer: str, *, count: int, block_ms: int) -> list[Event]:
-        """Events that nobody has taken yet; waits for the first one up to `block_ms`, 0: not at all."""
+        """Claim events that no reader has claimed. Waits up to `block_ms` for the first one; 0: does not wait."""
         answer: Any = self._redis.xreadgroup(
             GROUP, consumer, {self._keys.outbox: ">"}, count=count, block=block_ms if block_ms > 0 else None
         )
@@ -138,24 +146,24 @@ class Outbox:
         return [event for _, entries in streams for event in self._events(_flat(entries))]
 
     def take_over(self, consumer: str, *, count: int, idle_ms: int) -> list[Event]:
-        """Events that a teller took and did not finish for `idle_ms`: it is gone."""
+        """Claim events that another reader claimed more than `idle_ms` ago and has not finished."""
         answer: Any = self._redis.xautoclaim(
             self._keys.outbox, GROUP, consumer, min_idle_time=idle_ms, start_id="0-0", count=count
         )
         return self._events(answer[1])
 
     def leave(self, consumer: str) -> None:
-        """Forget a consumer that holds nothing; one that does stays until another has taken over."""
+        """Delete a consumer that has no pending events. Otherwise it stays until another one has taken them over."""
         pending: Any = self._redis.xpending_range(self._keys.outbox, GROUP, "-", "+", 1, consumer)
         if not pending:
             self._redis.xgroup_delconsumer(self._keys.outbox, GROUP, consumer)
 
     def sweep(self, idle_ms: int) -> None:
-        """Forget consumers that were killed long ago, once others have taken over what they held."""
+        """Delete consumers that are idle for more than `idle_ms` and have no pending events."""
         consumers: Any = self._redis.xinfo_consumers(self._keys.outbox, GROUP)
-        for one in consumers:
-            if one["idle"] > idle_ms:
-                self.leave(one["name"])
+        for consumer in consumers:
+            if consumer["idle"] > idle_ms:
+                self.leave(consumer["name"])
 
     def _events(self, entries: Iterable[tuple[str, Mapping[str, str] | None]]) -> list[Event]:
         return [
@@ -174,5 +182,5 @@ class Outbox:
 
 
 def _flat(entries: Any) -> list[Any]:
-    # A server of protocol 3 is read as a list of lists a stream, one of protocol 2 as a list.
+    # Protocol 3 returns a list of lists for each stream, protocol 2 a list.
     return [pair for part in entries for pair in part] if entries and isinstance(entries[0], list) else entries

@@ -1,8 +1,8 @@
-"""Which network addresses a request made on a user's behalf may reach. Pure: nothing is resolved here.
+"""Which network addresses a request on a user's behalf may reach. This module resolves no names.
 
-An address that is not plainly public is private. The ranges are IANA's special-purpose registries
-(https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry), written out because what
-the standard library calls private differs between Python's patch releases.
+An address is private unless it is surely public. The ranges are those of IANA's special-purpose registries
+(https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry), listed here
+because the standard library's private ranges differ between Python's patch releases.
 """
 
 import ipaddress
@@ -23,7 +23,7 @@ _PRIVATE_4 = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT
         "127.0.0.0/8",
-        "169.254.0.0/16",  # link-local: cloud metadata lives here
+        "169.254.0.0/16",  # link-local, with the metadata services of clouds
         "172.16.0.0/12",
         "192.0.0.0/24",
         "192.0.2.0/24",
@@ -38,24 +38,24 @@ _PRIVATE_4 = tuple(
 )
 _GLOBAL_6 = ipaddress.IPv6Network("2000::/3")
 _PRIVATE_6 = tuple(ipaddress.IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "3fff::/20"))
-# Addresses that carry an IPv4 address in their last 32 bits: mapped, compatible, NAT64.
-_CARRIERS = tuple(ipaddress.IPv6Network(text) for text in ("::ffff:0:0/96", "::/96", "64:ff9b::/96"))
+# Addresses with an IPv4 address in their last 32 bits: mapped, compatible, NAT64.
+_WITH_IPV4 = tuple(ipaddress.IPv6Network(text) for text in ("::ffff:0:0/96", "::/96", "64:ff9b::/96"))
 _TEREDO = ipaddress.IPv6Network("2001::/32")
 _6TO4 = ipaddress.IPv6Network("2002::/16")
 
 
 def is_private(address: str | Address) -> bool:
-    """Whether an address is anything but plainly public, also by the IPv4 address it carries inside.
+    """Whether an address is not surely public. An embedded IPv4 address counts, too.
 
     Raises:
-        ValueError: the text is no address.
+        ValueError: the text is not an address.
     """
     parsed = ipaddress.ip_address(address)
     if isinstance(parsed, ipaddress.IPv4Address):
         return any(parsed in network for network in _PRIVATE_4)
-    carried = _carried(parsed)
-    if carried:
-        return any(is_private(inner) for inner in carried)
+    embedded = _embedded_ipv4(parsed)
+    if embedded:
+        return any(is_private(inner) for inner in embedded)
     return parsed not in _GLOBAL_6 or any(parsed in network for network in _PRIVATE_6)
 
 
@@ -63,16 +63,16 @@ def may_reach(address: str | Address, networks: Iterable[Network] = ()) -> bool:
     """Whether an address is public, or lies in one of the private networks that the operator allowed.
 
     Raises:
-        ValueError: the text is no address.
+        ValueError: the text is not an address.
     """
     return not is_private(address) or lies_in(address, networks)
 
 
 def lies_in(address: str | Address, networks: Iterable[Network]) -> bool:
-    """Whether an address lies in one of the networks; an IPv4-mapped IPv6 address is the IPv4 address it maps.
+    """Whether an address lies in one of the networks. An IPv4-mapped IPv6 address counts as its IPv4 address.
 
     Raises:
-        ValueError: the text is no address.
+        ValueError: the text is not an address.
     """
     parsed = ipaddress.ip_address(address)
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
@@ -81,10 +81,10 @@ def lies_in(address: str | Address, networks: Iterable[Network]) -> bool:
 
 
 def literal(host: str) -> Address | None:
-    """The address a URL's host spells, in any form that resolvers read; None for a name.
+    """The address in a URL's host, in any form that resolvers accept; None for a name.
 
-    That is dotted and coloured addresses, and what `inet_aton` takes: decimal (`2130706433`), hexadecimal
-    (`0x7f000001`), octal (`0177.0.0.1`) and short (`127.1`) forms, in digits of any script.
+    The forms are those with dots or colons and those of `inet_aton`: decimal (`2130706433`), hexadecimal
+    (`0x7f000001`), octal (`0177.0.0.1`) and short (`127.1`), in digits of any script.
     """
     text = plain_host(host)
     try:
@@ -98,7 +98,7 @@ def literal(host: str) -> Address | None:
 
 
 def plain_host(host: str) -> str:
-    """A host as a resolver will read it: compatibility characters folded, lower case, no dot at its end."""
+    """A host in the form that resolvers read: compatibility characters folded, lower case, no final dot."""
     return unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower().removesuffix(".")
 
 
@@ -109,32 +109,32 @@ def check_url(
     schemes: Collection[str] = ("https",),
     ports: Collection[int] | None = None,
 ) -> SplitResult:
-    """Refuse, before anything is resolved, a URL that a user's request may not name; the guard checks again later.
+    """Check a user's URL without resolving its host. The SSRF guard checks the resolved address later.
 
-    `http` is taken besides `schemes` where the operator allowed private networks, and reaches those alone.
+    If the operator allowed private networks, `http` is accepted, too, and reaches only those networks.
 
     Args:
         url: as the user wrote it.
         networks: private networks that the operator allowed.
-        schemes: taken for any host.
-        ports: the only ones allowed; None allows every port.
+        schemes: accepted for any host.
+        ports: the allowed ports; None allows every port.
 
     Returns:
-        The URL in its parts.
+        The parts of the URL.
 
     Raises:
-        ValueError: one sentence about what is wrong; it does not repeat the URL.
+        ValueError: the URL is not allowed; the message does not repeat it.
     """
     networks = tuple(networks)
     parts = _split(url)
-    usual = parts.scheme in schemes
-    if not usual and not (parts.scheme == "http" and networks):
+    scheme_allowed = parts.scheme in schemes
+    if not scheme_allowed and not (parts.scheme == "http" and networks):
         raise ValueError(f"its scheme must be {' or '.join(schemes)}")
     host = parts.hostname
     if not host:
-        raise ValueError("it names no host")
+        raise ValueError("it has no host")
     if "@" in parts.netloc:
-        raise ValueError("it must not carry a user name or password")
+        raise ValueError("it must not have a user name or password")
     if ports is not None and (parts.port or {"http": 80}.get(parts.scheme, 443)) not in ports:
         raise ValueError(f"its port must be one of {', '.join(map(str, sorted(ports)))}")
     address = literal(host)
@@ -142,34 +142,34 @@ def check_url(
         address = ipaddress.IPv4Address("127.0.0.1")
     if address is not None and not may_reach(address, networks):
         raise ValueError("its host is a private address")
-    if address is not None and not usual and not lies_in(address, networks):
+    if address is not None and not scheme_allowed and not lies_in(address, networks):
         raise ValueError(f"its scheme must be {' or '.join(schemes)}")
     return parts
 
 
 def _split(url: str) -> SplitResult:
-    # urlsplit drops tabs and line ends silently, and a backslash is a slash to some readers and none to others.
+    # urlsplit silently removes tabs and line ends. Some clients read a backslash as a slash, others do not.
     if len(url) > MAX_URL:
         raise ValueError(f"it is longer than {MAX_URL} characters")
     if any(character <= " " or character in "\\\x7f" for character in url):
-        raise ValueError("it holds white space, a control character or a backslash")
+        raise ValueError("it has white space, a control character or a backslash")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ValueError("it is no URL") from error
+        raise ValueError("it is not a valid URL") from error
     if port == 0:
-        raise ValueError("port 0 is none")
+        raise ValueError("port 0 is invalid")
     return parts
 
 
-def _carried(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address makes its packets reach."""
+def _embedded_ipv4(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that packets to an IPv6 address reach."""
     number = int(address)
     if address in _6TO4:
         return [ipaddress.IPv4Address((number >> 80) & 0xFFFFFFFF)]
     if address in _TEREDO:  # the server, and the client with its bits inverted (RFC 4380)
         return [ipaddress.IPv4Address((number >> 64) & 0xFFFFFFFF), ipaddress.IPv4Address(~number & 0xFFFFFFFF)]
-    if any(address in network for network in _CARRIERS):
+    if any(address in network for network in _WITH_IPV4):
         return [ipaddress.IPv4Address(number & 0xFFFFFFFF)]
     return []

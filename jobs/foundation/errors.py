@@ -1,32 +1,32 @@
-"""Every error Retouch raises on purpose.
+"""All errors that Retouch raises deliberately.
 
 RetouchError
-├── InvalidInput            what was submitted breaks a rule; names the fields               -> HTTP 422
-├── Unauthorized            no key, or one that is not known                                 -> HTTP 401
-├── Forbidden               the key is known and may not do this                             -> HTTP 403
-├── NotFound                nothing of that id belongs to the caller                         -> HTTP 404
+├── InvalidInput            the request breaks a rule; `errors` names the fields              -> HTTP 422
+├── Unauthorized            the API key is missing or unknown                                -> HTTP 401
+├── Forbidden               the API key does not permit the action                           -> HTTP 403
+├── NotFound                the caller has no object with this id                            -> HTTP 404
 ├── Conflict                the state does not allow the action                              -> HTTP 409
-├── TooLarge                an upload over the limit                                         -> HTTP 413
+├── TooLarge                an upload is larger than the limit                               -> HTTP 413
 ├── IdempotencyMismatch     the same Idempotency-Key came with another body                  -> HTTP 422
-├── QuotaExceeded           a tenant's quota is used up; `retry_after_s` says for how long   -> HTTP 429
+├── QuotaExceeded           a tenant's quota is used up; `retry_after_s` says when to retry  -> HTTP 429
 ├── Unavailable             Redis, the broker or the bucket does not answer                  -> HTTP 503
-├── ConfigurationError      settings or catalogue that cannot be used; the process ends
+├── ConfigurationError      the settings or the catalogue are invalid; the process ends
 └── EditFailure             an attempt of a job ended without a result
-    ├── InputRejected       the picture cannot be had or breaks a rule                       fails
-    ├── RequestRefused      the endpoint calls the request itself wrong                      fails
-    ├── Filtered            a content refusal                                                filtered
-    ├── RateLimited         too many starts, or too many in flight                           waits, costs no attempt
-    ├── ModelTrouble        the account or the endpoint is at fault, not the job             parks the model
-    ├── Transient           may go better another time                                       retried
-    │   ├── InputUnavailable    the picture's server did not deliver
-    │   ├── OutcomeUnknown      the call was sent and no answer came: it may have been billed
-    │   ├── BadResult           an answer that is truncated, undecodable or of a wrong size
-    │   ├── DownloadFailed      the provider's result could not be fetched, and still may be
-    │   └── StorageFailed       the bucket did not take the result
-    ├── ResultGone          a checkpointed result that can no longer be fetched              edited again
+    ├── InputRejected       the picture is not accessible or breaks a rule of the model       fails
+    ├── RequestRefused      the provider rejects the request as invalid                      fails
+    ├── Filtered            the provider refuses the content                                 filtered
+    ├── RateLimited         too many calls a minute, or too many in flight                   waits, uses no attempt
+    ├── ModelTrouble        the cause is the account or the endpoint, not the job            parks the model
+    ├── Transient           a retry may succeed                                              retried
+    │   ├── InputUnavailable    the picture's server did not send it
+    │   ├── OutcomeUnknown      the call was sent and no complete response came: it may be billed
+    │   ├── BadResult           the response is truncated, not decodable or has a wrong size
+    │   ├── DownloadFailed      the download of the provider's result failed; a retry may succeed
+    │   └── StorageFailed       the bucket did not store the result
+    ├── ResultGone          the provider's result has expired                                edited again
     ├── WorkerLost          the job lost its worker too often                                fails
-    ├── DeadlineExceeded    `deadline_s` is over                                             fails
-    └── Interrupted         the worker must stop: the job is handed back                     queued
+    ├── DeadlineExceeded    `deadline_s` has passed                                          fails
+    └── Interrupted         the worker stops: the job is returned to its lane                 queued
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ from typing import ClassVar, Literal
 
 
 class RetouchError(Exception):
-    """The root: catching it catches everything Retouch raises on purpose."""
+    """The root of all errors that Retouch raises deliberately."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class FieldError:
     """One broken rule.
 
     Attributes:
-        field: the name as the submitter wrote it, dotted where nested (`metadata.season`); "" for the whole request.
-        message: what is wrong and what to do, one sentence.
-        code: a stable word for programs.
+        field: its name in the request, dotted if nested (`metadata.season`); "" for the whole request.
+        message: one sentence: the fault and the remedy.
+        code: a stable code for programs.
     """
 
     field: str
@@ -53,7 +53,7 @@ class FieldError:
 
 
 class InvalidInput(RetouchError):
-    """What was submitted breaks a rule; `errors` names each field."""
+    """The request breaks a rule; `errors` names each field."""
 
     def __init__(self, *errors: FieldError) -> None:
         self.errors = errors
@@ -61,28 +61,28 @@ class InvalidInput(RetouchError):
 
     @classmethod
     def of(cls, field: str, message: str, code: str = "invalid") -> "InvalidInput":
-        """The common case: one field, one rule."""
+        """Create the error for one field."""
         return cls(FieldError(field, message, code))
 
 
 class Unauthorized(RetouchError):
-    """No API key, or one that is not known."""
+    """The API key is missing or unknown."""
 
 
 class Forbidden(RetouchError):
-    """The key is known and may not do this."""
+    """The API key does not permit the action."""
 
 
 class NotFound(RetouchError):
-    """Nothing of that id belongs to the caller."""
+    """The caller has no object with this id."""
 
 
 class Conflict(RetouchError):
-    """The state of the thing does not allow the action."""
+    """The object's state does not allow the action."""
 
 
 class TooLarge(RetouchError):
-    """An upload over the limit."""
+    """An upload is larger than the limit."""
 
 
 class IdempotencyMismatch(RetouchError):
@@ -102,17 +102,17 @@ class Unavailable(RetouchError):
 
 
 class ConfigurationError(RetouchError):
-    """Settings or a catalogue that cannot be used."""
+    """The settings or the catalogue are invalid."""
 
 
 class EditFailure(RetouchError):
     """An attempt of a job ended without a result.
 
     Attributes:
-        code: a stable word for programs, shown as `error.code` of the job.
-        retryable: whether trying again can help.
-        provider_status: HTTP status of the provider's answer, if there was one.
-        trace_id: the provider's own name for the call (`X-Trace-Id`, `x-request-id`), if it gave one.
+        code: a stable code for programs, shown as `error.code` of the job.
+        retryable: whether a retry can succeed.
+        provider_status: HTTP status of the provider's response, if there was one.
+        trace_id: the provider's id of the call (`X-Trace-Id`, `x-request-id`), if it sent one.
         maybe_billed: the provider may have charged for this call.
     """
 
@@ -138,30 +138,30 @@ class EditFailure(RetouchError):
 
 
 class InputRejected(EditFailure):
-    """The picture cannot be had or breaks a rule of the model."""
+    """The picture is not accessible or breaks a rule of the model."""
 
     code = "input_rejected"
 
 
 class RequestRefused(EditFailure):
-    """The endpoint calls the request itself wrong (400, 413, 415, 422)."""
+    """The provider rejects the request as invalid (400, 413, 415, 422)."""
 
     code = "request_refused"
 
 
 class Filtered(EditFailure):
-    """A content refusal: deterministic, it may have cost money."""
+    """The provider refuses the content. A retry gets the same answer. The call may have cost money."""
 
     code = "content_filtered"
 
 
 class RateLimited(EditFailure):
-    """The endpoint says it is too much (429).
+    """The provider answers 429.
 
     Attributes:
         scope: `rate` (starts a minute), `concurrency` (in flight) or `unknown`.
-        limit: the limit the endpoint named, in its scope's unit, if it did.
-        retry_after_s: seconds the endpoint asks to wait, if it did.
+        limit: the limit that the provider named, in the unit of `scope`, if it did.
+        retry_after_s: seconds that the provider asks to wait, if it did.
     """
 
     code = "rate_limited"
@@ -184,9 +184,9 @@ class RateLimited(EditFailure):
 
 
 class ModelTrouble(EditFailure):
-    """The account or the endpoint is at fault, not the job: the model is parked.
+    """The cause is the account or the endpoint, not the job: the model is parked.
 
-    `message` tells the operator the way out.
+    `message` tells the operator what to do.
     """
 
     code = "model_parked"
@@ -194,7 +194,7 @@ class ModelTrouble(EditFailure):
 
 
 class Transient(EditFailure):
-    """May go better another time: 408, 5xx, connection faults, timeouts."""
+    """A retry may succeed: 408, 5xx, connection errors, timeouts."""
 
     code = "provider_unavailable"
     retryable = True
@@ -216,37 +216,37 @@ class Transient(EditFailure):
 
 
 class InputUnavailable(Transient):
-    """The picture's server did not deliver it this time."""
+    """The picture's server did not send it."""
 
     code = "input_unavailable"
 
 
 class OutcomeUnknown(Transient):
-    """The call was sent and no whole answer came: it may have been billed."""
+    """The call was sent and no complete response came: it may be billed."""
 
     code = "provider_timeout"
 
 
 class BadResult(Transient):
-    """An answer that is truncated, undecodable, not JSON, or a picture of a wrong size."""
+    """The response is truncated, not decodable, not JSON, or a picture of a wrong size."""
 
     code = "bad_result"
 
 
 class DownloadFailed(Transient):
-    """The provider's result could not be fetched, and still may be: the edit is not bought again."""
+    """The download of the provider's result failed. A retry downloads it again; the edit is not paid again."""
 
     code = "download_failed"
 
 
 class StorageFailed(Transient):
-    """The bucket did not take the result; the edit is not bought again."""
+    """The bucket did not store the result. A retry stores it again; the edit is not paid again."""
 
     code = "storage_failed"
 
 
 class ResultGone(EditFailure):
-    """A checkpointed result that can no longer be fetched: the job must be edited again."""
+    """The provider's result has expired: the job must be edited again."""
 
     code = "result_gone"
     retryable = True
@@ -259,13 +259,13 @@ class WorkerLost(EditFailure):
 
 
 class DeadlineExceeded(EditFailure):
-    """`deadline_s` is over."""
+    """`deadline_s` has passed."""
 
     code = "deadline_exceeded"
 
 
 class Interrupted(EditFailure):
-    """The worker must stop before the job is done: the job is handed back unharmed."""
+    """The worker stops before the job ends: the job is returned to its lane."""
 
     code = "interrupted"
     retryable = True

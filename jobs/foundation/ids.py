@@ -1,8 +1,8 @@
-"""Names of things. They sort by the moment of their making, and a batch's jobs sort by their row.
+"""Ids. They sort by the time of their creation, and a batch's jobs sort by their row.
 
 A single job is `job_` and a ULID (26 characters of Crockford's base 32, https://github.com/ulid/spec).
-A batch's job is `job_`, the batch's ULID, `-` and its row in seven digits: the id of a row never depends on
-which process made it, so a manifest that is read twice makes the same jobs.
+A batch's job is `job_`, the batch's ULID, `-` and its row in seven digits: the id of a row does not depend on
+the process that created it, so a manifest that is read twice creates the same jobs.
 """
 
 from datetime import UTC, datetime
@@ -23,32 +23,32 @@ def new_batch_id() -> str:
 
 
 def batch_job_id(batch_id: str, row: int) -> str:
-    """The id of the job made from a batch's row, counted from 1."""
+    """The id of the job of a batch's row, counted from 1."""
     return f"job_{batch_id.removeprefix('bat_')}-{row:07d}"
 
 
 def batch_job_prefix(batch_id: str) -> str:
-    """What the ids of all of a batch's jobs begin with, and no other id does."""
+    """The prefix of the ids of a batch's jobs. No other id has it."""
     return f"job_{batch_id.removeprefix('bat_')}-"
 
 
 def batch_of(job_id: str) -> str | None:
-    """The batch a job belongs to, or None for a single one."""
+    """The id of a job's batch; None for a single job."""
     ulid, dash, _ = job_id.removeprefix("job_").partition("-")
     return f"bat_{ulid}" if dash else None
 
 
 def row_of(job_id: str) -> int | None:
-    """The row of its batch a job was made from, or None for a single one."""
+    """The number of a job's row in its batch, from 1; None for a single job."""
     _, dash, row = job_id.partition("-")
     return int(row) if dash else None
 
 
 def new_id(kind: str) -> str:
-    """An id for anything else: `kind`, `_`, a ULID."""
+    """An id for any other record: `kind`, `_`, a ULID."""
     return f"{kind}_{ULID()}"
 
 
 def made_at(thing_id: str) -> datetime:
-    """The moment an id was made, to the millisecond, in UTC; a batch's jobs all have their batch's."""
+    """The time at which an id was created, to the millisecond, in UTC. All jobs of a batch have the batch's time."""
     return ULID.from_str(thing_id.partition("_")[2][:26]).datetime.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Pydantic's findings about what was submitted, as errors that name the submitter's fields."""
+"""Pydantic's errors about a request, converted to InvalidInput."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validated(validate: Callable[..., M], *args: Any, **options: Any) -> M:
-    """The record that `validate(*args, **options)` returns, where `validate` is a pydantic model's own method.
+    """Call `validate`, a validation method of a pydantic model, and return its record.
 
     Raises:
         InvalidInput: naming every field that is unknown or has an invalid value.
@@ -23,11 +23,11 @@ def validated(validate: Callable[..., M], *args: Any, **options: Any) -> M:
 
 
 def invalid_input(faults: Sequence[Any], *, skip: int = 0) -> InvalidInput:
-    """Pydantic's findings (`ValidationError.errors()`) in our words. They never repeat the submitted value.
+    """Convert pydantic's errors (`ValidationError.errors()`). The messages do not repeat the submitted values.
 
     Args:
-        faults: as pydantic, or FastAPI, lists them.
-        skip: leading parts of each location that are not the submitter's (`query`, `body`).
+        faults: as pydantic or FastAPI lists them.
+        skip: number of leading parts of each location that are not field names (`query`, `body`).
     """
     found = []
     for fault in faults:

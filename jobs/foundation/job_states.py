@@ -1,36 +1,36 @@
-"""The states of a job and the one table of allowed transitions.
+"""The states of a job and the table of allowed transitions.
 
-The Lua scripts get this table prepended, so what is refused there is what is refused here.
-`docs/state_machine.md` draws it; a test holds the two together.
+The Lua scripts are loaded with this table in front, so Lua and Python refuse the same transitions.
+A test compares the diagram in `docs/state_machine.md` with the table.
 """
 
 from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
     QUEUED = "queued"
-    """On its lane, to be taken by the plan."""
+    """In its lane, until the plan starts it."""
     WAITING = "waiting"
-    """Not before a moment: `not_before`, or the back-off of a retry."""
+    """Until a time: `not_before`, or the end of the backoff of a retry."""
     RUNNING = "running"
-    """Taken by the plan: one attempt holds a lease."""
+    """Started by the plan: one attempt has a lease."""
     SUCCEEDED = "succeeded"
     """The output is in the bucket."""
     FILTERED = "filtered"
-    """A content refusal; trying again changes nothing."""
+    """The provider refused the content; a retry does not help."""
     FAILED = "failed"
-    """It ended without a result, and the error says why."""
+    """It ended without a result; `error` says why."""
     CANCELED = "canceled"
-    """The user stopped it."""
+    """A user canceled it."""
 
 
 FINAL = frozenset({State.SUCCEEDED, State.FILTERED, State.FAILED, State.CANCELED})
 LIVE = frozenset(State) - FINAL
 
 NEW = "new"
-"""What a job is before its submit: not a state, the left side of the first transitions."""
+"""A job before its submit: not a state, only the source of the first transitions."""
 
 TRANSITIONS: dict[tuple[str, State], str] = {
     (NEW, State.QUEUED): "submit",
@@ -51,9 +51,9 @@ TRANSITIONS: dict[tuple[str, State], str] = {
     (State.FILTERED, State.QUEUED): "retry by the user",
     (State.CANCELED, State.QUEUED): "retry by the user",
 }
-"""(from, to) -> what brings it about. Whatever is not here is refused."""
+"""(source, target) -> the cause. All other transitions are refused."""
 
 
 def allowed(source: str, target: State) -> bool:
-    """Whether a job may go from `source` (a state, or `NEW`) to `target`."""
+    """Whether a job may change from `source` (a state, or `NEW`) to `target`."""
     return (source, target) in TRANSITIONS

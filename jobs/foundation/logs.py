@@ -1,4 +1,4 @@
-"""Logs: one line an event, JSON or for a console; what libraries log takes the same way out."""
+"""Logs: one line for each event, JSON or for a console. The log lines of libraries have the same format."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from structlog.typing import Processor
 from jobs.foundation.settings import Settings
 
 QUIET = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "PIL", "kombu", "amqp", "celery.redirected")
-"""Libraries whose informative lines say nothing of a job."""
+"""Libraries whose lines below the level WARNING are dropped: they do not concern jobs."""
 
 
 def configure_logging(settings: Settings) -> None:
@@ -22,7 +22,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if settings.log_format == "json":
-        # Local variables of a traceback would show prompts, pictures and keys.
+        # Local variables in a traceback would expose prompts, pictures and keys.
         tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         last: list[Processor] = [
             structlog.processors.ExceptionRenderer(tracebacks),

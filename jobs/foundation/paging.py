@@ -1,4 +1,4 @@
-"""Lists that are told a page at a time, the newest first: sorted sets of ids, and the cursor that goes on in one."""
+"""Pages of lists, the newest first: sorted sets of ids, and the cursors of their pages."""
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -18,20 +18,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """A part of a list, and where the next part begins (None: that was all)."""
+    """A page of a list, and the cursor of the next page; None on the last page."""
 
     data: list[T]
     next_cursor: str | None
 
 
-def check_limit(limit: int, most: int) -> None:
-    """Raise InvalidInput, naming `limit`, where a page may not have so many."""
-    if not 1 <= limit <= most:
-        raise InvalidInput.of("limit", f"between 1 and {most}")
+def check_limit(limit: int, maximum: int) -> None:
+    """Check the size of a page.
+
+    Raises:
+        InvalidInput: naming `limit`.
+    """
+    if not 1 <= limit <= maximum:
+        raise InvalidInput.of("limit", f"between 1 and {maximum}")
 
 
 def write_cursor(last: str) -> str:
-    """What asks for the page after the one that ends with this id."""
+    """The cursor of the page that follows this id."""
     return urlsafe_b64encode(last.encode()).decode().rstrip("=")
 
 
@@ -46,12 +50,12 @@ def read_cursor(text: str, form: str) -> str:
     except ValueError:
         last = ""
     if not re.fullmatch(form, last):
-        raise InvalidInput.of("cursor", "use the next_cursor of the page before, unchanged")
+        raise InvalidInput.of("cursor", "use the next_cursor of the previous page, unchanged")
     return last
 
 
 def falling(redis: Redis, index: str, high: str, low: str, step: int = 100) -> Iterator[str]:
-    """Members of a sorted set from one bound down to another (as ZREVRANGEBYLEX takes them), read `step` at a time."""
+    """The members of a sorted set in descending order, read `step` at a time; bounds as for ZREVRANGEBYLEX."""
     while True:
         members: Any = redis.zrevrangebylex(index, high, low, start=0, num=step)
         yield from members
@@ -61,6 +65,6 @@ def falling(redis: Redis, index: str, high: str, low: str, step: int = 100) -> I
 
 
 def page_of_keys(redis: Redis, index: str, below: str | None, limit: int) -> tuple[list[str], bool]:
-    """The next keys of a sorted set in falling order, and whether there are more."""
+    """The next keys of a sorted set in descending order, and whether there are more."""
     keys: Any = redis.zrevrangebylex(index, f"({below}" if below else "+", "-", start=0, num=limit + 1)
     return keys[:limit], len(keys) > limit

@@ -10,7 +10,7 @@ from jobs.foundation.settings import Settings
 
 
 def connect(settings: Settings) -> Redis:
-    """A client of the store; it connects when it is first used.
+    """A client of the store; it connects at its first command.
 
     A command that finds a dropped connection is retried up to three times within about a second. A script may
     therefore run twice. That is harmless: each script is fenced by the state that it expects or by an id that it gets.

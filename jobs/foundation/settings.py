@@ -1,6 +1,6 @@
 """Typed settings, read from the environment (prefix `RETOUCH_`).
 
-A process builds one where it starts and passes it on; there is none at module level.
+A process creates its settings at the start and passes them on. No module keeps settings.
 """
 
 import ipaddress
@@ -19,49 +19,49 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Settings(BaseSettings):
-    """What a process of Retouch is told by its environment. Secrets are masked in repr and logs."""
+    """The settings of a process. Secrets are masked in repr and logs."""
 
     model_config = SettingsConfigDict(env_prefix="RETOUCH_", frozen=True, extra="ignore")
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """Redis 7.2+ or Valkey that keeps the records and the plan."""
+    """URL of Redis 7.2+ or Valkey, which stores the records and the plan."""
     broker_url: SecretStr | None = None
-    """Celery's broker; the same Redis where unset."""
+    """URL of Celery's broker; if unset, `redis_url`."""
     key_prefix: str = "rt:"
-    """What every key of ours in Redis begins with."""
+    """The prefix of all keys in Redis."""
     s3_endpoint_url: str | None = None
-    """Address of the S3-compatible store; AWS itself where unset."""
+    """URL of the S3-compatible store; if unset, AWS."""
     s3_public_endpoint_url: str | None = None
-    """The same store's address as users reach it: presigned links begin with it; `s3_endpoint_url` where unset."""
+    """URL of the same store for users, in presigned links; if unset, `s3_endpoint_url`."""
     s3_bucket: str = "retouch"
     s3_region: str = "us-east-1"
     allowed_buckets: Annotated[tuple[str, ...], NoDecode] = ()
     """Further buckets that submitters may read from and write to, comma-separated."""
     public_url: str = "http://127.0.0.1:8000"
-    """Where users reach the API; links in answers begin with it."""
+    """URL of the API for users, in the links of responses."""
     config: Path | None = None
     """Path of `retouch.toml`, the model catalogue."""
     allow_private_addresses: str = "false"
     """`true`, `false`, or a comma-separated list of networks that requests on a user's behalf may reach."""
     retention_days: float = Field(default=30, gt=0)
-    """How long a job's record outlives its end."""
+    """How long the record of a finished job is stored, in days."""
     lease_s: float = Field(default=30, ge=3)
-    """How long a running job's claim lives without a heartbeat; a killed worker costs its jobs at most that."""
+    """How long a running job's lease lasts without a heartbeat, in seconds. A killed worker delays jobs this long."""
     max_upload_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     secret_key: SecretStr | None = None
-    """When set, webhook secrets and header values are encrypted at rest with it."""
+    """Key that encrypts stored webhook secrets and header values; if unset, they are stored in plain text."""
     webhook_timeout_s: float = Field(default=15, gt=0, le=60)
-    """For the whole exchange with a webhook's receiver, in seconds."""
+    """Timeout of the whole exchange with a webhook's receiver, in seconds."""
     webhook_ports: str = "80,443,8000-9999"
-    """Ports that webhooks may be sent to, comma-separated, ranges with `-`; any in allowed private networks."""
+    """Ports that may receive webhooks, comma-separated, ranges with `-`. Allowed private networks may use any port."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    """Where a worker serves its metrics; nowhere where unset. The API serves its own at `/metrics`."""
+    """Port of a worker's metrics; if unset, it serves none. The API serves its metrics at `/metrics`."""
     metrics_address: str = "127.0.0.1"
-    """Address that a worker's metrics listen on."""
+    """Address on which a worker serves its metrics."""
     metrics_tenants: bool = False
-    """Whether metrics tell of each tenant's jobs; whoever reaches `/metrics` then reads tenants' names."""
+    """Whether metrics count jobs by tenant. Every reader of `/metrics` then sees the tenants' names."""
     task_events: bool = True
-    """Whether workers tell Flower of each task."""
+    """Whether workers send Flower an event for each task."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] = "json"
 
@@ -84,17 +84,17 @@ class Settings(BaseSettings):
 
     @cached_property
     def port_ranges(self) -> tuple[range, ...]:
-        """Ports that webhooks may be sent to."""
+        """Ports that may receive webhooks."""
         return parse_ports(self.webhook_ports)
 
     @cached_property
     def private_networks(self) -> tuple[Network, ...]:
-        """Private networks that may be reached all the same; empty by default."""
+        """Private networks that requests may reach; empty by default."""
         return parse_networks(self.allow_private_addresses)
 
     @property
     def retention_s(self) -> float:
-        """How long a job's record outlives its end, in seconds."""
+        """How long the record of a finished job is stored, in seconds."""
         return self.retention_days * DAY_S
 
     @property
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
 
     @property
     def buckets(self) -> tuple[str, ...]:
-        """Every bucket a submitter may name, our own first."""
+        """All buckets that a request may name, the default bucket first."""
         return (self.s3_bucket, *self.allowed_buckets)
 
 
@@ -112,7 +112,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
     """Read `ALLOW_PRIVATE_ADDRESSES`: `false` is none, `true` is all, else networks separated by commas.
 
     Raises:
-        ValueError: for a part that is no network.
+        ValueError: a part is not a network.
     """
     word = text.strip().lower()
     if word in {"", "false", "0", "no"}:
@@ -126,14 +126,14 @@ def parse_ports(text: str) -> tuple[range, ...]:
     """Read `WEBHOOK_PORTS`: ports and ranges such as `8000-9999`, separated by commas.
 
     Raises:
-        ValueError: for a part that is neither.
+        ValueError: a part is neither.
     """
     ranges = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         first, _, last = part.partition("-")
         ports = range(int(first), int(last or first) + 1)
         if not ports or ports[0] < 1 or ports[-1] > 65535:
-            raise ValueError(f"{part!r} is no port and no range of ports")
+            raise ValueError(f"{part!r} is neither a port nor a range of ports")
         ranges.append(ports)
     return tuple(ranges)
 
@@ -142,7 +142,7 @@ def load_settings() -> Settings:
     """Settings from the environment.
 
     Raises:
-        ConfigurationError: naming the variable that is wrong and why.
+        ConfigurationError: a variable is invalid; the message names it and the fault.
     """
     try:
         return Settings()

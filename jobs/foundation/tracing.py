@@ -1,11 +1,12 @@
-"""W3C trace context carried through a job, and OpenTelemetry spans where the extra `otel` is installed and asked for.
+"""The W3C trace context of a job, and OpenTelemetry spans if the extra `otel` is installed and configured.
 
-A submitter's `traceparent` is kept with the job, not in Celery's message: a job is planned and published by whoever
-comes by, often again, and its message holds ids alone. Edit, provider call and webhook all go on from it.
+The job's record stores the submitter's `traceparent`. Celery's message has only ids: any process may plan and publish a
+job, and it may be published several times. The spans of edit, provider call and webhook continue this trace.
 
-Spans are made where one of OpenTelemetry's own variables says where to send them (`OTEL_EXPORTER_OTLP_ENDPOINT`,
+Spans are exported if one of OpenTelemetry's own variables is set (`OTEL_EXPORTER_OTLP_ENDPOINT`,
 `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_TRACES_EXPORTER`,
-https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). Nothing of it is imported otherwise.
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). Without them, OpenTelemetry is
+not imported.
 """
 
 import json
@@ -19,9 +20,9 @@ from typing import Any, Protocol
 
 import structlog
 
-ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-INSTRUMENTED = (
+INSTRUMENTORS = (
     ("opentelemetry.instrumentation.celery", "CeleryInstrumentor"),
     ("opentelemetry.instrumentation.httpx", "HTTPXClientInstrumentor"),
     ("opentelemetry.instrumentation.redis", "RedisInstrumentor"),
@@ -31,44 +32,44 @@ log = structlog.get_logger(__name__)
 
 
 def trace_id_of(traceparent: str | None) -> str | None:
-    """The trace's id, 32 hexadecimal digits; None where there is none."""
+    """The trace id, 32 hexadecimal digits; None without a valid traceparent."""
     found = TRACEPARENT.fullmatch(traceparent or "")
     return found[1] if found else None
 
 
 def traceparent_of(event_data: str) -> str | None:
-    """The trace context of the job or batch that an event tells of; `event_data` as the outbox holds it."""
+    """The traceparent of an event's job or batch; `event_data` as in the outbox. None if it is missing or invalid."""
     if "traceparent" not in event_data:
         return None
     record = json.loads(event_data)
-    given = record.get("traceparent") or json.loads(record.get("spec", "{}")).get("traceparent")
-    return given if trace_id_of(given) else None
+    traceparent = record.get("traceparent") or json.loads(record.get("spec", "{}")).get("traceparent")
+    return traceparent if trace_id_of(traceparent) else None
 
 
 class Spans(Protocol):
-    """Makes spans, or nothing."""
+    """Creates spans, or does nothing."""
 
     def span(self, name: str, *, parent: str | None = None, **attributes: str | int) -> AbstractContextManager[object]:
-        """A span around a block; a child of `parent` (a traceparent), else of the one that is open."""
+        """A span around a block: a child of `parent` (a traceparent), or else of the current span."""
 
     def lasted(self, name: str, began: datetime, ended: datetime, *, parent: str | None) -> None:
-        """A span that is over already."""
+        """Record a span that has ended already."""
 
-    def traceparent(self, given: str | None) -> str | None:
-        """What is passed on: the open span's context; `given` where there is none."""
+    def traceparent(self, received: str | None) -> str | None:
+        """The current span's traceparent; without a current span, `received`."""
 
     def instrument_api(self, app: Any) -> None:
-        """Spans around an app's requests, which go on from their `traceparent` header."""
+        """Create a span for each request of an app; it continues the request's `traceparent` header."""
 
 
-def valid_traceparent(spans: Spans, given: str | None) -> str | None:
-    """The trace context that a job or a batch continues; None where there is none, or an invalid one."""
-    context = spans.traceparent(given)
+def valid_traceparent(spans: Spans, received: str | None) -> str | None:
+    """The traceparent that a job or a batch continues; None if there is none or it is invalid."""
+    context = spans.traceparent(received)
     return context if trace_id_of(context) else None
 
 
 class NoSpans:
-    """No spans: a given trace context is passed on as it is."""
+    """No spans: a received traceparent is passed on unchanged."""
 
     _nothing: AbstractContextManager[object] = nullcontext()
 
@@ -79,25 +80,25 @@ class NoSpans:
         parent: str | None = None,  # noqa: ARG002
         **attributes: str | int,  # noqa: ARG002
     ) -> AbstractContextManager[object]:
-        """Nothing."""
+        """Do nothing."""
         return self._nothing
 
     def lasted(self, name: str, began: datetime, ended: datetime, *, parent: str | None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def traceparent(self, given: str | None) -> str | None:
-        """What was given."""
-        return given
+    def traceparent(self, received: str | None) -> str | None:
+        """The received traceparent."""
+        return received
 
     def instrument_api(self, app: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class OtelSpans:
     """Spans of OpenTelemetry.
 
     Args:
-        tracer: makes them.
+        tracer: creates them.
         propagator: reads and writes `traceparent`.
     """
 
@@ -107,25 +108,25 @@ class OtelSpans:
 
     @contextmanager
     def span(self, name: str, *, parent: str | None = None, **attributes: str | int) -> Iterator[object]:
-        """A span around a block. An exception marks it as failed, without the traceback."""
+        """A span around a block. An exception marks the span as failed; the traceback is not recorded."""
         with self._tracer.start_as_current_span(
             name, context=self._context(parent), attributes=attributes, record_exception=False
-        ) as made:
-            yield made
+        ) as span:
+            yield span
 
     def lasted(self, name: str, began: datetime, ended: datetime, *, parent: str | None) -> None:
-        """A span that is over already."""
+        """Record a span that has ended already."""
         start, end = (int(moment.timestamp() * 1e9) for moment in (began, ended))
         self._tracer.start_span(name, context=self._context(parent), start_time=min(start, end)).end(end_time=end)
 
-    def traceparent(self, given: str | None) -> str | None:
-        """The open span's context."""
+    def traceparent(self, received: str | None) -> str | None:
+        """The current span's traceparent."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
-        return carrier.get("traceparent", given)
+        return carrier.get("traceparent", received)
 
     def instrument_api(self, app: Any) -> None:
-        """Through OpenTelemetry's own instrumentation of FastAPI."""
+        """Use OpenTelemetry's instrumentation of FastAPI."""
         import_module("opentelemetry.instrumentation.fastapi").FastAPIInstrumentor.instrument_app(
             app, excluded_urls="livez,readyz,metrics"
         )
@@ -135,11 +136,11 @@ class OtelSpans:
 
 
 def open_spans(environment: Mapping[str, str] = os.environ) -> Spans:
-    """Spans where the environment asks for them, and none where it does not or the extra is not installed.
+    """Create spans if the environment configures an exporter and the extra is installed, else `NoSpans`.
 
-    The service is called `retouch` unless `OTEL_SERVICE_NAME` says otherwise.
+    The service's name is `OTEL_SERVICE_NAME`, by default `retouch`.
     """
-    if not any(environment.get(name) for name in ASKED) or environment.get("OTEL_TRACES_EXPORTER") == "none":
+    if not any(environment.get(name) for name in EXPORT_VARIABLES) or environment.get("OTEL_TRACES_EXPORTER") == "none":
         return NoSpans()
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return NoSpans()
@@ -150,7 +151,7 @@ def open_spans(environment: Mapping[str, str] = os.environ) -> Spans:
         processors = import_module("opentelemetry.sdk.trace.export")
         exporter = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
         context = import_module("opentelemetry.trace.propagation.tracecontext")
-        instrumentors = [getattr(import_module(module), name) for module, name in INSTRUMENTED]
+        instrumentors = [getattr(import_module(module), name) for module, name in INSTRUMENTORS]
     except ImportError as error:
         log.warning("tracing.not_installed", missing=error.name, install="pip install 'retouch[otel]'")
         return NoSpans()

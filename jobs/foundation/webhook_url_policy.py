@@ -1,4 +1,4 @@
-"""Which addresses may be told: what can be known of a URL before anything is resolved. The guard checks again later."""
+"""Which URLs may receive webhooks, without resolving names. The SSRF guard checks the resolved address later."""
 
 from jobs.foundation.address_policy import check_url, lies_in, literal, plain_host
 from jobs.foundation.errors import InvalidInput
@@ -6,10 +6,10 @@ from jobs.foundation.settings import Settings
 
 
 def check_webhook_url(url: str, settings: Settings) -> None:
-    """Refuse a URL that no webhook may be sent to.
+    """Check that webhooks may be sent to a URL.
 
     Raises:
-        ValueError: one sentence about what is wrong; it does not repeat the URL.
+        ValueError: the URL is not allowed; the message does not repeat it.
     """
     parts = check_url(url, networks=settings.private_networks, schemes=("https", "http"))
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -22,7 +22,7 @@ def check_webhook_url(url: str, settings: Settings) -> None:
 
 
 def checked_webhook_url(url: str, settings: Settings, field: str = "url") -> str:
-    """The same for a field of a request.
+    """Check the URL in a field of a request and return it.
 
     Raises:
         InvalidInput: naming the field.

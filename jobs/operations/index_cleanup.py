@@ -14,7 +14,7 @@ from jobs.foundation.redis_keys import Keys
 STRETCH = 1000
 
 
-class Tidying:
+class IndexCleaner:
     """Removes from the indexes what has expired.
 
     Args:
@@ -38,17 +38,17 @@ class Tidying:
         for tenant in sorted(str(name) for name in self._redis.smembers(self._keys.tenants)):
             for state in sorted(FINAL):
                 yield self._keys.index(tenant, state)
-            yield self._keys.customs(tenant)
+            yield self._keys.custom_ids(tenant)
             yield self._keys.batches(tenant)
 
     def _tidy(self, index: str, stretch: int) -> int:
-        after = self._redis.hget(self._keys.tidied, index)
+        after = self._redis.hget(self._keys.index_cleanup_positions, index)
         low = f"({after!s}" if after else "-"
         members = [str(member) for member in self._redis.zrangebylex(index, low, "+", start=0, num=stretch)]
         if len(members) < stretch:
-            self._redis.hdel(self._keys.tidied, index)
+            self._redis.hdel(self._keys.index_cleanup_positions, index)
         else:
-            self._redis.hset(self._keys.tidied, index, members[-1])
+            self._redis.hset(self._keys.index_cleanup_positions, index, members[-1])
         if not members:
             return 0
         pipe = self._redis.pipeline(transaction=False)

@@ -13,8 +13,9 @@ from jobs.catalogue.status import ModelStatus, Status, WorkerStatus, status_of
 from jobs.foundation.job_states import FINAL, State
 from jobs.foundation.metric_catalogue import HOLDERS, TRY_OUTCOMES
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment
 from jobs.plan.script_runner import ScriptRunner
-from jobs.records.job_codec import MICRO, moment
+from jobs.records.job_codec import MICRO
 from jobs.records.job_models import WEIGHTS, Outcome, Record
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000

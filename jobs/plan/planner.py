@@ -13,8 +13,8 @@ from jobs.foundation.errors import Conflict, IdempotencyMismatch, NotFound, Quot
 from jobs.foundation.ids import batch_of, made_at
 from jobs.foundation.job_states import FINAL, State
 from jobs.foundation.redis_keys import Keys
-from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Plan, Submitted
-from jobs.plan.reuse_entry import Entry
+from jobs.foundation.values import moment, pairs, to_ms
+from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Plan, ReuseEntry, Submitted
 from jobs.plan.script_runner import ScriptRunner
 from jobs.plan.settlement import Settlement
 from jobs.records.job_codec import (
@@ -25,12 +25,9 @@ from jobs.records.job_codec import (
     encode_attempt,
     encode_input,
     encode_output,
-    moment,
-    pairs,
     to_json,
-    to_ms,
 )
-from jobs.records.job_models import WEIGHTS, Attempt, Checkpoint
+from jobs.records.job_models import WEIGHTS, AttemptRecord, Checkpoint
 
 IDEMPOTENCY_S = 24 * 3600
 BURST_MS = 500
@@ -101,7 +98,7 @@ class Planner:
         jobs = []
         for draft in drafts:
             spec = draft.spec
-            lane = self.lane_card(spec.model or "", tenant, batch_id, spec.priority)
+            lane = self.lane_record(spec.model or "", tenant, batch_id, spec.priority)
             if lane["key"] not in lanes:
                 lanes[lane["key"]] = lane
                 numbers[lane["key"]] = len(lanes)
@@ -123,7 +120,7 @@ class Planner:
             "jobs/submit",
             [
                 self._keys.tenant(tenant),
-                self._keys.customs(tenant),
+                self._keys.custom_ids(tenant),
                 self._keys.idempotency(tenant, idempotency.key_sha256 if idempotency else "-"),
                 self._keys.batch(batch_id or "-"),
                 *(self._keys.job(draft.job_id) for draft in drafts),
@@ -141,7 +138,7 @@ class Planner:
                 return Submitted(ids, replayed=ids != [draft.job_id for draft in drafts])
         return Submitted([draft.job_id for draft in drafts], tuple(State(state) for state in answer[1].split()))
 
-    def lane_card(
+    def lane_record(
         self, model: str, tenant: str, batch_id: str | None, priority: str, *, trial: bool = False
     ) -> dict[str, Any]:
         """A lane as the scripts write it where there is none: its key and fields, and those of its share."""
@@ -225,7 +222,7 @@ class Planner:
         *,
         finished_at: datetime,
         cost_micro_usd: int = 0,
-        entry: Entry | None = None,
+        entry: ReuseEntry | None = None,
         suspect: bool = False,
     ) -> bool:
         """End an attempt: state, output or error, log, counts, window, pace and event, in one step.
@@ -241,7 +238,7 @@ class Planner:
         Returns:
             False where the fence refused it: another attempt, or the user, was faster.
         """
-        log = Attempt(
+        log = AttemptRecord(
             number=claim.attempt,
             started_at=claim.claimed_at,
             finished_at=finished_at,
@@ -274,13 +271,13 @@ class Planner:
         text = json.dumps(order, ensure_ascii=False)
         return bool(self._scripts.run("jobs/settle", keys, [claim.attempt, text, encode_attempt(log), *flat]))
 
-    def renew(self, worker: str, *, slots: int, words: str, held: Sequence[Dispatch]) -> list[Dispatch]:
+    def renew(self, worker: str, *, slots: int, worker_info: str, held: Sequence[Dispatch]) -> list[Dispatch]:
         """A worker's pulse: register its threads for edits and renew what it holds.
 
         Args:
             worker: its name, one of a kind.
             slots: its threads for edits.
-            words: what it says of itself, JSON.
+            worker_info: a description of the worker, JSON.
             held: the attempts it holds.
 
         Returns:
@@ -288,7 +285,7 @@ class Planner:
         """
         members = [f"{self._keys.job(one.job_id)}#{one.attempt}" for one in held]
         lost = self._scripts.run(
-            "workers/renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, words, *members]
+            "workers/renew", [self._keys.workers, self._keys.worker(worker)], [worker, slots, worker_info, *members]
         )
         split = (member.rsplit("#", 1) for member in lost)
         return [Dispatch(self._keys.id_of(key), int(attempt)) for key, attempt in split]

@@ -89,3 +89,20 @@ class Claim:
     sheet: bool = False
     probe: bool = False
     supersede: bool = False
+
+
+@dataclass(frozen=True)
+class ReuseEntry:
+    """An entry of the register of finished edits, where an equal edit finds this one.
+
+    Attributes:
+        key: of the hash.
+        field: of the hash.
+        name: of the job, in the register's short form.
+        lives_ms: how long the hash is kept after its last entry, ms.
+    """
+
+    key: str
+    field: str
+    name: str
+    lives_ms: int

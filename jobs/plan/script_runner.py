@@ -47,4 +47,4 @@ class ScriptRunner:
         if name not in self._scripts:
             self._scripts[name] = lua_loader.load(self._redis, name)
         now = self._clock_ms() if self._clock_ms else 0
-        return self._scripts[name](keys=[*self._keys.spine, *keys], args=[now, *self._header, *args])
+        return self._scripts[name](keys=[*self._keys.common_keys, *keys], args=[now, *self._header, *args])

@@ -1,7 +1,7 @@
-"""Work on whole batches in the background: reading manifests, sweeping jobs, writing results.
+"""Background tasks: work on whole batches, such as reading a manifest, sweeping jobs or writing results.
 
-A chore is due until it is done. Whoever looks publishes what is due; a worker that takes one up holds it by a lease,
-renews that, and the number of its claim fences all it writes. So a lost message or a killed worker costs time alone.
+A task stays due until it is done. Any process publishes the tasks that are due. A worker claims a task by a lease and
+renews the lease; the claim's number fences all that it writes. So a lost message or a killed worker costs only time.
 """
 
 import threading
@@ -18,127 +18,128 @@ from jobs.plan.script_runner import ScriptRunner
 
 LEASE_S = 15.0
 RENEW_S = 4.0
-MOST_AT_ONCE = 50
+MAX_PUBLISHED = 50
+"""Tasks that one call of `BackgroundTasks.due` returns at most."""
 
 log = structlog.get_logger(__name__)
 
 
-class Kind(StrEnum):
-    """What there is to do; each is a task of the same name."""
+class TaskKind(StrEnum):
+    """The kinds of background tasks. Each is also the name of a Celery task."""
 
     INGEST = "ingest"
     """Read a manifest."""
     SWEEP = "sweep"
-    """Let the jobs of a canceled or retried batch follow."""
+    """Update the jobs of a canceled or retried batch."""
     RESULTS = "results"
     """Write an ended batch's record into the bucket."""
     RUN = "run"
-    """Make the batch of a schedule's run, or take note of its end."""
+    """Make the batch of a schedule's run, or record its end."""
     ROLLBACK = "rollback"
-    """Point a batch's output keys back to the versions before."""
+    """Point a batch's output keys back to the previous versions."""
 
 
-class Lost(Exception):
-    """Another worker has taken the chore over."""
+class LeaseLost(Exception):
+    """Another worker has claimed the task."""
 
 
-class PutOff(Exception):
-    """A chore cannot go on now; it is due again by itself."""
+class Postponed(Exception):
+    """A task cannot continue now; it becomes due again by itself."""
 
 
-class Held:
-    """A chore that this process holds.
+class TaskLease:
+    """The lease of a task that this process works on.
 
     Attributes:
         number: of the claim.
     """
 
-    def __init__(self, chores: "Chores", kind: Kind, batch_id: str, number: int) -> None:
+    def __init__(self, tasks: "BackgroundTasks", kind: TaskKind, batch_id: str, number: int) -> None:
         self.number = number
-        self._chores = chores
+        self._tasks = tasks
         self._kind = kind
         self._batch_id = batch_id
         self._lost = threading.Event()
         self._done = threading.Event()
 
     def check(self) -> None:
-        """Go on, or not.
+        """Return while the lease is valid.
 
         Raises:
-            Lost: the chore is another's by now.
+            LeaseLost: another worker has claimed the task.
         """
         if self._lost.is_set():
-            raise Lost(f"{self._kind} of {self._batch_id} is another worker's by now")
+            raise LeaseLost(f"another worker has claimed {self._kind} of {self._batch_id}")
 
-    def put_off(self, seconds: float, why: str) -> NoReturn:
-        """Let go of it until it may go on.
+    def postpone(self, seconds: float, reason: str) -> NoReturn:
+        """Release the task until it can continue.
 
         Args:
             seconds: until it is due again.
-            why: for people.
+            reason: a sentence for users.
 
         Raises:
-            PutOff: always.
+            Postponed: always.
         """
         self._done.set()
-        self._chores.renew(self._kind, self._batch_id, self.number, seconds, put_off=True, why=why)
-        raise PutOff(why)
+        self._tasks.renew(self._kind, self._batch_id, self.number, seconds, postponed=True, reason=reason)
+        raise Postponed(reason)
 
-    def beat(self) -> None:
-        """Renew the lease until the chore is done or lost."""
+    def keep_renewing(self) -> None:
+        """Renew the lease until the task is done or the lease is lost."""
         while not self._done.wait(RENEW_S):
             try:
-                if not self._chores.renew(self._kind, self._batch_id, self.number, self._chores.lease_s):
+                if not self._tasks.renew(self._kind, self._batch_id, self.number, self._tasks.lease_s):
                     self._lost.set()
                     return
             except RedisError as error:
-                log.warning("chore.unheard", kind=self._kind, batch_id=self._batch_id, error=str(error))
+                log.warning("task_lease.not_renewed", kind=self._kind, batch_id=self._batch_id, error=str(error))
 
     def end(self) -> None:
         """Stop renewing."""
         self._done.set()
 
 
-class Chores:
-    """What is to be done for batches, and who does it.
+class BackgroundTasks:
+    """The background tasks of batches and schedule runs, and their leases.
 
     Args:
         scripts: runs the scripts.
         keys: names of the keys.
-        lease_s: how long a chore is held without a beat, in seconds.
+        lease_s: how long a lease lives without renewal, in seconds.
     """
 
     def __init__(self, scripts: ScriptRunner, keys: Keys, *, lease_s: float = LEASE_S) -> None:
         self._scripts = scripts
         self._keys = keys
         self.lease_s = lease_s
+        self._lease_ms = int(lease_s * 1000)
 
-    def due(self) -> list[tuple[Kind, str]]:
-        """What is to be published now: kind and batch id. It is due again after a lease's time."""
-        found = self._scripts.run("background/list_due", [self._keys.chores], [int(self.lease_s * 1000), MOST_AT_ONCE])
-        split = (member.split(" ", 1) for member in found)
-        return [(Kind(kind), self._keys.id_of(key)) for kind, key in split]
+    def due(self) -> list[tuple[TaskKind, str]]:
+        """The tasks to publish now: kind and id of the batch or run. Each is due again after the time of a lease."""
+        keys, args = [self._keys.background_tasks], [self._lease_ms, MAX_PUBLISHED]
+        members = (member.split(" ", 1) for member in self._scripts.run("background/list_due", keys, args))
+        return [(TaskKind(kind), self._keys.id_of(key)) for kind, key in members]
 
     @contextmanager
-    def hold(self, kind: Kind, batch_id: str) -> Iterator[Held | None]:
-        """Take up a chore and renew its lease; None where there is nothing to do or another holds it."""
-        number = self._scripts.run(
-            "background/claim", [self._keys.chores, self._keys.batch(batch_id)], [kind, int(self.lease_s * 1000)]
-        )
+    def hold(self, kind: TaskKind, batch_id: str) -> Iterator[TaskLease | None]:
+        """Claim a task and renew its lease; None where there is no such task or another worker holds it."""
+        keys = [self._keys.background_tasks, self._keys.batch(batch_id)]
+        number = self._scripts.run("background/claim", keys, [kind, self._lease_ms])
         if not number:
             yield None
             return
-        held = Held(self, kind, batch_id, int(number))
-        threading.Thread(target=held.beat, name=f"{kind} {batch_id}", daemon=True).start()
+        lease = TaskLease(self, kind, batch_id, int(number))
+        threading.Thread(target=lease.keep_renewing, name=f"{kind} {batch_id}", daemon=True).start()
         try:
-            yield held
+            yield lease
         finally:
-            held.end()
+            lease.end()
 
     def renew(
-        self, kind: Kind, batch_id: str, number: int, seconds: float, *, put_off: bool = False, why: str = ""
+        self, kind: TaskKind, batch_id: str, number: int, seconds: float, *, postponed: bool = False, reason: str = ""
     ) -> bool:
-        """Keep a chore for so many seconds, or put it off for them; False where it is another's."""
-        keys = [self._keys.chores, self._keys.batch(batch_id)]
-        args = [kind, number, int(seconds * 1000), "1" if put_off else "0", why]
+        """Hold a task for so many seconds, or postpone it by them; False where another worker has claimed it."""
+        keys = [self._keys.background_tasks, self._keys.batch(batch_id)]
+        args = [kind, number, int(seconds * 1000), "1" if postponed else "0", reason]
         return bool(self._scripts.run("background/renew", keys, args))

@@ -4,14 +4,14 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from jobs.foundation.settings import Settings
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 
 EDIT, DELIVER = "edit", "deliver"
 """Names of tasks; a background task is named after its kind."""
-EDITS, WEBHOOKS, CHORES = "edits", "webhooks", "ingest"
-QUEUE_OF = {EDIT: EDITS, DELIVER: WEBHOOKS, **{kind.value: CHORES for kind in Kind}}
+EDITS, WEBHOOKS, BACKGROUND = "edits", "webhooks", "ingest"
+QUEUE_OF = {EDIT: EDITS, DELIVER: WEBHOOKS, **{kind.value: BACKGROUND for kind in TaskKind}}
 """The queue of each task. Only edits use the threads of edits."""
-QUEUES = (EDITS, WEBHOOKS, CHORES)
+QUEUES = (EDITS, WEBHOOKS, BACKGROUND)
 
 
 def make_celery(settings: Settings) -> Celery:

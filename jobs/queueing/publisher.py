@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from jobs.foundation.errors import Unavailable
 from jobs.plan.records import Dispatch
-from jobs.queueing.background_tasks import Chores, Kind
+from jobs.queueing.background_tasks import BackgroundTasks, TaskKind
 from jobs.queueing.celery_app import DELIVER, EDIT
 
 PIPELINE_SIZE = 400
@@ -45,7 +45,7 @@ class Publisher:
         """
         self._publish(DELIVER, [(delivery_id, [delivery_id, number]) for delivery_id, number in deliveries])
 
-    def publish_chores(self, chores: Iterable[tuple[Kind, str]]) -> None:
+    def publish_background_tasks(self, chores: Iterable[tuple[TaskKind, str]]) -> None:
         """Publish one message for each background task. A broker outage is logged: the tasks stay due."""
         try:
             for kind, batch_id in chores:
@@ -69,7 +69,7 @@ class Publisher:
             connection.ensure_connection(max_retries=1, timeout=2)
 
 
-class ChorePublisher:
+class TaskPublisher:
     """Publishes the background tasks that are due.
 
     Args:
@@ -77,7 +77,7 @@ class ChorePublisher:
         chores: says which are due.
     """
 
-    def __init__(self, publisher: Publisher, chores: Chores) -> None:
+    def __init__(self, publisher: Publisher, chores: BackgroundTasks) -> None:
         self._publisher = publisher
         self._chores = chores
 
@@ -87,6 +87,6 @@ class ChorePublisher:
         A store that does not answer is logged: every worker publishes due tasks every few seconds, too.
         """
         try:
-            self._publisher.publish_chores(self._chores.due())
+            self._publisher.publish_background_tasks(self._chores.due())
         except (RedisError, Unavailable) as error:
             log.warning("chores.not_published", error=str(error))

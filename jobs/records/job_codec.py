@@ -1,66 +1,52 @@
-"""How a job's record lies in its Redis hash, and back. JSON where a field has parts; nothing that equals its default.
+"""Encode a job's record for its Redis hash, and decode it. Defaults are not stored, to save memory.
 
 Fields: lane, state, spec (JSON), input (JSON), output (JSON), error (JSON), checkpoint (JSON), attempt, tries, lost,
-log (a line of JSON an attempt), claimed, started, finished, deadline (ms), worker, cost (millionths of a dollar),
-tell ('1': its events are wanted), queued (ms: put back on its lane), again_after (attempts before the user's retry).
+log (a line of JSON for each attempt), claimed, started, finished, deadline (ms), worker, cost (millionths of a dollar),
+tell ('1': some endpoint subscribes to its events), queued (ms: returned to its lane), again_after (number of attempts
+before the user's retry).
 """
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from jobs.foundation.ids import batch_of, made_at
 from jobs.foundation.job_states import State
-from jobs.records.job_models import Attempt, Checkpoint, Input, Job, JobError, JobSpec, Output, Record
+from jobs.foundation.values import moment, to_ms
+from jobs.records.job_models import AttemptRecord, Checkpoint, Input, Job, JobError, JobSpec, Output, Record
 from jobs.records.output_key import default_key
 
 MICRO = 1_000_000
 
 
 def to_json(record: Record) -> str:
-    """A record without what equals its default: memory is counted by the hundred thousand jobs."""
+    """Encode a record without its defaults: the store may have hundreds of thousands of jobs."""
     return record.model_dump_json(exclude_defaults=True)
-
-
-def moment(ms: float | str) -> datetime:
-    """Milliseconds since 1970 as a moment in UTC."""
-    return datetime.fromtimestamp(float(ms) / 1000, UTC)
-
-
-def to_ms(at: datetime) -> int:
-    """A moment as whole milliseconds since 1970."""
-    return round(at.timestamp() * 1000)
-
-
-def pairs(flat: Iterable[str]) -> dict[str, str]:
-    """The field-value list that a script returns as a mapping."""
-    items = iter(flat)
-    return dict(zip(items, items, strict=True))
 
 
 def decode_spec(
     record: Mapping[str, str], defaults: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None
 ) -> JobSpec:
-    """A job's spec; a batch's shared defaults stand where its own says nothing, its approval's changes over all."""
+    """Decode a job's spec. It overrides the batch's `defaults`; the `changes` of the batch's approval override both."""
     own = json.loads(record["spec"])
     spec = {**(defaults or {}), **own, **(changes or {})}
-    # A seed that the row does not have itself is the user's: one that was drawn stands in the row.
+    # A random seed is stored in the row itself, so a seed from elsewhere is the user's.
     if "seed" in (changes or {}) or ("seed" not in own and spec.get("seed") is not None):
         spec["seed_given"] = True
     return JobSpec.model_validate(spec)
 
 
-def encode_input(known: Input, spec: JobSpec) -> str:
-    """What is known of a job's picture: a list, without names, and its address only where that is not the spec's."""
-    sha256 = b64encode(bytes.fromhex(known.sha256)).decode() if known.sha256 else None
-    facts = [sha256, known.bytes, known.media_type, known.width, known.height]
-    return json.dumps(facts if known.image == spec.image else [*facts, known.image], separators=(",", ":"))
+def encode_input(picture: Input, spec: JobSpec) -> str:
+    """Encode a job's input: a list without names. Its address is left out if it equals the spec's."""
+    sha256 = b64encode(bytes.fromhex(picture.sha256)).decode() if picture.sha256 else None
+    facts = [sha256, picture.bytes, picture.media_type, picture.width, picture.height]
+    return json.dumps(facts if picture.image == spec.image else [*facts, picture.image], separators=(",", ":"))
 
 
 def decode_input(record: Mapping[str, str], spec: JobSpec) -> Input:
-    """What is known of a job's picture."""
+    """Decode a job's input."""
     if "input" not in record:
         return Input(image=spec.image or "")
     sha256, size, media_type, width, height, *image = json.loads(record["input"])
@@ -75,13 +61,13 @@ def decode_input(record: Mapping[str, str], spec: JobSpec) -> Input:
 
 
 def encode_output(output: Output, spec: JobSpec, job_id: str) -> str:
-    """A result; not its key where that is the default one, which its job's names tell."""
-    usual = output.key == default_key(spec.custom_id, job_id, output.media_type)
-    return output.model_dump_json(exclude_defaults=True, exclude={"key"} if usual else None)
+    """Encode a job's result. The default key is left out: it follows from the job's ids."""
+    has_default_key = output.key == default_key(spec.custom_id, job_id, output.media_type)
+    return output.model_dump_json(exclude_defaults=True, exclude={"key"} if has_default_key else None)
 
 
 def decode_output(text: str, spec: JobSpec, job_id: str) -> Output:
-    """A job's result."""
+    """Decode a job's result."""
     stored = json.loads(text)
     if "key" not in stored:
         stored["key"] = default_key(spec.custom_id, job_id, stored["media_type"])
@@ -89,13 +75,13 @@ def decode_output(text: str, spec: JobSpec, job_id: str) -> Output:
 
 
 def decode_checkpoint(record: Mapping[str, str]) -> Checkpoint | None:
-    """The provider's recorded answer, if there is one."""
+    """Decode the checkpoint; None if there is none."""
     text = record.get("checkpoint")
     return Checkpoint.model_validate_json(text) if text else None
 
 
-def encode_attempt(attempt: Attempt) -> str:
-    """A line of the attempt log: moments as whole milliseconds, which are shorter than RFC 3339."""
+def encode_attempt(attempt: AttemptRecord) -> str:
+    """Encode a line of the attempt log. Times are whole milliseconds, which are shorter than RFC 3339."""
     entry = attempt.model_dump(mode="json", exclude_defaults=True, exclude={"started_at", "finished_at"})
     for name, at in (("started_ms", attempt.started_at), ("finished_ms", attempt.finished_at)):
         if at is not None:
@@ -103,16 +89,16 @@ def encode_attempt(attempt: Attempt) -> str:
     return json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
 
 
-def decode_attempts(log: str) -> list[Attempt]:
-    """The attempt log; scripts write moments as milliseconds (`started_ms`), workers as RFC 3339."""
+def decode_attempts(log: str) -> list[AttemptRecord]:
+    """Decode the attempt log. Its times are milliseconds (`started_ms`) or RFC 3339 (`started_at`)."""
     attempts = []
-    # Not splitlines: it would split at U+2028 and the like, which a provider's message may have.
+    # splitlines would also split at U+2028, which a provider's message may contain.
     for line in filter(None, log.split("\n")):
         entry = json.loads(line)
         for name in ("started", "finished"):
             if f"{name}_ms" in entry:
                 entry[f"{name}_at"] = moment(entry.pop(f"{name}_ms"))
-        attempts.append(Attempt.model_validate(entry))
+        attempts.append(AttemptRecord.model_validate(entry))
     return attempts
 
 
@@ -123,30 +109,30 @@ def decode_job(
     defaults: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Job:
-    """A job as the API shows it, its output's URL still missing; `defaults` and `changes` are its batch's."""
+    """Decode a job. Its output has no URL yet; `defaults` and `changes` are those of its batch."""
     spec = decode_spec(record, defaults, changes)
     output, error = record.get("output"), record.get("error")
     attempts = decode_attempts(record.get("log", ""))
     return Job(
-        **_shown(job_id, tenant, spec),
+        **_constant_fields(job_id, tenant, spec),
         state=record["state"],
         input=decode_input(record, spec),
         output=decode_output(output, spec, job_id) if output else None,
         error=JobError.model_validate_json(error) if error else None,
         attempts=attempts,
         cost_usd=int(record.get("cost", 0)) / MICRO,
-        started_at=moment(record["started"]) if "started" in record else next(iter(attempts), _NONE).started_at,
+        started_at=moment(record["started"]) if "started" in record else next(iter(attempts), _NO_ATTEMPT).started_at,
         finished_at=_finished_at(record, attempts),
     )
 
 
 def new_job(job_id: str, tenant: str, spec: JobSpec, picture: Input, state: State) -> Job:
-    """A job as the API shows it right after it was written."""
-    return Job(**_shown(job_id, tenant, spec), state=state, input=picture)
+    """Create the job that the API shows right after the submit."""
+    return Job(**_constant_fields(job_id, tenant, spec), state=state, input=picture)
 
 
-def _shown(job_id: str, tenant: str, spec: JobSpec) -> dict[str, Any]:
-    """The fields of a job that never change."""
+def _constant_fields(job_id: str, tenant: str, spec: JobSpec) -> dict[str, Any]:
+    """The fields of a job that do not change."""
     return {
         **spec.model_dump(exclude={"image", "traceparent", "seed_given"}),
         "id": job_id,
@@ -157,11 +143,11 @@ def _shown(job_id: str, tenant: str, spec: JobSpec) -> dict[str, Any]:
     }
 
 
-_NONE = Attempt(number=0, outcome="failed")
+_NO_ATTEMPT = AttemptRecord(number=0, outcome="failed")
 
 
-def _finished_at(record: Mapping[str, str], attempts: list[Attempt]) -> datetime | None:
-    """A success keeps no moment beside its log's: records are counted by the hundred thousand."""
+def _finished_at(record: Mapping[str, str], attempts: list[AttemptRecord]) -> datetime | None:
+    """A succeeded job's end is stored only in its attempt log, to save memory."""
     if "finished" in record:
         return moment(record["finished"])
     return attempts[-1].finished_at if attempts and record["state"] == State.SUCCEEDED else None

@@ -1,4 +1,4 @@
-"""The records: what is submitted, what a job is, what its attempts left. All frozen."""
+"""The records of requests, jobs, attempts and results. All are frozen."""
 
 import re
 from datetime import UTC, datetime
@@ -16,17 +16,17 @@ from pydantic import (
 )
 
 from jobs.foundation.job_states import State
+from jobs.records.output_key import check_output_key
 
 Priority = Literal["high", "normal", "low"]
 WEIGHTS: dict[str, int] = {"high": 16, "normal": 4, "low": 1}
-"""A lane's part of its tenant's share, by priority."""
+"""A lane's weight in its tenant's share, by priority."""
 
-OUTPUT_KEY_FIELDS = ("custom_id", "job_id", "batch_id", "ext")
 MAX_METADATA = 32
 
 
 class Record(BaseModel):
-    """The base of every record: frozen, and an unknown field is an error."""
+    """The base of all records: frozen; an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,12 +35,12 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
 
 
 def _rfc3339(value: object) -> object:
-    # Left to itself, "1700000000" would be read as seconds since 1970.
+    # By default pydantic reads "1700000000" as seconds since 1970.
     if isinstance(value, datetime):
         return value
     if isinstance(value, str) and _DATE.match(value):
         return datetime.fromisoformat(value.upper())
-    raise ValueError("a date, `T`, a time and its offset, as in 2026-11-22T18:30:00+01:00")
+    raise ValueError("use a date, `T`, a time and its offset, as in 2026-11-22T18:30:00+01:00")
 
 
 def _utc(value: datetime) -> datetime:
@@ -51,12 +51,12 @@ def _utc(value: datetime) -> datetime:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
-"""A moment with its offset (RFC 3339), kept in UTC."""
+"""A time with its offset (RFC 3339), converted to UTC."""
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class EditParameters(Record):
-    """What the edit shall be. Ranges depend on the model and are checked by the catalogue."""
+    """The parameters of an edit. The catalogue checks their ranges, which depend on the model."""
 
     prompt: str | None = None
     seed: int | None = None
@@ -71,7 +71,7 @@ class EditParameters(Record):
 
 
 class JobFields(EditParameters):
-    """The fields that a job, a batch's defaults and a manifest's row have in common."""
+    """The common fields of a job, a batch's defaults and a manifest's row."""
 
     model: str | None = None
     priority: Priority = "normal"
@@ -101,17 +101,17 @@ class JobFields(EditParameters):
 
 
 class JobRequest(JobFields):
-    """One edit as it is submitted: `POST /v1/jobs`, a batch's item, or a manifest's row."""
+    """A submitted edit: `POST /v1/jobs`, a batch's item or a manifest's row."""
 
     image: str | None = None
     custom_id: CustomId | None = None
 
 
 class JobSpec(JobRequest):
-    """A request that was accepted: the model is named, the seed is chosen, the picture is an address.
+    """An accepted request: model and seed are set, the picture is an address.
 
     Attributes:
-        seed_given: the user chose the seed, so that another one would be another edit.
+        seed_given: the user chose the seed. An edit with another seed is then not equal.
     """
 
     traceparent: str | None = None
@@ -119,7 +119,7 @@ class JobSpec(JobRequest):
 
 
 class Input(Record):
-    """The picture to edit. All but `image` are known once it was read."""
+    """The picture to edit. The other fields than `image` are None until the picture is read."""
 
     image: str
     sha256: str | None = None
@@ -130,12 +130,12 @@ class Input(Record):
 
 
 class Output(Record):
-    """The kept result. `url` is presigned when it is read, and never stored.
+    """The stored result. `url` is presigned for each answer and never stored.
 
     Attributes:
-        reused: it was taken from an equal edit that was finished before, and cost nothing.
-        version: of the object under its key, counted from 1; over 1 where the batch supersedes.
-        previous: the key under which the version before is kept.
+        reused: it was copied from an equal, earlier edit and cost nothing.
+        version: number of the object under its key, from 1; greater than 1 if the batch supersedes.
+        previous: the key of the previous version's object.
     """
 
     bucket: str
@@ -175,8 +175,8 @@ Outcome = Literal[
 ]
 
 
-class Attempt(Record):
-    """One try of a job, as its log tells it."""
+class AttemptRecord(Record):
+    """An attempt in a job's log."""
 
     number: int
     started_at: Moment | None = None
@@ -187,16 +187,17 @@ class Attempt(Record):
 
 
 class Checkpoint(Record):
-    """The provider's answer, recorded before anything else is done with it.
+    """The provider's response, recorded before the worker uses it.
 
     Attributes:
-        kind: `url` where the provider holds the result, `kept` where its bytes came with the answer.
+        kind: `url`: the provider stores the result; `kept`: the response had the bytes, which the worker puts into the
+            bucket.
         url: absolute address of the result (`url`).
-        bucket, key, sha256: where the bytes were to be put, and what they must hash to (`kept`).
-        seed: the seed the provider says it used.
-        at: when the answer came.
-        attempt: the attempt that bought it.
-        trace_id: the provider's own name for the call.
+        bucket, key, sha256: the object for the bytes, and their hash (`kept`).
+        seed: the seed that the provider used, by its response.
+        at: the time of the response.
+        attempt: number of the attempt that made the call.
+        trace_id: the provider's id of the call.
     """
 
     kind: Literal["url", "kept"]
@@ -224,7 +225,7 @@ class Job(EditParameters):
     input: Input
     output: Output | None = None
     error: JobError | None = None
-    attempts: list[Attempt] = Field(default_factory=list)
+    attempts: list[AttemptRecord] = Field(default_factory=list)
     cost_usd: float = 0.0
     created_at: Moment
     not_before: Moment | None = None
@@ -236,32 +237,7 @@ class Job(EditParameters):
     finished_at: Moment | None = None
 
     def with_output_url(self, url: str) -> Self:
-        """The same job, its output reachable at `url`."""
+        """A copy of the job whose output has this URL."""
         if self.output is None:
             return self
         return self.model_copy(update={"output": self.output.model_copy(update={"url": url})})
-
-
-def check_output_key(template: str) -> None:
-    """Refuse an `output_key` template that could not become an object's key.
-
-    Raises:
-        ValueError: saying what is wrong with it.
-    """
-    names = re.findall(r"\{([^{}]*)\}", template)
-    unknown = sorted(set(names) - set(OUTPUT_KEY_FIELDS))
-    if unknown:
-        known = ", ".join(f"{{{name}}}" for name in OUTPUT_KEY_FIELDS)
-        raise ValueError(f"unknown placeholder {{{unknown[0]}}}: use {known}")
-    rest = re.sub(r"\{[^{}]*\}", "x", template)
-    if "{" in rest or "}" in rest:
-        raise ValueError("a brace is not closed")
-    if not rest or len(template) > 512:
-        raise ValueError("between 1 and 512 characters")
-    path = rest.removeprefix("s3://")
-    if (
-        path.startswith("/")
-        or any(part in {"", ".", ".."} for part in path.split("/"))
-        or re.search(r"[\x00-\x1f\x7f\\]", path)
-    ):
-        raise ValueError("a key has no empty, '.' or '..' part, no backslash, and does not begin or end with '/'")

@@ -19,12 +19,13 @@ from jobs.foundation.errors import NotFound
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.queueing.background_tasks import Lost
+from jobs.queueing.background_tasks import LeaseLost
 from jobs.records.job_models import EditParameters
 from jobs.schedules.models import ScheduleTemplate
 from jobs.schedules.seen_objects import Mark, SeenObjects, mark_of
-from jobs.storage.bucket import Bucket, Listed
+from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key
+from jobs.storage.objects import Listed
 from jobs.storage.streams import PIECE, put_pieces, read_pieces
 
 CHUNK = 1000
@@ -94,7 +95,7 @@ class ChangedObjects:
             check: called after each page; raises if another worker has claimed the task.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker has begun the batch.
+            jobs.queueing.background_tasks.LeaseLost: another worker has begun the batch.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         bucket, _, prefix = (template.manifest or "").removeprefix("s3://").partition("/")
@@ -114,7 +115,7 @@ class ChangedObjects:
                         marks.write(mark.line.encode() + b"\n")
             check()
             if self._batches.state(batch_id) is not None:
-                raise Lost(f"{batch_id} was begun by another worker")
+                raise LeaseLost(f"{batch_id} was begun by another worker")
             if changed:
                 # The manifest is written last: if it exists, its marks exist.
                 self._put(marks_key(tenant, batch_id), marks)

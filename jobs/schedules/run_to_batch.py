@@ -12,8 +12,8 @@ from jobs.batches.progress import counts_of
 from jobs.batches.submission import BatchSubmission
 from jobs.foundation.errors import Conflict, InvalidInput, NotFound, Unavailable
 from jobs.foundation.redis_keys import Keys
-from jobs.queueing.background_tasks import Held
-from jobs.records.job_codec import moment
+from jobs.foundation.values import moment
+from jobs.queueing.background_tasks import TaskLease
 from jobs.schedules.changed_objects import ChangedObjects, ListingResult
 from jobs.schedules.models import RunState, ScheduleTemplate, batch_id_of
 from jobs.schedules.runs import Runs
@@ -49,7 +49,7 @@ class RunToBatch:
     bucket: Bucket
     changed: ChangedObjects
 
-    def work_on(self, run_id: str, lease: Held) -> None:
+    def work_on(self, run_id: str, lease: TaskLease) -> None:
         """Do the next step of a run: create its batch, cancel it, or record its end.
 
         Args:
@@ -57,7 +57,7 @@ class RunToBatch:
             lease: of the background task; its number fences every write.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker has claimed the run.
+            jobs.queueing.background_tasks.LeaseLost: another worker has claimed the run.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         record = self.runs.record(run_id)
@@ -68,7 +68,7 @@ class RunToBatch:
 class _RunStep:
     """The next step of one run in one worker."""
 
-    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], lease: Held) -> None:
+    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], lease: TaskLease) -> None:
         self._parts = parts
         self._run_id = run_id
         self._record = record

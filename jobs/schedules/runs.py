@@ -13,8 +13,9 @@ from jobs.events.outbox import Event
 from jobs.foundation.errors import NotFound
 from jobs.foundation.paging import Page, check_limit, read_cursor, write_cursor
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment
 from jobs.plan.script_runner import ScriptRunner
-from jobs.records.job_codec import MICRO, moment
+from jobs.records.job_codec import MICRO
 from jobs.schedules.models import FINAL_RUNS, Run, RunState, run_id
 
 MAX_PAGE = 200
@@ -43,7 +44,7 @@ class Runs:
             False if another worker has claimed the task `number`.
         """
         keys = [
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.run(run),
             self._keys.schedule(schedule_id),
             self._keys.runs_waiting(schedule_id),

@@ -12,8 +12,8 @@ from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.ids import made_at
 from jobs.foundation.paging import Page, check_limit, page_of_keys, read_cursor, write_cursor
 from jobs.foundation.redis_keys import Keys
+from jobs.foundation.values import moment, to_ms
 from jobs.plan.script_runner import ScriptRunner
-from jobs.records.job_codec import moment, to_ms
 from jobs.schedules.cron import Cron
 from jobs.schedules.models import (
     Run,
@@ -107,7 +107,7 @@ class Schedules:
     def _fire(self, schedule_id: str, runs: Sequence[str], command: Mapping[str, Any]) -> list[Any]:
         keys = [
             self._keys.schedules_due,
-            self._keys.chores,
+            self._keys.background_tasks,
             self._keys.schedule(schedule_id),
             self._keys.runs(schedule_id),
             self._keys.runs_waiting(schedule_id),
@@ -285,7 +285,7 @@ class Schedules:
             self._keys.schedules(tenant),
             self._keys.runs(schedule_id),
             self._keys.runs_waiting(schedule_id),
-            self._keys.chores,
+            self._keys.background_tasks,
         ]
         self._scripts.run("schedules/delete", keys, [])
 

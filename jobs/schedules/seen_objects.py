@@ -13,7 +13,7 @@ from typing import Any
 from redis import Redis
 
 from jobs.foundation.redis_keys import Keys
-from jobs.storage.bucket import Listed
+from jobs.storage.objects import Listed
 
 PARTS = 16_384
 """Hashes per schedule. A million pictures give 61 fields each, which is below `hash-max-listpack-entries`."""
@@ -63,18 +63,18 @@ class SeenObjects:
         """For each mark, whether it equals the mark of the picture's last success."""
         pipe = self._redis.pipeline(transaction=False)
         for mark in marks:
-            pipe.hget(self._keys.seen(schedule_id, mark.part), mark.field)
+            pipe.hget(self._keys.seen_objects(schedule_id, mark.part), mark.field)
         return [value == mark.value for value, mark in zip(pipe.execute(), marks, strict=True)]
 
     def record(self, schedule_id: str, marks: Iterable[Mark]) -> None:
         """Record the marks of succeeded pictures. A second call changes nothing."""
         pipe = self._redis.pipeline(transaction=False)
         for mark in marks:
-            pipe.hset(self._keys.seen(schedule_id, mark.part), mark.field, mark.value)
+            pipe.hset(self._keys.seen_objects(schedule_id, mark.part), mark.field, mark.value)
         pipe.execute()
 
     def forget(self, schedule_id: str) -> None:
         """Delete all marks of a schedule."""
         for first in range(0, PARTS, 1024):
-            names: Any = [self._keys.seen(schedule_id, part) for part in range(first, first + 1024)]
+            names: Any = [self._keys.seen_objects(schedule_id, part) for part in range(first, first + 1024)]
             self._redis.unlink(*names)

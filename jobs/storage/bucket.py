@@ -1,14 +1,12 @@
-"""The bucket: S3 through boto3, tuned, and none of boto3's errors beyond this file.
+"""The bucket: S3 through a tuned boto3. Callers never see an error of boto3.
 
-A put of 0.5 MB costs 1.3 ms of CPU so configured (1.8 with the defaults), a get 1.15 (1.3). A presigned URL sent by
-urllib3 alone would cost 0.8 and 0.65, without botocore's proxies, certificate bundles and region redirects: those are
-worth the difference.
+With this configuration a put of 0.5 MB costs 1.3 ms of CPU (1.8 with the defaults), a get 1.15 (1.3). Presigned URLs
+and urllib3 alone would cost 0.8 and 0.65, but would lack botocore's proxies, certificate bundles and region redirects.
 """
 
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -27,57 +25,27 @@ from jobs.foundation.errors import (
 )
 from jobs.foundation.settings import Settings
 from jobs.storage.errors import Fault, border, input_fault, unavailable
+from jobs.storage.objects import ATTEMPT, JOB, Listed, StoredObject, is_later
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-JOB = "job-id"
-"""The metadata entry that names the job an output belongs to."""
-ATTEMPT = "attempt"
-"""The metadata entry that holds the number of the attempt that wrote an output: its fencing token."""
-
-_FENCE_TRIES = 6
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """What the store knows of an object.
-
-    Attributes:
-        size: in bytes.
-        media_type: as it was put.
-        metadata: names in lower case.
-        etag: as the store writes it, quotes included.
-    """
-
-    size: int
-    media_type: str
-    metadata: Mapping[str, str]
-    etag: str
-
-
-@dataclass(frozen=True)
-class Listed:
-    """An object as a listing tells of it; `etag` as the store writes it, `size` in bytes."""
-
-    key: str
-    size: int
-    etag: str
+_MAX_FENCED_PUTS = 7
 
 
 class Bucket:
-    """The store's objects. One for a process, used by all its threads; nothing is connected to before it is used.
+    """The store's objects. All threads of a process share one. It connects at its first request.
 
-    Retries are off: whoever called decides whether to try again.
+    boto3 does not retry: the caller decides whether to retry.
 
     Args:
         settings: endpoints, region and bucket; credentials come from the environment as boto3 reads them.
-        connections: most kept open; one for each thread that uses the store at once.
-        connect_timeout_s: of one connection, in seconds.
-        read_timeout_s: most seconds without a byte from the store.
+        connections: size of the pool: one for each thread that uses the store at once.
+        connect_timeout_s: timeout of opening a connection, in seconds.
+        read_timeout_s: timeout without a byte from the store, in seconds.
 
     Raises:
-        ConfigurationError: endpoint, region or an AWS variable cannot be used.
+        ConfigurationError: endpoint, region or an AWS variable is invalid.
     """
 
     def __init__(
@@ -92,9 +60,9 @@ class Bucket:
         config = Config(
             signature_version="s3v4",
             s3={
-                # AWS serves new buckets by their own host names alone.
+                # AWS serves new buckets only by their own host names.
                 "addressing_style": "path" if settings.s3_endpoint_url else "auto",
-                # The body is bound by x-amz-checksum-sha256, a signed header: signing it besides would hash it twice.
+                # The signed header x-amz-checksum-sha256 covers the body. Signing the body, too, would hash it twice.
                 "payload_signing_enabled": False,
             },
             request_checksum_calculation="when_required",
@@ -106,7 +74,7 @@ class Bucket:
             read_timeout=read_timeout_s,
             tcp_keepalive=True,
         )
-        # A session of our own: boto3's default one is not made for threads.
+        # An own session, because boto3's default session is not safe for threads.
         try:
             session = boto3.Session(region_name=settings.s3_region)
             self._s3: S3Client = session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
@@ -130,18 +98,18 @@ class Bucket:
         metadata: Mapping[str, str] | None = None,
         sha256: str | None = None,
     ) -> None:
-        """Put an object, over one that is there.
+        """Put an object; it replaces the present one.
 
         Args:
-            bucket: where.
-            key: where in it.
-            data: all its bytes; the store is told their SHA-256 and holds them to it.
-            media_type: what it is served as.
-            metadata: kept beside it; what is not ASCII is percent-encoded.
-            sha256: of `data` in hexadecimal, where it is known already.
+            bucket: name of the bucket.
+            key: key in the bucket.
+            data: all its bytes. The store checks their SHA-256.
+            media_type: its `Content-Type`.
+            metadata: the object's metadata; other characters than ASCII are percent-encoded.
+            sha256: of `data` in hexadecimal, if it is known.
 
         Raises:
-            Unavailable: the store does not answer or does not take it.
+            Unavailable: the store does not answer or does not store it.
         """
         with border(unavailable):
             self._put(bucket, key, data, media_type=media_type, metadata=metadata or {}, sha256=sha256)
@@ -160,55 +128,71 @@ class Bucket:
     ) -> bool:
         """Put a job's output, unless a later attempt of the same job has put its own.
 
-        The store itself decides, by `If-None-Match` and `If-Match`. One that does not know them gets a plain put after
-        a look at what is there, which leaves a gap of one round trip.
+        The store itself compares, by `If-None-Match` and `If-Match`. A store without conditional writes gets a plain
+        put after a look at the present object, which leaves a gap of one round trip.
 
         Returns:
-            Whether it was put; False says that this attempt came too late.
+            Whether it was put; False if this attempt came too late.
 
         Raises:
-            StorageFailed: the store does not answer or does not take it.
+            StorageFailed: the store does not answer or does not store it.
         """
         metadata = {**metadata, JOB: job_id, ATTEMPT: str(attempt)}
-
-        def put(condition: Mapping[str, str]) -> Fault | None:
-            try:
-                with border(_Faulted):
-                    self._put(
-                        bucket,
-                        key,
-                        data,
-                        media_type=media_type,
-                        metadata=metadata,
-                        sha256=sha256,
-                        condition=condition,
-                    )
-            except _Faulted as faulted:
-                if faulted.fault.kind in {"conflict", "unsupported", "missing"}:
-                    return faulted.fault
-                raise StorageFailed(faulted.fault.message) from faulted.__cause__
-            return None
-
-        fault = put({"IfNoneMatch": "*"})
-        for _ in range(_FENCE_TRIES):
+        condition: Mapping[str, str] = {"IfNoneMatch": "*"}
+        message = ""
+        for _ in range(_MAX_FENCED_PUTS):
+            fault = self.put_if(
+                bucket, key, data, condition=condition, media_type=media_type, metadata=metadata, sha256=sha256
+            )
             if fault is None:
                 return True
             try:
-                there = self.head(bucket, key)
+                stored = self.head(bucket, key)
             except RetouchError as error:
                 raise StorageFailed(str(error)) from error
-            if there is not None and is_later(there, job_id, attempt):
+            if stored is not None and is_later(stored, job_id, attempt):
                 return False
-            if fault.kind == "unsupported":
-                condition: Mapping[str, str] = {}
-            elif there is None:
-                condition = {"IfNoneMatch": "*"}
-            else:
-                condition = {"IfMatch": there.etag}
-            fault = put(condition)
-        if fault is None:
-            return True
-        raise StorageFailed(f"the object changes faster than it can be put ({fault.message})")
+            condition, message = _next_condition(fault, stored), fault.message
+        raise StorageFailed(f"other writers change the object too often ({message})")
+
+    def put_if(
+        self,
+        bucket: str,
+        key: str,
+        data: bytes,
+        *,
+        condition: Mapping[str, str],
+        media_type: str,
+        metadata: Mapping[str, str],
+        sha256: str | None = None,
+    ) -> Fault | None:
+        """Put an object if a condition holds.
+
+        Args:
+            bucket: name of the bucket.
+            key: key in the bucket.
+            data: all its bytes.
+            condition: `IfMatch` or `IfNoneMatch`; empty: always put.
+            media_type: its `Content-Type`.
+            metadata: the object's metadata; other characters than ASCII are percent-encoded.
+            sha256: of `data` in hexadecimal, if it is known.
+
+        Returns:
+            None if it was put, else a fault of the kind `conflict`, `missing` or `unsupported`.
+
+        Raises:
+            StorageFailed: the store does not answer or does not store it.
+        """
+        try:
+            with border(_Faulted):
+                self._put(
+                    bucket, key, data, media_type=media_type, metadata=metadata, sha256=sha256, condition=condition
+                )
+        except _Faulted as faulted:
+            if faulted.fault.kind in {"conflict", "unsupported", "missing"}:
+                return faulted.fault
+            raise StorageFailed(faulted.fault.message) from faulted.__cause__
+        return None
 
     def _put(
         self,
@@ -222,7 +206,7 @@ class Bucket:
         condition: Mapping[str, str] | None = None,
     ) -> None:
         digest = bytes.fromhex(sha256) if sha256 else hashlib.sha256(data).digest()
-        more: dict[str, Any] = dict(condition or {})
+        headers: dict[str, Any] = dict(condition or {})
         self._s3.put_object(
             Bucket=bucket,
             Key=key,
@@ -230,41 +214,41 @@ class Bucket:
             ContentType=media_type,
             Metadata=ascii_metadata(metadata),
             ChecksumSHA256=base64.b64encode(digest).decode(),
-            **more,
+            **headers,
         )
 
     def get(self, bucket: str, key: str, *, max_bytes: int) -> bytes:
         """All bytes of an object.
 
         Raises:
-            InputRejected: there is none, it may not be read, or it has more than `max_bytes`.
-            InputUnavailable: the store does not answer, or not whole.
+            InputRejected: it does not exist, may not be read, or has more than `max_bytes`.
+            InputUnavailable: the store sends no answer or an incomplete one.
         """
         return self.read(bucket, key, max_bytes=max_bytes)[0]
 
     def read(self, bucket: str, key: str, *, max_bytes: int) -> tuple[bytes, str]:
-        """All bytes of an object, and its ETag as the store writes it.
+        """All bytes of an object, and its ETag as the store sends it.
 
         Raises:
-            InputRejected: there is none, it may not be read, or it has more than `max_bytes`.
-            InputUnavailable: the store does not answer, or not whole.
+            InputRejected: it does not exist, may not be read, or has more than `max_bytes`.
+            InputUnavailable: the store sends no answer or an incomplete one.
         """
         with border(lambda fault: input_fault(fault, bucket, key)):
             answer = self._s3.get_object(Bucket=bucket, Key=key)
             with answer["Body"] as body:
                 size = answer["ContentLength"]
                 if size > max_bytes:
-                    raise InputRejected(f"s3://{bucket}/{key} has {size:,} bytes: at most {max_bytes:,} are taken")
+                    raise InputRejected(f"s3://{bucket}/{key} has {size:,} bytes: at most {max_bytes:,} are allowed")
                 data = body.read()
         if len(data) != size:
             raise InputUnavailable(f"s3://{bucket}/{key} ended after {len(data):,} of {size:,} bytes")
         return data, answer["ETag"]
 
     def head(self, bucket: str, key: str) -> StoredObject | None:
-        """What is known of an object; None if there is none.
+        """An object's size, type and metadata; None if it does not exist.
 
         Raises:
-            Unavailable: the store does not answer, or refuses.
+            Unavailable: the store does not answer or refuses.
         """
         try:
             with border(unavailable):
@@ -279,10 +263,10 @@ class Bucket:
         )
 
     def delete(self, bucket: str, key: str) -> None:
-        """Delete an object; nothing where there is none.
+        """Delete an object. It need not exist.
 
         Raises:
-            Unavailable: the store does not answer, or refuses.
+            Unavailable: the store does not answer or refuses.
         """
         try:
             with border(unavailable):
@@ -294,40 +278,40 @@ class Bucket:
         """Copy an object with its media type and metadata, inside the store.
 
         Raises:
-            NotFound: there is no such source.
-            Unavailable: the store does not answer, or refuses.
+            NotFound: the source does not exist.
+            Unavailable: the store does not answer or refuses.
         """
         with border(unavailable):
             self._s3.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": source_bucket, "Key": source_key})
 
     def list_keys(self, bucket: str, prefix: str, *, start_after: str = "", page: int = 1000) -> Iterator[str]:
-        """The keys that begin with `prefix`; see `list_objects`."""
-        return (one.key for one in self.list_objects(bucket, prefix, start_after=start_after, page=page))
+        """The keys that start with `prefix`; see `list_objects`."""
+        return (listed.key for listed in self.list_objects(bucket, prefix, start_after=start_after, page=page))
 
     def list_objects(self, bucket: str, prefix: str, *, start_after: str = "", page: int = 1000) -> Iterator[Listed]:
-        """The objects whose keys begin with `prefix`, in the store's order, fetched a page at a time.
+        """The objects whose keys start with `prefix`, in the store's order, fetched page by page.
 
         Args:
-            bucket: where.
-            prefix: what they begin with.
-            start_after: only keys after this one.
-            page: keys a request, at most 1,000.
+            bucket: name of the bucket.
+            prefix: the beginning of their keys.
+            start_after: list only keys after this one.
+            page: keys for each request, at most 1,000.
 
         Raises:
-            Unavailable: the store does not answer, or refuses.
+            Unavailable: the store does not answer or refuses.
         """
-        more: dict[str, Any] = {"StartAfter": start_after} if start_after else {}
+        position: dict[str, Any] = {"StartAfter": start_after} if start_after else {}
         while True:
             with border(unavailable):
-                answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=page, **more)
+                answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=page, **position)
             for entry in answer.get("Contents", []):
                 yield Listed(entry["Key"], entry["Size"], entry["ETag"])
             if not answer.get("IsTruncated"):
                 return
-            more = {"ContinuationToken": answer["NextContinuationToken"]}
+            position = {"ContinuationToken": answer["NextContinuationToken"]}
 
     def presign_get(self, bucket: str, key: str, *, expires_s: int = 3600) -> str:
-        """A URL that anybody may read the object with for `expires_s` seconds. Nothing is sent.
+        """A URL with which anybody may read the object for `expires_s` seconds. This sends no request.
 
         Raises:
             Unavailable: there are no credentials to sign with.
@@ -338,13 +322,13 @@ class Bucket:
             )
 
     def presign_put(self, bucket: str, key: str, *, media_type: str | None = None, expires_s: int = 3600) -> str:
-        """A URL that anybody may put the object with for `expires_s` seconds. Nothing is sent.
+        """A URL with which anybody may put the object for `expires_s` seconds. This sends no request.
 
         Args:
-            bucket: where.
-            key: where in it.
-            media_type: the `Content-Type` that the put must then send; any where None.
-            expires_s: how long.
+            bucket: name of the bucket.
+            key: key in the bucket.
+            media_type: the `Content-Type` that the put must send; None: any.
+            expires_s: validity in seconds.
 
         Raises:
             Unavailable: there are no credentials to sign with.
@@ -355,14 +339,14 @@ class Bucket:
 
     @property
     def client(self) -> "S3Client":
-        """boto3's own client, for `jobs.storage.streams`: its errors are foreign."""
+        """boto3's client, for the other modules of `jobs.storage`. It raises errors of boto3."""
         return self._s3
 
     def check(self) -> None:
-        """Ask the store for our bucket: one cheap call, for readiness.
+        """Check that the store and the bucket are reachable: one cheap request, for readiness.
 
         Raises:
-            Unavailable: it does not answer, refuses, or has no such bucket.
+            Unavailable: the store does not answer, refuses, or has no such bucket.
         """
         try:
             with border(unavailable):
@@ -371,25 +355,26 @@ class Bucket:
             raise Unavailable(f"there is no bucket {self.name!r}: create it, or set RETOUCH_S3_BUCKET") from error
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close all connections."""
         self._s3.close()
         self._public_s3.close()
 
 
 def ascii_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata as headers carry it: what is not ASCII is percent-encoded."""
+    """Metadata for HTTP headers: other characters than ASCII are percent-encoded."""
     return {name: quote(value, safe=" !#$&'()*+,/:;=?@[]~\"<>^`{|}") for name, value in metadata.items()}
 
 
 class _Faulted(Exception):
-    """A fault on its way to whoever knows what to make of it."""
+    """Carries a fault to the caller that decides about it."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
         super().__init__(fault.message)
 
 
-def is_later(there: StoredObject, job_id: str, attempt: int) -> bool:
-    """Whether a later attempt of the same job has put this object."""
-    written = there.metadata.get(ATTEMPT, "")
-    return there.metadata.get(JOB) == job_id and written.isdecimal() and int(written) > attempt
+def _next_condition(fault: Fault, stored: StoredObject | None) -> Mapping[str, str]:
+    """The condition of the next put, after one that failed with `fault`."""
+    if fault.kind == "unsupported":
+        return {}
+    return {"IfMatch": stored.etag} if stored else {"IfNoneMatch": "*"}

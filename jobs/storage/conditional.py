@@ -1,21 +1,12 @@
-"""Writing over exactly the object that was seen, and copying exactly that one: the store itself decides."""
+"""Replace or copy an object only if it has not changed. The store itself compares."""
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from jobs.foundation.errors import NotFound, RetouchError, StorageFailed, Unavailable
-from jobs.storage.bucket import Bucket, StoredObject, ascii_metadata
+from jobs.storage.bucket import Bucket, ascii_metadata
 from jobs.storage.errors import Fault, border
-
-
-class _Faulted(Exception):
-    """A fault on its way to whoever knows what to make of it."""
-
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-        super().__init__(fault.message)
+from jobs.storage.objects import StoredObject
 
 
 def put_over(
@@ -28,85 +19,71 @@ def put_over(
     metadata: Mapping[str, str],
     there: StoredObject | None,
 ) -> bool:
-    """Put an object where exactly that one is which the caller has seen there, or none.
+    """Put an object if its key still has the object that the caller has read, or still has none.
 
-    By `If-Match` and `If-None-Match`; a store that does not know them gets a plain put.
+    The request has `If-Match` or `If-None-Match`. A store without conditional writes gets a plain put.
 
     Args:
         bucket: the store.
-        name: of the bucket.
-        key: where in it.
-        data: all its bytes; the store is told their SHA-256 and holds them to it.
-        media_type: what it is served as.
-        metadata: kept beside it.
-        there: what the caller has seen there.
+        name: name of the bucket.
+        key: key in the bucket.
+        data: all its bytes. The store checks their SHA-256.
+        media_type: its `Content-Type`.
+        metadata: the object's metadata.
+        there: the object that the caller has read; None: there was none.
 
     Returns:
-        Whether it was put; False says that something else is there by now.
+        Whether it was put; False if the key has another object now.
 
     Raises:
-        StorageFailed: the store does not answer or does not take it.
+        StorageFailed: the store does not answer or does not store it.
     """
-    conditions: list[dict[str, Any]] = [{"IfMatch": there.etag} if there else {"IfNoneMatch": "*"}, {}]
-    for condition in conditions:
-        try:
-            with border(_Faulted):
-                bucket.client.put_object(
-                    Bucket=name,
-                    Key=key,
-                    Body=data,
-                    ContentType=media_type,
-                    Metadata=ascii_metadata(metadata),
-                    ChecksumSHA256=base64.b64encode(hashlib.sha256(data).digest()).decode(),
-                    **condition,
-                )
-        except _Faulted as faulted:
-            if faulted.fault.kind in {"conflict", "missing"}:
-                return False
-            if faulted.fault.kind != "unsupported" or not condition:
-                raise StorageFailed(faulted.fault.message) from faulted.__cause__
-        else:
-            return True
-    return False
+    condition = {"IfMatch": there.etag} if there else {"IfNoneMatch": "*"}
+    fault = bucket.put_if(name, key, data, condition=condition, media_type=media_type, metadata=metadata)
+    if fault is not None and fault.kind == "unsupported":
+        fault = bucket.put_if(name, key, data, condition={}, media_type=media_type, metadata=metadata)
+        if fault is not None and fault.kind == "unsupported":
+            raise StorageFailed(fault.message)
+    return fault is None
 
 
 def copy_exact(
     bucket: Bucket,
     source: tuple[str, str],
-    seen: StoredObject,
+    expected: StoredObject,
     target: tuple[str, str],
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Copy an object inside the store, over one that is there.
+    """Copy an object inside the store if it has not changed. The copy replaces the object at its key.
 
     Args:
         bucket: the store.
-        source: its bucket and key.
-        seen: the source as the caller has seen it.
+        source: bucket and key of the object.
+        expected: the object that the caller has read.
         target: bucket and key of the copy.
-        metadata: what the copy has instead of the source's.
+        metadata: replaces the source's metadata; None: the copy keeps it.
 
     Raises:
-        NotFound: the source is not there any more, or is another object by now.
-        Unavailable: the store does not answer, or refuses.
+        NotFound: the source does not exist any more or has changed.
+        Unavailable: the store does not answer or refuses.
     """
-    more: dict[str, Any] = {}
+    replacement: dict[str, Any] = {}
     if metadata is not None:
-        more = {
+        replacement = {
             "MetadataDirective": "REPLACE",
             "Metadata": ascii_metadata(metadata),
-            "ContentType": seen.media_type,
+            "ContentType": expected.media_type,
         }
-    with border(_gone_or_away):
+    with border(_copy_error):
         bucket.client.copy_object(
             Bucket=target[0],
             Key=target[1],
             CopySource={"Bucket": source[0], "Key": source[1]},
-            CopySourceIfMatch=seen.etag,
-            **more,
+            CopySourceIfMatch=expected.etag,
+            **replacement,
         )
 
 
-def _gone_or_away(fault: Fault) -> RetouchError:
+def _copy_error(fault: Fault) -> RetouchError:
     return NotFound(fault.message) if fault.kind in {"missing", "conflict"} else Unavailable(fault.message)

@@ -1,4 +1,4 @@
-"""What went wrong at the store, told from every error that boto3 and botocore raise: the one border for them."""
+"""Convert every error of boto3, botocore and urllib3 to a fault of the store."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ FOREIGN: tuple[type[Exception], ...] = (
     ProxySchemeUnsupported,
     OSError,
 )
-"""Everything that a call on the store may raise."""
+"""All errors that a request to the store may raise."""
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; a HEAD has no body, so its code is the status.
 _CODES: dict[str, Kind] = {
@@ -45,18 +45,18 @@ _CODES: dict[str, Kind] = {
     "RequestTimeTooSkewed": "credentials",
     "SignatureDoesNotMatch": "credentials",
 }
-# What stores that do not know a conditional header answer with 400.
-_HEADER_NOT_TAKEN = frozenset({"InvalidArgument", "InvalidRequest", "MalformedHeader", "UnsupportedHeader"})
+# Stores that do not support a conditional header answer 400 with one of these codes.
+_UNSUPPORTED_HEADER = frozenset({"InvalidArgument", "InvalidRequest", "MalformedHeader", "UnsupportedHeader"})
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One failed call on the store.
+    """A failed request to the store.
 
     Attributes:
-        kind: `missing` no such object; `forbidden` the store refuses this object; `conflict` a condition did not hold;
-            `unsupported` the store does not know what was asked; `unknown_bucket` no such bucket; `credentials` they
-            are missing or refused; `trouble` anything else, which may be better another time.
+        kind: `missing`: no such object; `forbidden`: the store refuses access to the object; `conflict`: a condition is
+            false; `unsupported`: the store does not support the request; `unknown_bucket`: no such bucket;
+            `credentials`: missing or refused; `trouble`: any other fault, a retry may succeed.
         message: one sentence for an operator.
     """
 
@@ -65,11 +65,13 @@ class Fault:
 
 
 def fault_of(error: Exception) -> Fault:
-    """What an error of boto3's, botocore's or the operating system's means."""
+    """Convert an error of boto3, botocore, urllib3 or the operating system."""
     if isinstance(error, boto.ClientError):
-        return _answered(error)
+        return _response_fault(error)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
-        return Fault("credentials", f"no credentials for the store: {error}; set AWS_ACCESS_KEY_ID and its like")
+        return Fault(
+            "credentials", f"no credentials for the store: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if isinstance(error, boto.ConnectTimeoutError | boto.EndpointConnectionError | boto.ProxyConnectionError):
         return Fault("trouble", f"the store cannot be reached: {error}; see RETOUCH_S3_ENDPOINT_URL")
     if isinstance(error, boto.HTTPClientError | HTTPError | OSError):
@@ -77,26 +79,26 @@ def fault_of(error: Exception) -> Fault:
     return Fault("trouble", f"the store could not be used: {type(error).__name__}: {error}")
 
 
-def _answered(error: boto.ClientError) -> Fault:
+def _response_fault(error: boto.ClientError) -> Fault:
     response: dict[str, Any] = dict(error.response)
     answer = response.get("Error") or {}
     status = (response.get("ResponseMetadata") or {}).get("HTTPStatusCode")
     code = str(answer.get("Code") or status or "")
-    said = f"{code}: {answer.get('Message') or 'no reason given'}"
-    if status == 400 and code in _HEADER_NOT_TAKEN:
-        return Fault("unsupported", f"the store does not take the request ({said})")
+    reason = f"{code}: {answer.get('Message') or 'no reason given'}"
+    if status == 400 and code in _UNSUPPORTED_HEADER:
+        return Fault("unsupported", f"the store does not support the request ({reason})")
     kind = _CODES.get(code) or _CODES.get(str(status), "trouble")
-    words: dict[Kind, str] = {
-        "unknown_bucket": f"the store has no such bucket ({said}): create it, or set RETOUCH_S3_BUCKET",
-        "credentials": f"the store refuses our credentials ({said}): see AWS_ACCESS_KEY_ID and this machine's clock",
-        "forbidden": f"the store refuses access ({said})",
+    messages: dict[Kind, str] = {
+        "unknown_bucket": f"the store has no such bucket ({reason}): create it, or set RETOUCH_S3_BUCKET",
+        "credentials": f"the store refuses our credentials ({reason}): see AWS_ACCESS_KEY_ID and this machine's clock",
+        "forbidden": f"the store refuses access ({reason})",
     }
-    return Fault(kind, words.get(kind, f"the store answered {said}"))
+    return Fault(kind, messages.get(kind, f"the store answered {reason}"))
 
 
 @contextmanager
 def border(translate: Callable[[Fault], Exception]) -> Iterator[None]:
-    """Let nothing foreign through: what the store's libraries raise leaves as what `translate` makes of it."""
+    """Convert every error of the store's libraries in the block to the error that `translate` returns."""
     try:
         yield
     except FOREIGN as error:
@@ -104,12 +106,12 @@ def border(translate: Callable[[Fault], Exception]) -> Iterator[None]:
 
 
 def unavailable(fault: Fault) -> RetouchError:
-    """The error of who asks about an object, or for the bucket's state."""
+    """The error for a caller that needs an object or the bucket: NotFound or Unavailable."""
     return NotFound(fault.message) if fault.kind == "missing" else Unavailable(fault.message)
 
 
 def input_fault(fault: Fault, bucket: str, key: str) -> RetouchError:
-    """The error of a job whose input is that object."""
+    """The error of a job whose input is this object."""
     if fault.kind == "missing":
         return InputRejected(f"there is no object s3://{bucket}/{key}")
     if fault.kind == "forbidden":

@@ -1,4 +1,4 @@
-"""Objects of any size in bounded memory: read in pieces, written in parts."""
+"""Read and write objects of any size in bounded memory: read in pieces, write in parts."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -12,36 +12,36 @@ if TYPE_CHECKING:
 
 PIECE = 256 * 1024
 PART = 8 * 1024 * 1024
-"""Bytes of a part; a store takes 10,000 of them, the last one alone under 5 MiB
+"""Size of a part in bytes. A store allows 10,000 parts; only the last one may have less than 5 MiB
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
 
 
 def read_pieces(bucket: Bucket, name: str, key: str, *, piece: int = PIECE) -> Iterator[bytes]:
-    """An object's bytes, from the first on.
+    """Read an object's bytes in pieces.
 
     Raises:
-        NotFound: there is no such object.
-        Unavailable: the store does not answer, or not whole.
+        NotFound: the object does not exist.
+        Unavailable: the store sends no answer or an incomplete one.
     """
     with border(unavailable):
         answer = bucket.client.get_object(Bucket=name, Key=key)
-        size, seen = answer["ContentLength"], 0
+        size, received = answer["ContentLength"], 0
         with answer["Body"] as body:
             while data := body.read(piece):
-                seen += len(data)
+                received += len(data)
                 yield data
-    if seen != size:
-        raise Unavailable(f"s3://{name}/{key} ended after {seen:,} of {size:,} bytes")
+    if received != size:
+        raise Unavailable(f"s3://{name}/{key} ended after {received:,} of {size:,} bytes")
 
 
 def put_pieces(bucket: Bucket, name: str, key: str, pieces: Iterable[bytes], *, media_type: str) -> int:
-    """Put an object from its pieces, over one that is there; it appears whole or not at all.
+    """Put an object from its pieces. It replaces the present object only when it is complete.
 
     Returns:
         Its size in bytes.
 
     Raises:
-        Unavailable: the store does not take it.
+        Unavailable: the store does not answer or does not store it.
     """
     parts = _parts(pieces)
     first = next(parts, b"")
@@ -52,17 +52,17 @@ def put_pieces(bucket: Bucket, name: str, key: str, pieces: Iterable[bytes], *, 
     with border(unavailable):
         upload = bucket.client.create_multipart_upload(Bucket=name, Key=key, ContentType=media_type)["UploadId"]
     try:
-        done: list[CompletedPartTypeDef] = []
+        completed: list[CompletedPartTypeDef] = []
         size = 0
         for data in _chain(first, second, parts):
-            number = len(done) + 1
+            number = len(completed) + 1
             with border(unavailable):
                 answer = bucket.client.upload_part(Bucket=name, Key=key, UploadId=upload, PartNumber=number, Body=data)
-            done.append({"ETag": answer["ETag"], "PartNumber": number})
+            completed.append({"ETag": answer["ETag"], "PartNumber": number})
             size += len(data)
         with border(unavailable):
             bucket.client.complete_multipart_upload(
-                Bucket=name, Key=key, UploadId=upload, MultipartUpload={"Parts": done}
+                Bucket=name, Key=key, UploadId=upload, MultipartUpload={"Parts": completed}
             )
     except BaseException:
         with border(unavailable):
@@ -72,14 +72,14 @@ def put_pieces(bucket: Bucket, name: str, key: str, pieces: Iterable[bytes], *, 
 
 
 def _parts(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    held = bytearray()
+    buffer = bytearray()
     for piece in pieces:
-        held += piece
-        while len(held) >= PART:
-            yield bytes(held[:PART])
-            del held[:PART]
-    if held:
-        yield bytes(held)
+        buffer += piece
+        while len(buffer) >= PART:
+            yield bytes(buffer[:PART])
+            del buffer[:PART]
+    if buffer:
+        yield bytes(buffer)
 
 
 def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,10 +1,10 @@
-"""What a delivery is, as it is stored and as the API shows it."""
+"""Models of a delivery, as it is stored and as the API shows it."""
 
 import json
 from collections.abc import Mapping
 from enum import StrEnum
 
-from jobs.records.job_codec import moment
+from jobs.foundation.values import moment
 from jobs.records.job_models import Moment, Record
 
 NEW = "new"
@@ -14,13 +14,13 @@ class DeliveryState(StrEnum):
     """The states of a delivery."""
 
     WAITING = "waiting"
-    """For its next try; `next_try_at` says when."""
+    """It waits for its next attempt, at `next_try_at`."""
     SENDING = "sending"
-    """A try is under way."""
+    """An attempt is running."""
     SUCCEEDED = "succeeded"
-    """The receiver has it: it answered 2xx."""
+    """The receiver answered 2xx."""
     EXHAUSTED = "exhausted"
-    """There will be no more tries, unless the user asks; `reason` says why."""
+    """There will be no attempt unless the user redelivers it; `reason` says why."""
 
 
 ENDED = frozenset({DeliveryState.SUCCEEDED, DeliveryState.EXHAUSTED})
@@ -28,27 +28,27 @@ ENDED = frozenset({DeliveryState.SUCCEEDED, DeliveryState.EXHAUSTED})
 TRANSITIONS: dict[tuple[str, DeliveryState], str] = {
     (NEW, DeliveryState.WAITING): "fan-out",
     (DeliveryState.WAITING, DeliveryState.SENDING): "plan",
-    (DeliveryState.WAITING, DeliveryState.SUCCEEDED): "a try whose lease was lost has told all the same",
+    (DeliveryState.WAITING, DeliveryState.SUCCEEDED): "an attempt succeeded after its lease had expired",
     (DeliveryState.WAITING, DeliveryState.EXHAUSTED): "its endpoint is disabled or deleted",
-    (DeliveryState.SENDING, DeliveryState.WAITING): "a failed try, or a lost lease",
+    (DeliveryState.SENDING, DeliveryState.WAITING): "a failed attempt, or an expired lease",
     (DeliveryState.SENDING, DeliveryState.SUCCEEDED): "settle",
-    (DeliveryState.SENDING, DeliveryState.EXHAUSTED): "the last try failed, 410, or its endpoint is disabled",
+    (DeliveryState.SENDING, DeliveryState.EXHAUSTED): "the last attempt failed, 410, or its endpoint is disabled",
     (DeliveryState.SUCCEEDED, DeliveryState.WAITING): "redeliver",
     (DeliveryState.EXHAUSTED, DeliveryState.WAITING): "redeliver, recover",
 }
-"""(from, to) -> what brings it about. Whatever is not here is refused."""
+"""(from, to) -> cause. The scripts refuse every other transition."""
 
 
 class Try(Record):
-    """One request to a receiver, as the log tells it.
+    """An entry of a delivery's log: one request to a receiver.
 
     Attributes:
-        number: from 1, over all the delivery's life.
-        at: when it began.
-        took_ms: how long the whole exchange took.
-        status: of the answer, if one came.
+        number: from 1, counted over the delivery's whole life.
+        at: when it started.
+        took_ms: duration of the exchange, in milliseconds.
+        status: the answer's status; None without an answer.
         answer: the first kilobyte of the answer's body.
-        error: why no whole answer came.
+        error: why there is no complete answer.
     """
 
     number: int
@@ -60,14 +60,14 @@ class Try(Record):
 
 
 class Delivery(Record):
-    """One telling of one event to one address.
+    """The delivery of one event to one address.
 
     Attributes:
-        event_id: the `webhook-id` of every try.
-        endpoint_id: None where a job or a batch named the address.
-        subject: id of what the event is about.
-        created_at: the moment of the event.
-        reason: why it was exhausted.
+        event_id: the `webhook-id` of every attempt.
+        endpoint_id: None if a job, a batch or a schedule named the address.
+        subject: id of the job, batch or other object of the event.
+        created_at: when the event happened.
+        reason: why it is exhausted.
     """
 
     id: str
@@ -85,9 +85,9 @@ class Delivery(Record):
 
 
 def decode_tries(log: str) -> list[Try]:
-    """The log of tries, a line of JSON each."""
+    """Decode a log that has one line of JSON per attempt."""
     tries = []
-    # Not splitlines: it would split at U+2028 and the like, which an answer may have.
+    # Not splitlines: it also splits at characters such as U+2028, which an answer may contain.
     for line in filter(None, log.split("\n")):
         entry = json.loads(line)
         entry["at"] = moment(entry.pop("at_ms"))
@@ -101,7 +101,7 @@ def decode_delivery(delivery_id: str, record: Mapping[str, str], url: str) -> De
     Args:
         delivery_id: its id.
         record: its hash.
-        url: of its line, where it has none of its own.
+        url: the receiver queue's address, which is used if the record has none.
     """
     return Delivery(
         id=delivery_id,

@@ -1,4 +1,4 @@
-"""Reading and listing deliveries. It changes nothing."""
+"""Reads and lists deliveries. It writes nothing."""
 
 import heapq
 import json
@@ -17,7 +17,7 @@ from jobs.foundation.paging import Page, check_limit, falling, read_cursor, writ
 from jobs.foundation.redis_keys import Keys
 from jobs.webhooks.delivery_models import Delivery, DeliveryState, decode_delivery
 
-MOST_A_PAGE = 200
+MAX_PAGE_SIZE = 200
 DELIVERY_ID = re.compile(r"dlv_[0-9A-HJKMNP-TV-Z]{26}-[0-9a-f]{10}")
 FIELDS = (
     *("owner", "event", "type", "subject", "endpoint", "url", "state", "why", "at", "next", "finished", "log"),
@@ -27,12 +27,12 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class DeliveryFilter:
-    """Which deliveries; None does not ask.
+    """Which deliveries a list contains. None matches all.
 
     Attributes:
-        event_type: exactly this type.
-        subject: id of what the events are about: a job's, a batch's.
-        since, until: moments of the events, the first included, the second not.
+        event_type: the exact type.
+        subject: id of the job, batch or other object of the events.
+        since, until: time range of the events, without `until` itself.
     """
 
     state: DeliveryState | None = None
@@ -41,8 +41,8 @@ class DeliveryFilter:
     since: datetime | None = None
     until: datetime | None = None
 
-    def takes(self, delivery: Delivery) -> bool:
-        """Whether it fits."""
+    def matches(self, delivery: Delivery) -> bool:
+        """Whether the delivery matches, apart from its time."""
         return (
             (self.state is None or delivery.state is self.state)
             and (self.event_type is None or delivery.event_type == self.event_type)
@@ -51,7 +51,7 @@ class DeliveryFilter:
 
 
 class DeliveryLog:
-    """The deliveries, read from Redis.
+    """Reads deliveries from Redis.
 
     Args:
         redis: a client that decodes answers.
@@ -66,18 +66,18 @@ class DeliveryLog:
         """One delivery.
 
         Raises:
-            NotFound: no delivery of that id is this tenant's (it may have expired).
+            NotFound: the tenant has no delivery of that id; it may have expired.
         """
-        found = self._read(tenant, [delivery_id]) if DELIVERY_ID.fullmatch(delivery_id) else []
-        if not found:
+        deliveries = self._read(tenant, [delivery_id]) if DELIVERY_ID.fullmatch(delivery_id) else []
+        if not deliveries:
             raise NotFound(f"there is no delivery {delivery_id[:64]}")
-        return found[0]
+        return deliveries[0]
 
     def payload(self, tenant: str, delivery_id: str) -> Any:
-        """What the delivery sends.
+        """The body that the delivery sends, decoded.
 
         Raises:
-            NotFound: no delivery of that id is this tenant's.
+            NotFound: the tenant has no delivery of that id.
         """
         self.get(tenant, delivery_id)
         return json.loads(str(self._redis.hget(self._keys.delivery(delivery_id), "body") or "null"))
@@ -91,42 +91,48 @@ class DeliveryLog:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Delivery]:
-        """A tenant's deliveries, those of the newest events first.
+        """A page of a tenant's deliveries, those of the newest events first.
 
         Args:
-            tenant: whose.
-            wanted: which.
-            endpoint_id: only this endpoint's, which is the tenant's; else also those to the `webhook_url`s.
-            limit: most of the page, 1 to 200.
-            cursor: `next_cursor` of the page before.
+            tenant: the owner.
+            wanted: which deliveries.
+            endpoint_id: only the deliveries of this endpoint, which must be the tenant's; None: all deliveries.
+            limit: page size, 1 to 200.
+            cursor: `next_cursor` of the previous page.
 
         Raises:
-            InvalidInput: naming `limit` or `cursor`.
+            InvalidInput: names `limit` or `cursor`.
         """
-        check_limit(limit, MOST_A_PAGE)
-        lines = [endpoint_id] if endpoint_id else self._lines(tenant)
+        check_limit(limit, MAX_PAGE_SIZE)
+        queues = [endpoint_id] if endpoint_id else self._queues(tenant)
         states = [wanted.state] if wanted.state else list(DeliveryState)
         low = self._bound(wanted.since) if wanted.since else f"[{self._keys.delivery('dlv_')}"
         high = self._bound(wanted.until) if wanted.until else f"({self._keys.delivery('dlv_~')}"
         if cursor:
             below = read_cursor(cursor, DELIVERY_ID.pattern)
             high = min(high, f"({self._keys.delivery(below)}", key=lambda bound: bound[1:])
-        streams = [falling(self._redis, self._keys.told(line, state), high, low) for line in lines for state in states]
+        streams = [
+            falling(self._redis, self._keys.deliveries_in_state(queue, state), high, low)
+            for queue in queues
+            for state in states
+        ]
         candidates = (self._keys.id_of(key) for key in heapq.merge(*streams, reverse=True))
-        found: list[Delivery] = []
+        page: list[Delivery] = []
         while chunk := list(islice(candidates, max(limit, 100))):
             for delivery in self._read(tenant, chunk):
-                if wanted.takes(delivery):
-                    found.append(delivery)
-                    if len(found) == limit:
-                        return Page(found, write_cursor(delivery.id))
-        return Page(found, None)
+                if wanted.matches(delivery):
+                    page.append(delivery)
+                    if len(page) == limit:
+                        return Page(page, write_cursor(delivery.id))
+        return Page(page, None)
 
-    def ids_since(self, line_id: str, state: DeliveryState, since: datetime) -> Iterator[str]:
-        """Ids of a line's deliveries in one state, of events since a moment, the oldest first."""
+    def ids_since(self, queue_id: str, state: DeliveryState, since: datetime) -> Iterator[str]:
+        """Ids of a receiver queue's deliveries in one state, of events since `since`, the oldest first."""
         low = self._bound(since)
         while True:
-            members: Any = self._redis.zrangebylex(self._keys.told(line_id, state), low, "+", start=0, num=1000)
+            members: Any = self._redis.zrangebylex(
+                self._keys.deliveries_in_state(queue_id, state), low, "+", start=0, num=1000
+            )
             yield from map(self._keys.id_of, members)
             if len(members) < 1000:
                 return
@@ -137,31 +143,31 @@ class DeliveryLog:
         ulid = ULID.from_bytes(ms.to_bytes(6, "big") + bytes(10))
         return f"[{self._keys.delivery(f'dlv_{ulid}')}"
 
-    def _lines(self, tenant: str) -> Sequence[str]:
+    def _queues(self, tenant: str) -> Sequence[str]:
         endpoints: Any = self._redis.smembers(self._keys.endpoints(tenant))
-        # Lines that only their deliveries are left of: `webhook_url`s, and endpoints that were deleted.
-        others: Any = self._redis.zrange(self._keys.origins(tenant), 0, -1)
+        # The queues of `webhook_url`s and of deleted endpoints.
+        others: Any = self._redis.zrange(self._keys.origin_queues(tenant), 0, -1)
         return [self._keys.id_of(key) for key in dict.fromkeys((*endpoints, *others))]
 
     def _read(self, tenant: str, ids: Iterable[str]) -> list[Delivery]:
         ids = list(ids)
         pipe = self._redis.pipeline(transaction=False)
-        for one in ids:
-            pipe.hmget(self._keys.delivery(one), FIELDS)
+        for delivery_id in ids:
+            pipe.hmget(self._keys.delivery(delivery_id), FIELDS)
         records = [
             {name: value for name, value in zip(FIELDS, values, strict=True) if value is not None}
             for values in pipe.execute()
         ]
         urls = self._urls({record["line"] for record in records if "line" in record and "url" not in record})
         return [
-            decode_delivery(one, record, urls.get(record["line"], ""))
-            for one, record in zip(ids, records, strict=True)
+            decode_delivery(delivery_id, record, urls.get(record["line"], ""))
+            for delivery_id, record in zip(ids, records, strict=True)
             if record and record["owner"] == tenant
         ]
 
-    def _urls(self, lines: Iterable[str]) -> dict[str, str]:
-        lines = list(lines)
+    def _urls(self, queues: Iterable[str]) -> dict[str, str]:
+        queues = list(queues)
         pipe = self._redis.pipeline(transaction=False)
-        for line in lines:
-            pipe.hget(line, "url")
-        return {line: url for line, url in zip(lines, pipe.execute(), strict=True) if url}
+        for queue in queues:
+            pipe.hget(queue, "url")
+        return {queue: url for queue, url in zip(queues, pipe.execute(), strict=True) if url}

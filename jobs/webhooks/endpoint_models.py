@@ -1,4 +1,4 @@
-"""What an endpoint is: as it is submitted, as it is stored, and as the API shows it."""
+"""Models of an endpoint: as it is submitted, stored and shown by the API."""
 
 import json
 import re
@@ -8,20 +8,20 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from jobs.foundation.errors import FieldError, InvalidInput
-from jobs.foundation.secret_box import Seal
-from jobs.records.job_codec import moment
+from jobs.foundation.secret_box import SecretBox
+from jobs.foundation.values import moment
 from jobs.records.job_models import Moment, Record
 
 MASK = "********"
-"""What stands for a header's value when an endpoint is read."""
-MOST_HEADERS = 16
+"""The text that replaces a header's value when an endpoint is shown."""
+MAX_HEADERS = 16
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-OURS = frozenset(
+RESERVED_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
     | {"keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
     | {"transfer-encoding", "upgrade", "user-agent"}
 )
-"""Headers that belong to the exchange, not to the endpoint's owner."""
+"""Headers that only Retouch sets."""
 
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 Description = Annotated[str, StringConstraints(max_length=256)]
@@ -29,12 +29,12 @@ Rate = Annotated[float, Field(ge=0.01, le=1000)]
 
 
 class EndpointFields(Record):
-    """An endpoint as it is made.
+    """The fields of a new endpoint.
 
     Attributes:
-        events: filters: a type, `job.*` or `*`.
+        events: filters: a type, a wildcard such as `job.*`, or `*`.
         headers: sent with every delivery.
-        rate_limit: most deliveries a second.
+        rate_limit: most deliveries per second; None: no limit.
     """
 
     url: Url
@@ -46,7 +46,7 @@ class EndpointFields(Record):
 
 
 class EndpointChange(Record):
-    """What shall be different; what is left out stays. A header that is null goes, the others stay."""
+    """A change of an endpoint. Absent fields stay as they are. A header with the value null is removed, others stay."""
 
     url: Url | None = None
     description: Description | None = None
@@ -60,11 +60,11 @@ class Endpoint(Record):
     """An endpoint as the API shows it.
 
     Attributes:
-        headers: names and, instead of each value, a mask.
-        disabled_reason: `by its owner`, `gone` (it answered 410) or `failing` (five days of nothing but failures).
-        waiting: deliveries that wait for their next try.
-        failing_since: since when every try has failed; None while they succeed.
-        resting_until: nothing is sent before: its breaker is open, or it asked for it.
+        headers: names; a mask replaces each value.
+        disabled_reason: `by its owner`, `gone` (it answered 410) or `failing` (no success in five days).
+        waiting: number of deliveries that wait for their next attempt.
+        failing_since: since when every attempt has failed; None after a success.
+        resting_until: no request is sent earlier: the circuit breaker is open, or the receiver sent `Retry-After`.
     """
 
     id: str
@@ -85,60 +85,60 @@ class Endpoint(Record):
 
 
 class NewEndpoint(Endpoint):
-    """An endpoint and its secret, which is shown this once."""
+    """A new endpoint, or one with a new secret, and the secret. No other answer shows it."""
 
     secret: str
 
 
 def check_headers(headers: Mapping[str, str | None]) -> None:
-    """Refuse headers that no request could carry, or that are not the owner's to set.
+    """Refuse invalid headers and headers that only Retouch sets.
 
     Raises:
-        InvalidInput: naming each.
+        InvalidInput: names each of them.
     """
     faults = [
         FieldError(f"headers.{name[:64]}", fault, "forbidden")
         for name, value in headers.items()
         if (fault := _fault(name, value))
     ]
-    if len(headers) > MOST_HEADERS:
-        faults.append(FieldError("headers", f"at most {MOST_HEADERS}", "too_many"))
+    if len(headers) > MAX_HEADERS:
+        faults.append(FieldError("headers", f"at most {MAX_HEADERS}", "too_many"))
     if faults:
         raise InvalidInput(*faults)
 
 
 def _fault(name: str, value: str | None) -> str | None:
     if not TOKEN.fullmatch(name):
-        return "is no name of a header"
-    if name.lower() in OURS or name.lower().startswith("webhook-"):
+        return "is not a valid header name"
+    if name.lower() in RESERVED_HEADERS or name.lower().startswith("webhook-"):
         return "is set by Retouch itself"
     if value is not None and not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?", value):
-        return "its value needs 1 to 1024 printable ASCII characters and no space at its ends"
+        return "its value must have 1 to 1024 printable ASCII characters, without spaces at its ends"
     return None
 
 
-def seal_headers(headers: Mapping[str, str], seal: Seal) -> str:
-    """Headers as they are stored."""
-    return seal.seal(json.dumps(dict(headers))) if headers else ""
+def seal_headers(headers: Mapping[str, str], secret_box: SecretBox) -> str:
+    """Encrypt headers for storage."""
+    return secret_box.encrypt(json.dumps(dict(headers))) if headers else ""
 
 
-def open_headers(record: Mapping[str, str], seal: Seal) -> dict[str, str]:
-    """The headers of an endpoint's record.
+def open_headers(record: Mapping[str, str], secret_box: SecretBox) -> dict[str, str]:
+    """Decrypt the headers of an endpoint's record.
 
     Raises:
-        ConfigurationError: they cannot be opened.
+        ConfigurationError: this process does not have the right key.
     """
     text = record.get("headers")
-    return dict(json.loads(seal.open(text))) if text else {}
+    return dict(json.loads(secret_box.decrypt(text))) if text else {}
 
 
 def decode_endpoint(endpoint_id: str, record: Mapping[str, str], waiting: int, now_ms: float) -> Endpoint:
-    """An endpoint as the API shows it. Nothing that is sealed is opened for it."""
+    """An endpoint as the API shows it. It decrypts nothing."""
 
     def at(field: str) -> Any:
         return moment(record[field]) if field in record else None
 
-    resting = float(record.get("open_until", 0))
+    resting_until_ms = float(record.get("open_until", 0))
     return Endpoint(
         id=endpoint_id,
         url=record["url"],
@@ -154,7 +154,7 @@ def decode_endpoint(endpoint_id: str, record: Mapping[str, str], waiting: int, n
         waiting=waiting,
         last_success_at=at("succeeded_at"),
         failing_since=at("failing_since"),
-        resting_until=moment(resting) if resting > now_ms else None,
+        resting_until=moment(resting_until_ms) if resting_until_ms > now_ms else None,
     )
 
 

@@ -1,6 +1,6 @@
-"""What is sent: Standard Webhooks' `{"type", "timestamp", "data"}`, `data` being the object as the API shows it.
+"""Request bodies: Standard Webhooks' `{"type", "timestamp", "data"}`, where `data` is the object as the API shows it.
 
-A body is made once, when an event is fanned out: every try sends the same bytes.
+A body is rendered once, at the fan-out: every attempt sends the same bytes.
 """
 
 import json
@@ -16,24 +16,25 @@ from redis.exceptions import RedisError
 from jobs.events.outbox import JOB_DIGEST, Event
 from jobs.foundation.ids import batch_of
 from jobs.foundation.redis_keys import Keys
-from jobs.records.job_codec import decode_job, moment
+from jobs.foundation.values import moment
+from jobs.records.job_codec import decode_job
 from jobs.storage.bucket import Bucket
-from jobs.webhooks.deliveries import Digest
+from jobs.webhooks.digests import Digest
 
 URL_LIVES_S = 7 * 86_400
-"""How long an output's URL in an event can be fetched: as long as S3's signatures can live."""
+"""Lifetime of an output's URL in an event, in seconds: the maximum of S3 signatures."""
 
 Renderer = Callable[[Event], Any]
-"""Makes an event's `data`: anything that JSON holds."""
+"""Makes an event's `data`: any JSON value."""
 
-_Shared = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
-"""What a batch's jobs share, and what its approval changed."""
+_BatchFields = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
+"""A batch's defaults, and the fields that its approval changed."""
 
 log = structlog.get_logger(__name__)
 
 
 class Bodies:
-    """Makes the bodies of events; `register` adds the renderers of further kinds.
+    """Renders the bodies of events. `register` adds a renderer for another kind of event.
 
     Args:
         redis: a client that decodes answers.
@@ -48,7 +49,7 @@ class Bodies:
         self._renderers: dict[str, Renderer] = {"job": self._job}
 
     def register(self, kind: str, renderer: Renderer) -> None:
-        """Let `renderer` make the data of all events whose type begins with `kind` and a dot, or is `kind`."""
+        """Use `renderer` for the data of all events whose type is `kind` or starts with `kind` and a dot."""
         self._renderers[kind] = renderer
 
     def render(self, event: Event) -> str:
@@ -56,39 +57,39 @@ class Bodies:
         return _body(event.type, event.at, self.data(event))
 
     def data(self, event: Event) -> Any:
-        """An event's data. One that cannot be made is told all the same, by the subject's id alone."""
-        renderer = self._renderers.get(event.type.partition(".")[0], _as_it_is)
-        return _or_id_alone(event.subject, lambda: renderer(event))
+        """An event's data; only the subject's id if the renderer fails."""
+        renderer = self._renderers.get(event.type.partition(".")[0], _raw_data)
+        return _or_only_id(event.subject, lambda: renderer(event))
 
     def render_digest(self, digest: Digest) -> str:
-        """The body of a digest: each event as it would have been told alone, its job as it is now."""
-        shared = self._shared(digest.batch_id)
+        """The body of a digest: each event has its usual form, with the job in its current state."""
+        batch_fields = self._batch_fields(digest.batch_id)
         pipe = self._redis.pipeline(transaction=False)
         for item in digest.items:
             pipe.hgetall(self._keys.job(item["job"]))
         events = []
         for item, record in zip(digest.items, pipe.execute(), strict=True):
-            data = _or_id_alone(item["job"], partial(self._shown, item["job"], record, shared))
+            data = _or_only_id(item["job"], partial(self._job_data, item["job"], record, batch_fields))
             timestamp = _timestamp(moment(item["at"]))
             events.append({"id": item["id"], "type": item["type"], "timestamp": timestamp, "data": data})
         return _body(JOB_DIGEST, digest.at, {"batch_id": digest.batch_id, "events": events})
 
     def _job(self, event: Event) -> Any:
         batch_id = batch_of(event.subject)
-        shared = self._shared(batch_id) if batch_id else (None, None)
-        return self._shown(event.subject, json.loads(event.data), shared)
+        batch_fields = self._batch_fields(batch_id) if batch_id else (None, None)
+        return self._job_data(event.subject, json.loads(event.data), batch_fields)
 
-    def _shared(self, batch_id: str) -> _Shared:
+    def _batch_fields(self, batch_id: str) -> _BatchFields:
         texts: Any = self._redis.hmget(self._keys.batch(batch_id), ["defaults", "changes"])
         defaults, changes = (json.loads(text) if text else None for text in texts)
         return defaults, changes
 
-    def _shown(self, job_id: str, record: Mapping[str, str], shared: _Shared) -> Any:
+    def _job_data(self, job_id: str, record: Mapping[str, str], batch_fields: _BatchFields) -> Any:
         if not record:
             return {"id": job_id}
-        defaults, changes = shared
+        defaults, changes = batch_fields
         if changes and self._redis.hget(record["lane"], "trial") == "1":
-            changes = None  # what an approval changed does not hold for the trial before it
+            changes = None  # an approval does not change the jobs of the trial before it
         job = decode_job(job_id, "", record, defaults, changes)
         if job.output is not None:
             output = job.output
@@ -97,7 +98,7 @@ class Bodies:
 
 
 def _body(event_type: str, at: datetime, data: Any) -> str:
-    """A body in its one form. ASCII: no two programs read it as different bytes."""
+    """A body in canonical form. It is ASCII, so that every program reads the same bytes."""
     return json.dumps({"type": event_type, "timestamp": _timestamp(at), "data": data}, separators=(",", ":"))
 
 
@@ -105,7 +106,7 @@ def _timestamp(at: datetime) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _or_id_alone(subject: str, make: Callable[[], Any]) -> Any:
+def _or_only_id(subject: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except RedisError:
@@ -115,5 +116,5 @@ def _or_id_alone(subject: str, make: Callable[[], Any]) -> Any:
         return {"id": subject}
 
 
-def _as_it_is(event: Event) -> Any:
+def _raw_data(event: Event) -> Any:
     return json.loads(event.data)

@@ -23,8 +23,9 @@ from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
 from tests.support.api_server import served
 from tests.support.batches import adds_up
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 
 PICTURES = ("rocket.jpg", "coffee.png", "chelsea.png")
 
@@ -34,7 +35,7 @@ class Shop:
 
     def __init__(self, fleet: Fleet, url: str, home: Path) -> None:
         self.fleet = fleet
-        self.key = fleet.domain.tenants.create_key("acme")
+        self.key = fleet.domain.api_keys.create("acme")
         self.home = home
         self.environment = {
             **os.environ,
@@ -208,7 +209,7 @@ def test_a_reader_killed_at_any_row_costs_no_row_and_doubles_none(
     queued = [job for line in lines for job in line]
     assert sorted(queued) == sorted(index)
     for key in dice.sample(index, 50):
-        assert domain.store.get("acme", domain.keys.id_of(key)).custom_id == f"SKU-{int(key[-7:])}"
+        assert domain.job_reader.get("acme", domain.keys.id_of(key)).custom_id == f"SKU-{int(key[-7:])}"
 
 
 def test_counts_add_up_and_the_end_is_told_once_after_chaos(make_fleet: Callable[..., Fleet]) -> None:
@@ -224,7 +225,7 @@ def test_counts_add_up_and_the_end_is_told_once_after_chaos(make_fleet: Callable
         batch = batch_of(fleet, batch_id)
         assert adds_up(batch)
         assert batch.counts.succeeded + batch.counts.failed == 80
-        states = [job.state for job in fleet.domain.store.page("acme", batch_id=batch_id, limit=100).data]
+        states = [job.state for job in fleet.domain.job_reader.page("acme", batch_id=batch_id, limit=100).data]
         assert states.count(State.SUCCEEDED) == batch.counts.succeeded
         events: Any = fleet.domain.redis.xrange(fleet.domain.keys.outbox)
         assert [fields["type"] for _, fields in events if fields["type"].startswith("batch.")] == ["batch.completed"]
@@ -246,7 +247,7 @@ def test_a_manifest_on_the_web_is_fetched_by_the_workers(fleet: Fleet, tmp_path:
         with (
             served(fleet.domain) as url,
             httpx.Client(
-                base_url=url, headers={"Authorization": f"Bearer {fleet.domain.tenants.create_key('acme')}"}, timeout=60
+                base_url=url, headers={"Authorization": f"Bearer {fleet.domain.api_keys.create('acme')}"}, timeout=60
             ) as http,
         ):
             made = {}

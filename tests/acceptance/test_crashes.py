@@ -12,8 +12,9 @@ from infra.local.embedded_servers import Valkey
 from infra.local.harness import simulator_process
 from jobs.foundation.job_states import FINAL, State
 from jobs.foundation.settings import Settings
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 
 
 def test_a_worker_killed_with_jobs_in_hand_loses_none_and_no_two_live_attempts_edit_one(

@@ -19,8 +19,9 @@ from infra.local.program import write_private
 from jobs.foundation.redis_client import connect
 from jobs.foundation.redis_keys import Keys
 from jobs.foundation.settings import Settings
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 
 
 def faults(findings: list[Finding]) -> dict[str, Finding]:

@@ -7,8 +7,9 @@ import httpx
 
 from infra.local.harness import simulator_process
 from jobs.foundation.job_states import State
-from tests.support.fleet import Fleet, Worker, eventually
+from tests.support.fleet import Fleet, Worker
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 
 ONE_S = 1000
 

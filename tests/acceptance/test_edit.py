@@ -7,8 +7,9 @@ from PIL import Image
 
 from infra.local.harness import MODEL
 from jobs.foundation.job_states import State
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 
 
 def test_a_photograph_is_edited_and_kept_with_its_hash_and_metadata(fleet: Fleet) -> None:

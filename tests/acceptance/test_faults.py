@@ -7,7 +7,8 @@ from typing import Any
 from infra.local.harness import simulator_process
 from jobs.foundation.job_states import State
 from tests.support.faults import MakeFleet, all_end, outcomes, purchases, small, tries
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
+from tests.support.waiting import eventually
 
 
 def model_of(fleet: Fleet) -> Any:

@@ -13,9 +13,10 @@ from infra.local.harness import KEY, api_process
 from infra.local.ports import Ports
 from jobs.foundation.ids import batch_job_id
 from jobs.foundation.job_states import State
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.flower import scraped, total
 from tests.support.receiver import receiving
+from tests.support.waiting import eventually
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CONTEXT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -37,7 +38,7 @@ def lines_of(log: Path) -> list[dict[str, Any]]:
 def run(fleet: Fleet, directory: Path, level: str) -> tuple[list[str], Path, list[Path], list[str]]:
     """Jobs of all kinds, each with a webhook: their ids, the log of the API, those of the workers, and all secrets."""
     domain = fleet.domain
-    key = domain.tenants.create_key("acme")
+    key = domain.api_keys.create("acme")
     settings = domain.settings.model_copy(update={"log_level": level})
     port = Ports().choose("api")
     workers = [fleet.worker(RETOUCH_LOG_LEVEL=level, RETOUCH_METRICS_PORT="0")]
@@ -127,7 +128,7 @@ def test_a_batch_passes_its_submitter_s_trace_on_and_its_lines_name_its_tenant(
 ) -> None:
     fleet = make_fleet()
     domain = fleet.domain
-    key = domain.tenants.create_key("acme")
+    key = domain.api_keys.create("acme")
     worker = fleet.worker(queues="edits,webhooks,ingest")
     image = fleet.put_picture(picture(), "in/small.png")
     port = Ports().choose("api")

@@ -22,13 +22,14 @@ from jobs.foundation.job_states import FINAL, State
 from jobs.foundation.settings import Settings
 from jobs.plan.records import Dispatch, Draft
 from jobs.records.job_models import Input, JobSpec
-from jobs.tenants.tenants import Quotas
+from jobs.tenants.quotas import Quotas
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointFields
 from tests.support.api_server import served
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.flower import LOGIN, Flower, scraped, total
 from tests.support.receiver import Answer, receiving
+from tests.support.waiting import eventually
 
 KINDS = {
     "succeeded": (300, ""),
@@ -61,7 +62,7 @@ def submit_mixed(fleet: Fleet) -> list[str]:
 
 def in_the_store(fleet: Fleet, ids: list[str]) -> tuple[Counter[str], Counter[str]]:
     """Jobs by state and attempts by outcome, as the records tell."""
-    jobs = fleet.domain.store.get_many("acme", ids)
+    jobs = fleet.domain.job_reader.get_many("acme", ids)
     return Counter(job.state for job in jobs), Counter(a.outcome for job in jobs for a in job.attempts)
 
 
@@ -79,7 +80,7 @@ def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remember
 ) -> None:
     fleet = make_fleet()
     domain = fleet.domain
-    key = domain.tenants.create_key("acme", admin=True)
+    key = domain.api_keys.create("acme", admin=True)
     with Flower(domain.settings, tmp_path) as flower, served(domain) as api:
         worker = fleet.worker(concurrency=16)
         eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
@@ -108,7 +109,7 @@ def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remember
         assert model["started"] == sum(outcomes.values())
         assert stats["fleet"]["last_hour"]["succeeded"] == 370
         assert stats["fleet"]["last_hour"]["retried"] == outcomes["retry"]
-        assert model["cost_usd"] == round(sum(job.cost_usd for job in domain.store.get_many("acme", ids)), 6)
+        assert model["cost_usd"] == round(sum(job.cost_usd for job in domain.job_reader.get_many("acme", ids)), 6)
 
         metrics = scraped(f"{api}/metrics")
         for state in State:
@@ -154,7 +155,7 @@ def test_flower_tells_the_truth_of_deliveries_and_ingests(make_fleet: Callable[.
     domain = fleet.domain
     bucket = domain.settings.s3_bucket
     image = fleet.put_picture(small_picture(), "in/small.png")
-    domain.tenants.set_quotas("globex", Quotas(max_queued=1))
+    domain.quotas.set("globex", Quotas(max_queued=1))
     with Flower(domain.settings, tmp_path) as flower, receiving() as receiver:
         worker = fleet.worker(queues="edits,webhooks,ingest")
         eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")

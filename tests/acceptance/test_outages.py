@@ -20,7 +20,7 @@ from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
 from tests.support.api_server import served
 from tests.support.faults import MakeFleet, MakeSettings, all_end, outcomes, outlast, purchases, small, tries
-from tests.support.fleet import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_redis_away_for_longer_than_a_lease_costs_its_jobs_nothing(
         fleet = make_fleet(origin, settings)
         workers = [fleet.worker(queues="edits,webhooks"), fleet.worker()]
         image = fleet.put_picture(small(), "in/small.png")
-        key = fleet.domain.tenants.create_key("acme")
+        key = fleet.domain.api_keys.create("acme")
         with (
             served(fleet.domain) as url,
             httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60) as api,
@@ -85,7 +85,7 @@ def test_an_api_that_is_started_while_redis_is_away_answers_503_and_then_serves(
     store: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
     fleet = make_fleet(settings=on(store, make_settings))
-    key = fleet.domain.tenants.create_key("acme")
+    key = fleet.domain.api_keys.create("acme")
     image = fleet.put_picture(small(), "in/small.png")
     model = fleet.domain.keys.model(MODEL)
     fleet.domain.redis.delete(model)

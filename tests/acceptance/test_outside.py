@@ -16,8 +16,9 @@ from PIL import Image
 from infra.local.harness import KEY, MODEL, Process, api_process, environment_of
 from infra.local.ports import Ports
 from jobs.foundation.job_states import State
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 
 USER, PASSWORD = "flower", "only-for-this-test"
 
@@ -104,7 +105,7 @@ def test_the_openai_sdk_edits_an_image_and_sees_the_same_shape_as_at_the_endpoin
     fleet: Fleet, api: str, form: str, tmp_path: Path
 ) -> None:
     fleet.worker()
-    key = fleet.domain.tenants.create_key("acme")
+    key = fleet.domain.api_keys.create("acme")
     picture = photograph("astronaut.png")
     answers = {}
     for name, origin, token in (("drop-in", api, key), ("endpoint", fleet.origin, KEY)):
@@ -130,7 +131,7 @@ def test_the_openai_sdk_edits_an_image_and_sees_the_same_shape_as_at_the_endpoin
 
 def test_a_url_job_and_a_waiting_request_go_through_the_whole_of_it(fleet: Fleet, api: str) -> None:
     fleet.worker()
-    key = fleet.domain.tenants.create_key("acme")
+    key = fleet.domain.api_keys.create("acme")
     with photograph("chelsea.png").open("rb") as file:
         answer = httpx.post(
             f"{api}/v1/jobs",

@@ -7,8 +7,9 @@ from typing import Any
 from infra.local.harness import simulator_process
 from jobs.schedules.models import FINAL_RUNS, Run, RunState
 from jobs.schedules.submission import parse_schedule
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.local_editor import picture, unique
+from tests.support.waiting import eventually
 
 QUEUES = "edits,ingest"
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from jobs.foundation.settings import Settings
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.photographs import photograph
+from tests.support.waiting import eventually
 from workers.process.drain import EX_TEMPFAIL
 
 

@@ -18,8 +18,9 @@ from infra.local.harness import Process, environment_of
 from infra.local.ports import Ports
 from jobs.batches.models import BatchRequest
 from jobs.foundation.job_states import State
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.receiver import receiving
+from tests.support.waiting import eventually
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SUBMITTER = "00f067aa0ba902b7"
@@ -63,7 +64,7 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
     make_fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     fleet = make_fleet()
-    key = fleet.domain.tenants.create_key("acme")
+    key = fleet.domain.api_keys.create("acme")
     held = BytesIO()
     Image.new("RGB", (96, 64), "seagreen").save(held, "PNG")
     with collector() as (address, spans), receiving() as receiver:

@@ -6,8 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -19,18 +18,12 @@ from botocore.config import Config
 
 from infra.local.ports import Ports, is_free
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import SEALED
+from jobs.foundation.secret_box import ENCRYPTED_PREFIX
+from tests.support.waiting import eventually
 
 READY_S = 150
 STOP_S = 90
 SECRET_KEY = "a random text of enough characters"
-
-
-def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def processes_under(pid: int) -> set[int]:
@@ -167,7 +160,7 @@ def test_only_the_owner_can_read_the_secrets(up: Up) -> None:
 
 def test_the_webhook_secret_of_the_local_tenant_is_encrypted(up: Up) -> None:
     secret = up.redis.hget(Keys("rt:").tenant("local"), "secret")
-    assert str(secret).startswith(SEALED)
+    assert str(secret).startswith(ENCRYPTED_PREFIX)
 
 
 def test_a_killed_server_is_restarted_with_its_data(up: Up) -> None:
@@ -181,11 +174,11 @@ def test_a_killed_server_is_restarted_with_its_data(up: Up) -> None:
         except redis.RedisError:
             return False
 
-    eventually(restarted, "Valkey is restarted")
+    eventually(restarted, what="Valkey is restarted")
     assert up.redis.get("kept") == "value"
-    eventually(lambda: up.get("/readyz").status_code == 200, "the API is ready again")
+    eventually(lambda: up.get("/readyz").status_code == 200, what="the API is ready again")
     eventually(
-        lambda: any("valkey ended and was restarted" in line for line in up.lines), "a message about the restart"
+        lambda: any("valkey ended and was restarted" in line for line in up.lines), what="a message about the restart"
     )
 
 

@@ -1,4 +1,4 @@
-"""The simulator that the tests of a file share."""
+"""The simulator that the tests of one file share."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The simulator keeps the documented contract of the endpoint it stands in for."""
+"""The simulator follows the documented contract of the StepFun endpoint."""
 
 import base64
 import hashlib
@@ -12,7 +12,8 @@ import pytest
 from httpx import Client
 from PIL import Image
 
-from tests.support.simulator_calls import DATA, KEY, SMALL, STEP, edit, fetch, only, opened, picture, simulator, until
+from tests.support.simulator_calls import DATA, KEY, SMALL, STEP, edit, fetch, only, opened, picture, simulator
+from tests.support.waiting import eventually
 
 
 def test_a_success_has_the_documented_shape(sim: Client) -> None:
@@ -27,13 +28,13 @@ def test_a_success_has_the_documented_shape(sim: Client) -> None:
     assert opened(result.content).size == (48, 32)
 
 
-def test_the_picture_itself_is_answered_on_request(sim: Client) -> None:
+def test_b64_json_returns_the_picture_itself(sim: Client) -> None:
     item = only(edit(sim, seed="7", response_format="b64_json"))
     assert set(item) == {"seed", "finish_reason", "b64_json"}
     assert base64.b64decode(item["b64_json"]) == fetch(sim, edit(sim, seed="7")).content
 
 
-def test_an_absent_seed_is_chosen_and_returned(sim: Client) -> None:
+def test_the_server_chooses_and_returns_a_missing_seed(sim: Client) -> None:
     first, second = only(edit(sim))["seed"], only(edit(sim))["seed"]
     assert first != second
     assert all(0 <= seed <= 2_147_483_647 for seed in (first, second))
@@ -62,7 +63,7 @@ def test_an_absent_seed_is_chosen_and_returned(sim: Client) -> None:
         {"image": picture(1, 1)},
     ],
 )
-def test_what_the_documentation_allows_is_accepted(sim: Client, fields: dict[str, Any]) -> None:
+def test_documented_values_are_accepted(sim: Client, fields: dict[str, Any]) -> None:
     assert only(edit(sim, **fields))["finish_reason"] == "success"
 
 
@@ -90,7 +91,7 @@ REFUSED = [
     ({"files": [("image", ("a", SMALL)), ("image", ("b", SMALL))]}, 400, "request_params_invalid", "image"),
     ({"files": [("image[]", ("a", SMALL))]}, 400, "request_params_invalid", "image"),
     ({"files": [("prompt", ("a", SMALL)), ("image", ("a", SMALL))], "prompt": None}, 400, "request_params_invalid", ""),
-    ({"image": b"no picture"}, 400, "request_params_invalid", "image"),
+    ({"image": b"not a picture"}, 400, "request_params_invalid", "image"),
     ({"image": b""}, 400, "request_params_invalid", "image"),
     ({"image": picture(kind="GIF")}, 400, "request_params_invalid", "image"),
     ({"image": SMALL[:-30]}, 400, "request_params_invalid", "decode"),
@@ -109,21 +110,21 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "status", "kind", "words"), REFUSED)
-def test_every_documented_error_has_its_status_and_type(
-    sim: Client, fields: dict[str, Any], status: int, kind: str, words: str
+@pytest.mark.parametrize(("fields", "status", "kind", "message_part"), REFUSED)
+def test_each_error_has_the_documented_status_and_type(
+    sim: Client, fields: dict[str, Any], status: int, kind: str, message_part: str
 ) -> None:
     response = edit(sim, **fields)
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type"}
     assert error["type"] == kind
-    assert words in error["message"]
+    assert message_part in error["message"]
     assert response.headers["X-Trace-Id"]
     assert "Retry-After" not in response.headers
 
 
-def test_a_body_that_is_no_multipart_form_is_refused(sim: Client) -> None:
+def test_a_body_that_is_not_a_multipart_form_is_refused(sim: Client) -> None:
     response = sim.post("/v1/images/edits", json={"model": STEP}, headers=KEY)
     assert (response.status_code, response.json()["error"]["type"]) == (400, "request_params_invalid")
     broken = sim.post(
@@ -133,13 +134,13 @@ def test_a_body_that_is_no_multipart_form_is_refused(sim: Client) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/images/edit"), ("GET", "/v1/images/edits"), ("GET", "/")])
-def test_a_wrong_path_answers_plain_text(sim: Client, method: str, path: str) -> None:
+def test_a_wrong_path_is_answered_with_plain_text(sim: Client, method: str, path: str) -> None:
     response = sim.request(method, path)
     assert (response.status_code, response.text) == (404, "404 page not found")
     assert response.headers["content-type"].startswith("text/plain")
 
 
-def test_the_same_request_gives_the_same_bytes_and_another_does_not(sim: Client) -> None:
+def test_equal_requests_give_equal_bytes_and_different_requests_do_not(sim: Client) -> None:
     def sha(**fields: Any) -> str:
         return hashlib.sha256(fetch(sim, edit(sim, **({"seed": "5", "steps": "8", **fields}))).content).hexdigest()
 
@@ -148,7 +149,7 @@ def test_the_same_request_gives_the_same_bytes_and_another_does_not(sim: Client)
         {"seed": "6"},
         {"steps": "9"},
         {"cfg_scale": "3"},
-        {"prompt": "else"},
+        {"prompt": "another"},
         {"image": picture(colour="blue")},
     ]
     assert sha() not in {sha(**other) for other in others}
@@ -161,10 +162,10 @@ def test_a_photograph_is_edited_visibly_and_keeps_its_size(sim: Client, name: st
     assert after.size == before.size
     change = np.abs(np.asarray(after.convert("RGB"), int) - np.asarray(before, int)).max(axis=2)
     upper = change[: before.height * 4 // 5]
-    assert (upper > 16).mean() > 0.5, "above the banner most pixels change as an eye can see"
+    assert (upper > 16).mean() > 0.5, "most pixels above the banner must change visibly"
 
 
-def test_an_oriented_photograph_keeps_its_stored_size(sim: Client) -> None:
+def test_a_photograph_with_exif_orientation_keeps_its_stored_size(sim: Client) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     result = fetch(sim, edit(sim, image=picture(60, 20, "JPEG", exif=exif)))
@@ -173,32 +174,29 @@ def test_an_oriented_photograph_keeps_its_stored_size(sim: Client) -> None:
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 @pytest.mark.parametrize("fast", [False, True])
-def test_results_come_in_the_format_of_the_knob(output_format: str, fast: bool) -> None:
+def test_results_have_the_format_of_the_knob(output_format: str, fast: bool) -> None:
     with simulator(output_format=output_format, fast=fast) as client:
         result = fetch(client, edit(client))
         assert result.headers["content-type"] == f"image/{output_format}"
         assert (opened(result.content).format, opened(result.content).size) == (output_format.upper(), (48, 32))
 
 
-# --- results
-
-
-def test_a_result_is_public_and_refuses_the_key(sim: Client) -> None:
+def test_a_result_url_is_public_and_refuses_an_api_key(sim: Client) -> None:
     url = only(edit(sim, prompt="public [sim:ttl=600]"))["url"]
     assert sim.get(url, headers=KEY).status_code == 400
     assert sim.get(url).status_code == 200
     assert sim.get("/results/unknown.png").status_code == 404
-    (kept,) = [row for row in sim.get("/_sim/results").json()["data"] if url.endswith(row["name"])]
-    assert (kept["downloads"], kept["refused"], kept["kept"]) == (1, 1, True)
+    (result,) = [row for row in sim.get("/_sim/results").json()["data"] if url.endswith(row["name"])]
+    assert (result["downloads"], result["refused"], result["kept"]) == (1, 1, True)
 
 
 def test_a_result_expires(sim: Client) -> None:
     assert fetch(sim, edit(sim, prompt="[sim:ttl=0]")).status_code == 403
     url = only(edit(sim, prompt="[sim:ttl=0.3]"))["url"]
-    until(lambda: sim.get(url).status_code == 403)
+    eventually(lambda: sim.get(url).status_code == 403)
 
 
-def test_results_are_bounded_in_memory() -> None:
+def test_the_memory_for_results_is_limited() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (600, 600, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(noise).save(out, "PNG")
@@ -208,12 +206,9 @@ def test_results_are_bounded_in_memory() -> None:
         assert client.get(urls[-1]).status_code == 200
 
 
-def test_downloads_fail_and_break_off_as_told(sim: Client) -> None:
+def test_directives_make_downloads_fail_and_end_early(sim: Client) -> None:
     response = edit(sim, prompt="[sim:download_fail*2] [sim:download_truncate*1]")
     assert [fetch(sim, response).status_code for _ in range(2)] == [503, 503]
     with pytest.raises(httpx.RemoteProtocolError):
         fetch(sim, response)
     assert fetch(sim, response).status_code == 200
-
-
-# --- directives and rates

@@ -1,4 +1,4 @@
-"""The simulator errs exactly as told: by directives, by knobs, at random from a seed, and by its limits."""
+"""The simulator injects faults by directives, by knobs, at random from a seed, and by its limits."""
 
 import contextlib
 import email.utils
@@ -24,14 +24,14 @@ from tests.support.simulator_calls import (
     picture,
     simulator,
     under_way,
-    until,
 )
+from tests.support.waiting import eventually
 
 
-def test_directives_run_out_in_the_order_they_are_written(sim: Client) -> None:
+def test_directives_apply_in_order_until_they_are_used_up(sim: Client) -> None:
     prompt = "in order [sim:fail=503*2] [sim:429conc*1] [sim:fail=400*1]"
     assert [edit(sim, prompt=prompt).status_code for _ in range(6)] == [503, 503, 429, 400, 200, 200]
-    assert edit(sim, prompt=prompt, image=picture(colour="red")).status_code == 503, "another image counts for itself"
+    assert edit(sim, prompt=prompt, image=picture(colour="red")).status_code == 503, "another image has its own count"
     assert [call["billed"] for call in calls(sim, "in order")] == [False] * 4 + [True] * 2 + [False]
 
 
@@ -44,15 +44,17 @@ def test_directives_run_out_in_the_order_they_are_written(sim: Client) -> None:
         ("drip=10", httpx.ReadTimeout, True),
     ],
 )
-def test_answers_go_wrong_on_the_wire_once(sim: Client, directive: str, error: Any, billed: bool) -> None:
+def test_a_transport_fault_with_a_count_of_one_happens_once(
+    sim: Client, directive: str, error: Any, billed: bool
+) -> None:
     prompt = f"wire [sim:{directive}*1]"
     with (
         Client(base_url=sim.base_url, timeout=httpx.Timeout(60, read=2 if directive == "hang" else 60)) as client,
         pytest.raises(error),
     ):
-        # A drip never lets a read time out: its caller needs a deadline over the whole call.
+        # During a drip no read times out: the caller needs a deadline for the whole call.
         read_within(client, prompt, 0.7)
-    (call,) = until(lambda: [c for c in calls(sim, prompt) if c["duration_ms"] is not None])
+    (call,) = eventually(lambda: [c for c in calls(sim, prompt) if c["duration_ms"] is not None])
     assert (call["outcome"], call["billed"]) == (directive.partition("=")[0], billed)
     assert edit(sim, prompt=prompt).status_code == 200
 
@@ -66,7 +68,7 @@ def read_within(client: Client, prompt: str, deadline_s: float) -> None:
                 raise httpx.ReadTimeout("the whole call took too long")
 
 
-def test_an_answer_can_be_garbage_or_far_too_large(sim: Client) -> None:
+def test_an_answer_can_be_invalid_json_or_oversized(sim: Client) -> None:
     garbage = edit(sim, prompt="[sim:garbage*1]")
     assert garbage.status_code == 200
     with pytest.raises(json.JSONDecodeError):
@@ -76,7 +78,7 @@ def test_an_answer_can_be_garbage_or_far_too_large(sim: Client) -> None:
     assert only(large)["finish_reason"] == "success"
 
 
-def test_a_picture_can_be_broken_or_of_the_wrong_size(sim: Client) -> None:
+def test_a_result_can_be_damaged_or_have_the_wrong_size(sim: Client) -> None:
     bad = fetch(sim, edit(sim, prompt="[sim:badimage*1]")).content
     assert bad.startswith(b"\x89PNG")
     with pytest.raises((OSError, SyntaxError)):
@@ -84,7 +86,7 @@ def test_a_picture_can_be_broken_or_of_the_wrong_size(sim: Client) -> None:
     assert opened(fetch(sim, edit(sim, prompt="[sim:wrongsize]")).content).size == (24, 16)
 
 
-def test_the_content_filter_speaks_in_the_answer(sim: Client) -> None:
+def test_a_filtered_edit_has_a_finish_reason_in_the_answer(sim: Client) -> None:
     assert set(only(edit(sim, prompt="[sim:filtered]"))) == {"seed", "finish_reason"}
     item = only(edit(sim, prompt="[sim:filtered=image]"))
     assert item["finish_reason"] == "content_filtered"
@@ -98,13 +100,13 @@ def test_a_call_is_in_flight_for_its_latency(sim: Client) -> None:
     prompt = "slow [sim:latency=2000]"
     caller = threading.Thread(target=lambda: edit(sim, prompt=prompt))
     caller.start()
-    until(lambda: [call for call in calls(sim, prompt) if call["accepted"] and call["duration_ms"] is None])
+    eventually(lambda: [call for call in calls(sim, prompt) if call["accepted"] and call["duration_ms"] is None])
     caller.join(60)
     (call,) = calls(sim, prompt)
     assert (call["status"], call["duration_ms"] >= 2000) == (200, True)
 
 
-RATES = [
+KNOB_OUTCOMES = [
     ({"error_rate": 1, "error_statuses": "504"}, 504),
     ({"quota_exhausted": True}, 402),
     ({"retired": "404"}, 404),
@@ -120,32 +122,32 @@ RATES = [
 ]
 
 
-@pytest.mark.parametrize(("knobs", "seen"), RATES)
-def test_a_knob_turned_at_run_time_holds_for_the_next_call(knobs: dict[str, Any], seen: int | str) -> None:
+@pytest.mark.parametrize(("knobs", "outcome"), KNOB_OUTCOMES)
+def test_a_changed_knob_applies_to_the_next_call(knobs: dict[str, Any], outcome: int | str) -> None:
     with simulator() as client:
         assert edit(client).status_code == 200
-        turned = client.patch("/_sim/knobs", json=knobs)
-        assert turned.status_code == 200
-        assert turned.json() == client.get("/_sim/knobs").json()
+        changed = client.patch("/_sim/knobs", json=knobs)
+        assert changed.status_code == 200
+        assert changed.json() == client.get("/_sim/knobs").json()
         with contextlib.suppress(httpx.HTTPError):
-            edit(client, timeout=2 if seen == "hang" else 60)
-        summary = until(
+            edit(client, timeout=2 if outcome == "hang" else 60)
+        summary = eventually(
             lambda: (s := client.get("/_sim/calls?summary=1").json())["in_flight"] == 0 and s["calls"] == 2 and s
         )
-        assert summary["by_status" if isinstance(seen, int) else "by_outcome"][str(seen)] == 1
+        assert summary["by_status" if isinstance(outcome, int) else "by_outcome"][str(outcome)] == 1
 
 
-def test_a_retired_endpoint_can_answer_like_a_wrong_path_and_a_bad_knob_is_refused() -> None:
+def test_a_retired_endpoint_can_answer_plain_text_and_invalid_knobs_are_refused() -> None:
     with simulator(retired="plain") as client:
         response = edit(client)
         assert (response.status_code, response.text) == (404, "404 page not found")
-        for wrong in ({"no_such": 1}, {"error_rate": 2}, [1]):
-            assert client.patch("/_sim/knobs", json=wrong).status_code == 422
+        for invalid in ({"no_such": 1}, {"error_rate": 2}, [1]):
+            assert client.patch("/_sim/knobs", json=invalid).status_code == 422
         assert client.patch("/_sim/knobs", content=b"{").status_code == 422
         assert client.get("/_sim/knobs").json()["retired"] == "plain"
 
 
-def test_pictures_and_downloads_go_wrong_by_knob() -> None:
+def test_knobs_make_results_and_downloads_faulty() -> None:
     with simulator(wrong_size=True, download_fail=1, download_latency_ms=1) as client:
         response = edit(client)
         assert [fetch(client, response).status_code for _ in range(2)] == [503, 200]
@@ -157,7 +159,7 @@ def test_pictures_and_downloads_go_wrong_by_knob() -> None:
             opened(fetch(client, edit(client)).content)
 
 
-def test_the_same_random_seed_errs_on_the_same_calls() -> None:
+def test_the_same_random_seed_fails_the_same_calls() -> None:
     def run() -> list[int]:
         with simulator(error_rate=0.5, rng_seed=11) as client:
             return [edit(client).status_code for _ in range(20)]
@@ -171,7 +173,7 @@ def test_the_same_random_seed_errs_on_the_same_calls() -> None:
 
 
 @pytest.mark.parametrize("form", ["none", "seconds", "date"])
-def test_the_minute_is_limited_with_and_without_retry_after(form: str) -> None:
+def test_starts_a_minute_are_limited_with_and_without_retry_after(form: str) -> None:
     with simulator(rpm=3, retry_after=form) as client:
         assert [edit(client).status_code for _ in range(3)] == [200] * 3
         refused = edit(client)
@@ -179,25 +181,25 @@ def test_the_minute_is_limited_with_and_without_retry_after(form: str) -> None:
             "message": "request limited RPM reached, current: 4, limit: 3",
             "type": "rate_limited",
         }
-        told = refused.headers.get("Retry-After")
+        retry_after = refused.headers.get("Retry-After")
         if form == "none":
-            assert told is None
+            assert retry_after is None
         elif form == "seconds":
-            assert 1 <= int(told) <= 60
+            assert 1 <= int(retry_after) <= 60
         else:
-            assert email.utils.parsedate_to_datetime(told).timestamp() > time.time()
-        assert edit(client, model="qwen-image-edit").status_code == 200, "another model has its own minute"
-        assert edit(client, prompt="").status_code == 400, "what is refused anyway is not held to the limit"
+            assert email.utils.parsedate_to_datetime(retry_after).timestamp() > time.time()
+        assert edit(client, model="qwen-image-edit").status_code == 200, "another model has its own limit"
+        assert edit(client, prompt="").status_code == 400, "an invalid request is refused before the limit is checked"
         assert client.get("/_sim/calls?summary=1").json()["peak_accepted_starts_60s"] == 4
 
 
-def test_calls_in_flight_are_limited_and_a_directive_is_kept_for_an_accepted_call() -> None:
+def test_calls_in_flight_are_limited_and_a_refused_call_uses_no_directive() -> None:
     with simulator(concurrency=1, latency_ms=30_000) as client:
         with under_way(client, "[sim:hang]"):
-            until(lambda: any(call["accepted"] for call in calls(client, "hang")))
+            eventually(lambda: any(call["accepted"] for call in calls(client, "hang")))
             refused = edit(client, prompt="later [sim:fail=503*1][sim:latency=0]")
             assert refused.json()["error"]["message"] == "concurrency reached, current: 2, limit: 1"
-        until(lambda: client.get("/_sim/calls?summary=1").json()["in_flight"] == 0)
+        eventually(lambda: client.get("/_sim/calls?summary=1").json()["in_flight"] == 0)
         again = [edit(client, prompt="later [sim:fail=503*1][sim:latency=0]").status_code for _ in range(2)]
         assert again == [503, 200]
         assert client.get("/_sim/calls?summary=1").json()["peak_in_flight"] == 2
@@ -206,11 +208,11 @@ def test_calls_in_flight_are_limited_and_a_directive_is_kept_for_an_accepted_cal
 # --- the ledger
 
 
-def test_every_call_is_entered_and_can_be_forgotten() -> None:
+def test_every_call_is_recorded_and_can_be_deleted() -> None:
     with simulator() as client:
-        response = edit(client, prompt="entered", seed="9", headers=KEY | {"X-Job": "j1"})
+        response = edit(client, prompt="recorded", seed="9", headers=KEY | {"X-Job": "j1"})
         edit(client, prompt="x" * 513)
-        (call,) = calls(client, "entered")
+        (call,) = calls(client, "recorded")
         assert call["trace_id"] == response.headers["X-Trace-Id"]
         assert call["image_sha256"] == hashlib.sha256(SMALL).hexdigest()
         assert call["headers"]["x-job"] == "j1"
@@ -222,14 +224,13 @@ def test_every_call_is_entered_and_can_be_forgotten() -> None:
         assert client.get("/_sim/calls").json() == {"data": []}
 
 
-def test_fast_results_are_prepared_once_for_a_size(sim: Client) -> None:
+def test_a_fast_result_is_prepared_once_for_each_size(sim: Client) -> None:
     with simulator(fast=True) as client:
         first, second = (fetch(client, edit(client, image=picture(colour=colour))) for colour in ("red", "blue"))
         assert first.content == second.content
         assert opened(fetch(client, edit(client, image=picture(30, 20))).content).size == (30, 20)
         broken = edit(client, image=picture(31, 21)[:-30])
         assert broken.status_code == 400
-        assert edit(client, image=picture(31, 21)).status_code == 200, "a damaged image does not spoil its size"
-
-
-# --- the openai dialect
+        assert edit(client, image=picture(31, 21)).status_code == 200, (
+            "a damaged image does not affect the next image of its size"
+        )

@@ -1,4 +1,4 @@
-"""The simulator speaks the dialect of OpenAI and of those who are compatible with it, and is a command."""
+"""The simulator's dialects of OpenAI and of compatible servers, and its command."""
 
 import base64
 import subprocess
@@ -9,10 +9,11 @@ import openai
 import pytest
 from httpx import Client
 
-from tests.support.simulator_calls import SMALL, STEP, edit, only, opened, simulator, until
+from tests.support.simulator_calls import SMALL, STEP, edit, only, opened, simulator
+from tests.support.waiting import eventually
 
 
-def test_openai_answers_pictures_with_usage(sim: Client) -> None:
+def test_openai_returns_pictures_and_usage(sim: Client) -> None:
     response = edit(sim, model="gpt-image-1.5", n="2", size="64x40", output_format="webp", quality="low")
     body = response.json()
     assert {"created", "data", "usage"} <= set(body)
@@ -41,7 +42,7 @@ OPENAI_REFUSED: list[tuple[dict[str, Any], int, tuple[str, str | None, str | Non
 
 
 @pytest.mark.parametrize(("fields", "status", "expected"), OPENAI_REFUSED)
-def test_openai_errors_carry_code_and_param(
+def test_openai_errors_have_code_and_param(
     sim: Client, fields: dict[str, Any], status: int, expected: tuple[str, str | None, str | None]
 ) -> None:
     response = edit(sim, **{"model": "gpt-image-1.5", **fields})
@@ -54,13 +55,13 @@ def test_openai_errors_carry_code_and_param(
     assert ("x-ratelimit-remaining-requests" in response.headers) == limited
 
 
-def test_an_empty_openai_account_is_a_429_of_its_own() -> None:
+def test_an_exhausted_openai_quota_is_a_429_with_its_own_code() -> None:
     with simulator(quota_exhausted=True) as client:
         response = edit(client, model="gpt-image-1.5")
         assert (response.status_code, response.json()["error"]["code"]) == (429, "insufficient_quota")
 
 
-def test_vllm_takes_its_own_parameters_and_is_repeatable(sim: Client) -> None:
+def test_vllm_accepts_its_own_parameters_and_is_repeatable(sim: Client) -> None:
     fields: dict[str, Any] = {"num_inference_steps": "20", "guidance_scale": "1", "true_cfg_scale": "4", "seed": "1"}
     first, second = (only(edit(sim, model="qwen-image-edit", **fields)) for _ in range(2))
     assert first == second
@@ -68,20 +69,20 @@ def test_vllm_takes_its_own_parameters_and_is_repeatable(sim: Client) -> None:
     assert edit(sim, model="qwen-image-edit", true_cfg_scale="much").json()["error"]["param"] == "true_cfg_scale"
 
 
-def test_sglang_answers_a_relative_url(sim: Client) -> None:
+def test_sglang_returns_a_relative_url(sim: Client) -> None:
     url = only(edit(sim, model="qwen-image-edit-sglang"))["url"]
     assert url.startswith("/")
     assert opened(sim.get(url).content).size == (48, 32)
 
 
-def test_the_official_sdk_edits_an_image_with_both_dialects(sim: Client) -> None:
+def test_the_official_sdk_edits_an_image_in_both_dialects(sim: Client) -> None:
     client = openai.OpenAI(api_key="sim-key", base_url=f"{sim.base_url}/v1", max_retries=0)
-    done = client.images.edit(model="gpt-image-1.5", image=("in.png", SMALL), prompt="make it blue")
-    assert done.data
-    assert opened(base64.b64decode(done.data[0].b64_json or "")).size == (48, 32)
-    done = client.images.edit(model=STEP, image=("in.png", SMALL), prompt="make it blue")
-    assert done.data
-    assert sim.get(done.data[0].url or "").status_code == 200
+    response = client.images.edit(model="gpt-image-1.5", image=("in.png", SMALL), prompt="make it blue")
+    assert response.data
+    assert opened(base64.b64decode(response.data[0].b64_json or "")).size == (48, 32)
+    response = client.images.edit(model=STEP, image=("in.png", SMALL), prompt="make it blue")
+    assert response.data
+    assert sim.get(response.data[0].url or "").status_code == 200
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="other").images.edit(model=STEP, image=("in.png", SMALL), prompt="blue")
 
@@ -89,7 +90,7 @@ def test_the_official_sdk_edits_an_image_with_both_dialects(sim: Client) -> None
 # --- the command
 
 
-def test_the_command_serves_with_knobs_from_flags_and_stops_on_sigterm() -> None:
+def test_the_command_takes_knobs_as_flags_and_stops_on_sigterm() -> None:
     command = [sys.executable, "-m", "infra.simulator", "--port", "0"]
     flags = ["--keys", "one,two", "--error-statuses", "504", "--error-rate", "1", "--fast"]
     with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True) as process:
@@ -97,16 +98,16 @@ def test_the_command_serves_with_knobs_from_flags_and_stops_on_sigterm() -> None
             assert process.stdout
             address = process.stdout.readline().split()[-1]
             with Client(base_url=address) as client:
-                until(lambda: client.get("/livez").status_code == 200)
+                eventually(lambda: client.get("/livez").status_code == 200)
                 assert edit(client, headers={"Authorization": "Bearer two"}).status_code == 504
                 assert client.get("/_sim/knobs").json()["fast"] is True
-            taken = subprocess.run(
+            port_in_use = subprocess.run(
                 [*command[:-1], address.rpartition(":")[2]], capture_output=True, text=True, check=False
             )
-            assert (taken.returncode, taken.stderr.count("\n")) == (1, 1)
+            assert (port_in_use.returncode, port_in_use.stderr.count("\n")) == (1, 1)
         finally:
             process.terminate()
         assert process.wait(60) in {0, -15}
-    wrong = subprocess.run([*command, "--error-rate", "2"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2
-    assert "error_rate" in wrong.stderr
+    invalid = subprocess.run([*command, "--error-rate", "2"], capture_output=True, text=True, check=False)
+    assert invalid.returncode == 2
+    assert "error_rate" in invalid.stderr

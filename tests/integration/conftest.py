@@ -9,12 +9,12 @@ from infra.local.embedded_servers import Valkey
 from jobs.catalogue.catalogue import ModelSpec
 from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.api_server import Api, api_of, served
+from tests.support.clock import Clock
 from tests.support.plans import Plans
 from tests.support.receiver import Receiver, receiving
 from tests.support.schedules import MIDNIGHT, Timetable, open_at
-from tests.support.webhook_worker import Hand, hand_of
+from tests.support.webhook_worker import WebhookRunner, webhook_runner
 
 _prefixes = count(1)
 
@@ -54,10 +54,10 @@ def api(domain: Domain) -> Iterator[Api]:
 
 
 @pytest.fixture
-def hand(domain: Domain) -> Iterator[Hand]:
-    """Tells what there is to tell, when it is asked to."""
-    with hand_of(domain) as one:
-        yield one
+def webhooks(domain: Domain) -> Iterator[WebhookRunner]:
+    """Delivers what is due, on the call of `deliver_all`."""
+    with webhook_runner(domain) as runner:
+        yield runner
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Fixtures and harnesses. README.md of `tests/` says which to use."""
+"""Fixtures and harnesses. `tests/README.md` lists them by purpose."""

@@ -1,4 +1,4 @@
-"""The API over HTTP on a free port, a tenant of the test's own, and a worker's hand to end jobs with."""
+"""Serves the API on a free port, with a separate tenant for each test and a simulated worker that ends jobs."""
 
 import hashlib
 import io
@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from jobs.plan.settlement import OK, Settlement
 from jobs.records.job_models import Output
 from jobs.storage.object_keys import tenant_prefix
 from jobs.wiring import Domain
+from tests.support.waiting import eventually
 
 _SKIMAGE = find_spec("skimage")
 assert _SKIMAGE is not None
@@ -40,53 +41,44 @@ WORKER = "test-worker"
 
 
 def encoded(width: int, height: int, kind: str = "PNG") -> bytes:
-    """A plain picture of a size."""
-    held = io.BytesIO()
-    Image.new("RGB", (width, height), "grey").save(held, kind)
-    return held.getvalue()
+    """A plain grey picture of the given size."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "grey").save(buffer, kind)
+    return buffer.getvalue()
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
-def until(holds: Callable[[], Any], deadline_s: float = 120) -> Any:
-    """What `holds` says once it says something; the test fails where it does not in time."""
-    end = time.monotonic() + deadline_s
-    while not (value := holds()):
-        assert time.monotonic() < end, "the awaited state did not come"
-        time.sleep(0.02)
-    return value
+    """An unused port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @contextmanager
 def served(domain: Domain) -> Iterator[str]:
-    """The API's base URL."""
+    """Serve the API; yields its base URL."""
     server = make_server(create_app(domain), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until(lambda: server.started)
+    eventually(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(20)
-        # sse-starlette keeps one flag a process; here a process has many servers, one after the other.
+        # sse-starlette has one flag per process, but here one process starts many servers.
         AppStatus.should_exit = False
         assert not thread.is_alive()
 
 
 @dataclass
 class Api:
-    """A served API as one tenant sees it.
+    """A served API and a client of one tenant.
 
     Attributes:
-        domain: what it works with.
-        http: a client with the tenant's key.
-        tenant: of this test alone.
+        domain: the domain of the API.
+        http: an HTTP client with the tenant's API key.
+        tenant: used by this test only.
     """
 
     domain: Domain
@@ -94,49 +86,56 @@ class Api:
     tenant: str
 
     def objects(self) -> list[str]:
-        """Everything in the tenant's private part of the bucket."""
+        """All object keys in the tenant's area of the bucket."""
         return list(self.domain.bucket.list_keys(self.domain.bucket.name, tenant_prefix(self.tenant)))
 
     def submit(self, files: Any = FILE, **fields: Any) -> httpx.Response:
-        """A multipart submit of a photograph."""
+        """Submit a photograph as multipart form."""
         return self.http.post("/v1/jobs", data={"prompt": PROMPT, **fields}, files=files)
 
     def submitted(self, **fields: Any) -> str:
-        """The id of a job that was accepted."""
+        """Submit a photograph; returns the job's id."""
         answer = self.submit(**fields)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     def state(self, job_id: str) -> State:
-        """As the records have it."""
-        return self.domain.store.get(self.tenant, job_id).state
+        """The job's current state."""
+        return self.domain.job_reader.get(self.tenant, job_id).state
 
     def work(self) -> None:
         """Register a live worker, so that the plan starts jobs."""
-        words = {"host": "here", "pid": 1, "queues": ["edits"], "slots": 8, "draining": False, "seen_at": time.time()}
-        self.domain.planner.renew(WORKER, slots=8, words=json.dumps(words), held=[])
+        worker_info = {
+            "host": "here",
+            "pid": 1,
+            "queues": ["edits"],
+            "slots": 8,
+            "draining": False,
+            "seen_at": time.time(),
+        }
+        self.domain.planner.renew(WORKER, slots=8, worker_info=json.dumps(worker_info), held=[])
 
     def claim(self, job_id: str) -> Claim:
-        """Take up the attempt that the plan has started."""
+        """Claim the job's attempt as a worker does."""
 
         def starts() -> bool:
-            # A worker counts for one lease after its pulse, which a busy machine may outlast.
+            # A worker is live for one lease after its heartbeat. A busy machine may exceed that.
             self.work()
             self.domain.edit_loop.dispatch()
             return self.state(job_id) is State.RUNNING
 
-        until(starts)
+        eventually(starts)
         attempt = self.domain.redis.hget(self.domain.keys.job(job_id), "attempt")
         claim = self.domain.planner.claim(job_id, int(str(attempt)), WORKER)
         assert claim is not None
         return claim
 
     def settle(self, job_id: str, end: Settlement) -> None:
-        """Run the job to an end."""
+        """Claim the job and settle it."""
         assert self.domain.planner.settle(self.claim(job_id), end, finished_at=datetime.now(UTC))
 
     def succeed(self, job_id: str, data: bytes = CHELSEA, seed: int = 7) -> None:
-        """Run the job to success: its output is really in the bucket."""
+        """Let the job succeed, with its output stored in the bucket."""
         bucket, key = self.domain.bucket.name, f"outputs/{job_id}.png"
         self.domain.bucket.put(bucket, key, data, media_type="image/png")
         output = Output(
@@ -154,22 +153,22 @@ class Api:
 
 @contextmanager
 def api_of(domain: Domain) -> Iterator[Api]:
-    """An API and a tenant of its own."""
+    """Serve an API with a new tenant."""
     with served(domain) as url, tenant_at(domain, url) as api:
         yield api
 
 
 @contextmanager
 def tenant_at(domain: Domain, url: str) -> Iterator[Api]:
-    """A tenant of its own at an API that is served already."""
+    """A new tenant of an API that is already served."""
     tenant = f"t{uuid4().hex}"
-    key = domain.tenants.create_key(tenant)
+    key = domain.api_keys.create(tenant)
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
         yield Api(domain, client, tenant)
 
 
 def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The problem of an answer that must be one."""
+    """The body of a response, which must be a problem with this status."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
@@ -181,12 +180,12 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def fields_of(body: dict[str, Any]) -> set[str]:
-    """The fields a problem names."""
+    """The fields that a problem names."""
     return {error["field"] for error in body.get("errors", [])}
 
 
 def endpoint_at(api: Api, url: str, **fields: Any) -> dict[str, Any]:
-    """An endpoint as the API answers when it has made it, its secret included."""
+    """Create an endpoint; returns the response body, which includes the secret."""
     answer = api.http.post("/v1/webhooks", json={"url": url, **fields})
     assert answer.status_code == 201, answer.text
     body: dict[str, Any] = answer.json()

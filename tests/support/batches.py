@@ -19,7 +19,7 @@ from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
 from jobs.plan.records import Claim, Dispatch
 from jobs.plan.settlement import OK, Settlement
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.records.job_models import Job, Output
 from jobs.wiring import Domain
 from workers.background.tasks import register_background_tasks
@@ -57,10 +57,10 @@ class Hands:
     def __init__(self, domain: Domain, tenant: str = "acme", slots: int = 1000) -> None:
         self.domain = domain
         self.tenant = tenant
-        self._tasks: dict[Kind, Callable[[str], str]] = {}
+        self._tasks: dict[TaskKind, Callable[[str], str]] = {}
         app = Celery("hands", set_as_current=False)
         register_background_tasks(app, build_background_tasks(domain))
-        self._tasks = {kind: app.tasks[kind.value] for kind in Kind if kind.value in app.tasks}
+        self._tasks = {kind: app.tasks[kind.value] for kind in TaskKind if kind.value in app.tasks}
         self.slots = slots
 
     def csv(self, rows: int, *, header: str = "custom_id,image", line: str = "SKU-{n},s3://{b}/in/{n}.png") -> bytes:
@@ -79,7 +79,7 @@ class Hands:
         asked = BatchRequest.model_validate(request)
         return self.domain.batch_submission.submit(asked, tenant=self.tenant).batch.id
 
-    def do(self, kind: Kind, batch_id: str) -> str:
+    def do(self, kind: TaskKind, batch_id: str) -> str:
         """Run a chore's task as a worker would: what it returns, or why it did not end well."""
         try:
             return self._tasks[kind](batch_id)
@@ -88,7 +88,7 @@ class Hands:
 
     def read(self, batch_id: str) -> Batch:
         """Let its manifest be read."""
-        self.do(Kind.INGEST, batch_id)
+        self.do(TaskKind.INGEST, batch_id)
         return self.batch(batch_id)
 
     def running(self, data: bytes | int, **options: Any) -> str:
@@ -101,12 +101,12 @@ class Hands:
         return self.domain.batches.get(self.tenant, batch_id)
 
     def job(self, batch_id: str, row: int) -> Job:
-        return self.domain.store.get(self.tenant, batch_job_id(batch_id, row))
+        return self.domain.job_reader.get(self.tenant, batch_job_id(batch_id, row))
 
     def start(self, limit: int = 100) -> list[Claim]:
         """Start what may start now."""
         # There are threads for this moment alone, so that no chore starts anything on its own.
-        self.domain.planner.renew(WORKER, slots=self.slots, words="{}", held=[])
+        self.domain.planner.renew(WORKER, slots=self.slots, worker_info="{}", held=[])
         found = [self.claim(one) for one in self.domain.planner.plan(limit=limit).dispatches]
         self.domain.planner.depart(WORKER, gone=True)
         return [claim for claim in found if claim is not None]

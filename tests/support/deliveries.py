@@ -1,4 +1,4 @@
-"""Deliveries over real scripts with a clock of their own, and short words for what tests do with them."""
+"""A harness for deliveries: the real scripts under an own key prefix and an own clock."""
 
 import json
 from collections.abc import Callable
@@ -11,57 +11,59 @@ from jobs.events.outbox import Event, Outbox
 from jobs.foundation.redis_keys import Keys
 from jobs.webhooks.deliveries import Deliveries, DeliveryAttempt
 from jobs.webhooks.delivery_models import DeliveryState
+from jobs.webhooks.delivery_scripts import DeliveryScripts
 from jobs.webhooks.retry_policy import Exchange, judge
-from jobs.webhooks.routing import Target, line_card
-from tests.conftest import Clock
+from jobs.webhooks.routing import Target, queue_record
+from tests.support.clock import Clock
 
 GOOD = Exchange(took_ms=5, status=200, answer="thanks")
 BAD = Exchange(took_ms=5, status=500, answer="oops")
 HUNG = Exchange(took_ms=15_000, error="no whole answer within 15 s")
 
 
-class Tellings:
-    """Deliveries under a key prefix of their own; `threads` of one webhook worker."""
+class DeliveryHarness:
+    """The deliveries of one webhook worker that has `threads` threads."""
 
     def __init__(self, redis: Redis, prefix: str, clock: Clock, *, threads: int = 8) -> None:
         self.redis = redis
         self.clock = clock
         self.keys = Keys(prefix)
-        self.deliveries = Deliveries(redis, self.keys, retention_s=30 * 86_400, clock_ms=clock)
+        scripts = DeliveryScripts(redis, self.keys, retention_s=30 * 86_400, clock_ms=clock)
+        self.deliveries = Deliveries(redis, self.keys, scripts)
         self.outbox = Outbox(redis, self.keys)
         self.outbox.ensure()
         self.threads = threads
-        self.beat()
+        self.heartbeat()
 
-    def beat(self) -> None:
-        """The one worker's sign of life."""
+    def heartbeat(self) -> None:
+        """Register the worker as alive."""
         self.deliveries.register("w1", self.threads)
 
     def endpoint(self, name: str, *, tenant: str = "acme", **fields: str) -> str:
-        """A line as an endpoint's is; its id."""
-        line_id = f"ep_{name}"
-        card: dict[Any, Any] = {
-            **line_card(self.keys, line_id, tenant),
+        """Store an endpoint's receiver queue. Returns the id."""
+        queue_id = f"ep_{name}"
+        record: dict[Any, Any] = {
+            **queue_record(self.keys, queue_id, tenant),
             "enabled": "1",
             "endpoint": "1",
             "url": "http://r",
             **fields,
         }
-        self.redis.hset(self.keys.line(line_id), mapping=card)
-        return line_id
+        self.redis.hset(self.keys.receiver_queue(queue_id), mapping=record)
+        return queue_id
 
     def event(self, event_type: str = "job.succeeded", *, tenant: str = "acme", subject: str = "job_x") -> Event:
         self.outbox.put(event_type, tenant=tenant, subject=subject, data="{}", at_ms=self.clock())
         (event,) = self.outbox.read("t1", count=1, block_ms=0)
         return event
 
-    def tell(self, *lines: str, number: int = 1) -> list[str]:
-        """So many events for these lines; the ids of the deliveries."""
+    def fan_out(self, *queues: str, number: int = 1) -> list[str]:
+        """Fan `number` events out to these receiver queues. Returns the ids of the deliveries."""
         ids = []
         for _ in range(number):
             event = self.event()
-            targets = [Target(line) for line in lines]
-            self.deliveries.fan_out(event, json.dumps({"id": event.id}), targets)
+            targets = [Target(queue) for queue in queues]
+            self.deliveries.fan_out([(event, json.dumps({"id": event.id}), targets)])
             ids += [target.delivery_id(event.ulid) for target in targets]
         return ids
 
@@ -69,22 +71,24 @@ class Tellings:
         return self.deliveries.plan().dispatches
 
     def claim(self, started: tuple[str, int]) -> DeliveryAttempt:
-        telling = self.deliveries.claim(*started)
-        assert telling is not None
-        return telling
+        attempt = self.deliveries.claim(*started)
+        assert attempt is not None
+        return attempt
 
-    def end(self, telling: DeliveryAttempt, exchange: Exchange = GOOD, *, jitter: float = 0.0) -> DeliveryState | None:
-        return self.deliveries.settle(telling, exchange, judge(exchange, telling.tries, jitter))
+    def settle(
+        self, attempt: DeliveryAttempt, exchange: Exchange = GOOD, *, jitter: float = 0.0
+    ) -> DeliveryState | None:
+        return self.deliveries.settle(attempt, exchange, judge(exchange, attempt.tries, jitter))
 
-    def turn(self, answer: Callable[[DeliveryAttempt], Exchange] = lambda _: GOOD) -> list[DeliveryAttempt]:
-        """Plan, and end all that was started."""
-        tellings = [self.claim(one) for one in self.plan()]
-        for telling in tellings:
-            self.end(telling, answer(telling))
-        return tellings
+    def deliver_planned(self, answer: Callable[[DeliveryAttempt], Exchange] = lambda _: GOOD) -> list[DeliveryAttempt]:
+        """Plan once, and settle each started attempt with `answer`. Returns the attempts."""
+        attempts = [self.claim(dispatch) for dispatch in self.plan()]
+        for attempt in attempts:
+            self.settle(attempt, answer(attempt))
+        return attempts
 
-    def field(self, thing: str, name: str) -> str | None:
-        value = self.redis.hget(self.keys.line(thing), name)
+    def field(self, record_id: str, name: str) -> str | None:
+        value = self.redis.hget(self.keys.receiver_queue(record_id), name)
         return None if value is None else str(value)
 
     def state(self, delivery_id: str) -> str | None:

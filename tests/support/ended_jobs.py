@@ -37,7 +37,7 @@ def end_jobs(domain: Domain, drafts: Sequence[Draft], *, tenant: str = "acme", f
     left = set(ids)
     while left:
         # A worker counts for one lease after its pulse, and a busy machine may need longer for all of them.
-        domain.planner.renew("hand", slots=1000, words="{}", held=[])
+        domain.planner.renew("hand", slots=1000, worker_info="{}", held=[])
         for dispatch in domain.planner.plan().dispatches:
             claim = domain.planner.claim(dispatch.job_id, dispatch.attempt, "hand")
             assert claim is not None

@@ -11,7 +11,8 @@ from redis.exceptions import RedisError
 
 from jobs.foundation.job_states import FINAL
 from jobs.foundation.settings import Settings
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
+from tests.support.waiting import eventually
 
 MakeFleet = Callable[..., Fleet]
 MakeSettings = Callable[..., Settings]

@@ -1,7 +1,5 @@
 """Worker processes and the simulator for tests: started for real, awaited by what they say of themselves."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,7 @@ from jobs.foundation.job_states import FINAL
 from jobs.plan.records import Draft
 from jobs.records.job_models import Input, Job, JobSpec
 from jobs.wiring import Domain
-
-
-def eventually(true: Callable[[], Any], *, within_s: float = 120, what: str = "") -> Any:
-    """The first true value of a condition, asked again and again; the test fails where it never comes.
-
-    The limit only ends a test that fails. It is long, because a busy machine starts a process slowly.
-    """
-    deadline = time.monotonic() + within_s
-    while True:
-        value = true()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what or true}"
-        time.sleep(0.02)
+from tests.support.waiting import eventually
 
 
 class Worker:
@@ -96,7 +81,7 @@ class Fleet:
         return draft.job_id
 
     def job(self, job_id: str, tenant: str = "acme") -> Job:
-        return self.domain.store.get(tenant, job_id)
+        return self.domain.job_reader.get(tenant, job_id)
 
     def ended(self, job_id: str, tenant: str = "acme", within_s: float = 120) -> Job:
         """The job once it is final."""

@@ -1,4 +1,4 @@
-"""Flower for tests: a process of its own behind basic auth, asked by its HTTP API."""
+"""Flower for tests: a separate process with basic auth, and a client of its HTTP API."""
 
 import sys
 from pathlib import Path
@@ -15,20 +15,20 @@ LOGIN = ("watcher", "flower-password-1")
 
 
 def scraped(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """A target's samples, by name and labels."""
+    """Scrape a target; returns its samples by name and labels."""
     text = httpx.get(url, trust_env=False, timeout=30).raise_for_status().text
     families = text_string_to_metric_families(text)
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
 def total(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str, **labels: str) -> float:
-    """The sum of a metric's samples that have these labels."""
+    """The sum of a metric's samples with these labels."""
     wanted = set(labels.items())
-    return sum(value for (found, having), value in samples.items() if found == name and wanted <= having)
+    return sum(value for (metric, have), value in samples.items() if metric == name and wanted <= have)
 
 
 class Flower:
-    """One run of Flower; what it has seen is kept under `directory`."""
+    """One Flower process; its database and log are in `directory`."""
 
     def __init__(self, settings: Settings, directory: Path, *arguments: str, prefix: str = "") -> None:
         port = Ports().choose("flower")
@@ -53,20 +53,20 @@ class Flower:
         self.stop()
 
     def stop(self) -> None:
-        """SIGTERM, as its supervisor stops it; it saves what it has seen."""
+        """Stop Flower with SIGTERM, as a supervisor does; Flower then saves its database."""
         self._process.close(grace_s=30)
 
     def get(self, path: str, **query: str) -> Any:
-        """What its API answers."""
+        """GET a path of Flower's API; returns the JSON body."""
         return (
             httpx.get(self.root + path, params=query, auth=LOGIN, trust_env=False, timeout=60).raise_for_status().json()
         )
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Every task it knows, by id."""
-        found: dict[str, dict[str, Any]] = self.get("/api/tasks", limit="5000")
-        return found
+        """All tasks that Flower knows, by id."""
+        tasks: dict[str, dict[str, Any]] = self.get("/api/tasks", limit="5000")
+        return tasks
 
     def sees(self, worker: str) -> bool:
-        """Whether it hears a worker's events."""
+        """Whether Flower receives a worker's events."""
         return total(scraped(f"{self.root}/metrics"), "flower_worker_online", worker=worker) == 1

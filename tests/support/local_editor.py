@@ -10,7 +10,7 @@ from PIL import Image
 
 from jobs.batches.models import Batch
 from jobs.foundation.ids import batch_job_id, new_job_id
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.records.job_models import Job
 from tests.support.batches import Hands
 from tests.support.fleet import Fleet
@@ -57,7 +57,7 @@ class Studio:
         attempts = 0
         with ThreadPoolExecutor(self._threads) as threads:
             while True:
-                self.domain.planner.renew(WORKER, slots=1000, words="{}", held=[])
+                self.domain.planner.renew(WORKER, slots=1000, worker_info="{}", held=[])
                 found = self.domain.planner.plan(limit=500).dispatches
                 self.domain.planner.depart(WORKER, gone=True)
                 if not found:
@@ -65,11 +65,11 @@ class Studio:
                 list(threads.map(lambda one: self.editor.edit(one.job_id, one.attempt), found))
                 attempts += len(found)
 
-    def chores(self, *kinds: Kind) -> int:
+    def chores(self, *kinds: TaskKind) -> int:
         """Do what is to be done for batches and runs; all kinds unless some are named."""
         done = 0
-        for kind in kinds or Kind:
-            members: Any = self.domain.redis.zrange(self.domain.keys.chores, 0, -1)
+        for kind in kinds or TaskKind:
+            members: Any = self.domain.redis.zrange(self.domain.keys.background_tasks, 0, -1)
             for member in members:
                 name, key = member.split(" ", 1)
                 if name == kind:
@@ -93,7 +93,7 @@ class Studio:
         return self.domain.batches.get(self.tenant, batch_id)
 
     def job(self, batch_id: str, row: int = 1) -> Job:
-        return self.domain.store.get(self.tenant, batch_job_id(batch_id, row))
+        return self.domain.job_reader.get(self.tenant, batch_job_id(batch_id, row))
 
     def calls(self, prompt: str) -> int:
         """Calls with a prompt that the simulator has counted."""

@@ -1,4 +1,4 @@
-"""A server of the tests' own on loopback: it reads whole requests and answers exactly the bytes it is told to."""
+"""A test server on loopback that reads whole requests and answers with exact bytes."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came: `headers` by lower-case name."""
+    """A received request; the names of `headers` are in lower case."""
 
     method: str
     path: str
@@ -24,7 +24,7 @@ Script = Callable[[socket.socket, Request], None]
 
 @dataclass
 class Loopback:
-    """Where it listens, and what it was asked."""
+    """A running server: its port, the received requests and the number of connections."""
 
     port: int
     requests: list[Request] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Loopback:
 
 
 def answer(status: int, body: bytes = b"", /, **headers: str) -> bytes:
-    """The bytes of a whole answer; `content_type` becomes `content-type`."""
+    """The bytes of a complete answer; the header `content_type` becomes `content-type`."""
     lines = [f"HTTP/1.1 {status} X", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
     if "content_length" not in headers:
         lines.append(f"content-length: {len(body)}")
@@ -44,7 +44,7 @@ def answer(status: int, body: bytes = b"", /, **headers: str) -> bytes:
 
 
 def reset(connection: socket.socket) -> None:
-    """End a connection by a reset."""
+    """Close a connection with a reset."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
@@ -55,7 +55,7 @@ def serve(
     family: socket.AddressFamily = socket.AF_INET,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[Loopback]:
-    """Serve on a free port: `script` is the answer to every request, or what is done with each."""
+    """Serve on a free port; `script` is the answer to every request, or a function that handles each request."""
     listener = socket.create_server(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0), family=family)
     server = Loopback(listener.getsockname()[1])
     open_connections: list[socket.socket] = []
@@ -68,9 +68,9 @@ def serve(
                 return
             server.connections += 1
             open_connections.append(connection)
-            threading.Thread(target=talk, args=(connection,), daemon=True).start()
+            threading.Thread(target=handle, args=(connection,), daemon=True).start()
 
-    def talk(connection: socket.socket) -> None:
+    def handle(connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError):
             if tls is not None:
                 connection = tls.wrap_socket(connection, server_side=True)
@@ -86,7 +86,7 @@ def serve(
     try:
         yield server
     finally:
-        listener.shutdown(socket.SHUT_RDWR)  # a blocked accept would take one more
+        listener.shutdown(socket.SHUT_RDWR)  # otherwise a blocked accept would accept one more connection
         listener.close()
         for connection in open_connections:
             connection.close()

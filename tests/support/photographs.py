@@ -1,4 +1,4 @@
-"""Photographs that ship inside scikit-image, found without importing it."""
+"""Photographs that scikit-image contains, located without importing it."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,14 +7,14 @@ _FOLDER = "data"
 
 
 def photograph(name: str) -> Path:
-    """The file of one of them: astronaut.png, coffee.png, chelsea.png, rocket.jpg, ...
+    """The path of a photograph: astronaut.png, coffee.png, chelsea.png, rocket.jpg, ...
 
     Raises:
-        FileNotFoundError: scikit-image is not installed, or has no such picture.
+        FileNotFoundError: scikit-image is not installed or does not contain the picture.
     """
     spec = find_spec("skimage")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / _FOLDER / name
         if path.exists():
             return path
-    raise FileNotFoundError(f"no photograph {name}: scikit-image belongs to the test requirements")
+    raise FileNotFoundError(f"no photograph {name}: install the test requirements, which include scikit-image")

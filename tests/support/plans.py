@@ -6,19 +6,20 @@ from typing import Any
 from redis import Redis
 
 from jobs.catalogue.catalogue import Catalogue, ModelSpec, load_catalogue
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.foundation.ids import batch_job_id, new_batch_id, new_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.redis_keys import Keys
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
+from jobs.foundation.values import moment
 from jobs.plan.planner import Planner
 from jobs.plan.records import Claim, Dispatch, Draft, Idempotency, Submitted
 from jobs.plan.script_runner import ScriptRunner
 from jobs.plan.settlement import OK, Settlement, Signal
-from jobs.records.job_codec import moment
 from jobs.records.job_models import Input, JobSpec
+from jobs.tenants.quotas import TenantQuotas
 from jobs.tenants.tenants import Tenants
-from tests.conftest import Clock
+from tests.support.clock import Clock
 
 MODEL = "step-image-edit-2"
 
@@ -40,15 +41,16 @@ class Plans:
         self.scripts = ScriptRunner(redis, self.keys, retention_s=86400, clock_ms=clock)
         self.planner = Planner(redis, self.keys, catalogue, self.scripts)
         self.planner.register_models()
-        self.store = Store(redis, self.keys)
-        self.tenants = Tenants(redis, self.keys, Seal(None))
+        self.job_reader = JobReader(redis, self.keys)
+        self.tenants = Tenants(redis, self.keys, SecretBox(None))
+        self.quotas = TenantQuotas(redis, self.keys, self.tenants)
         self.slots = slots
         self.beat()
         self._seeds = count(1)
 
     def beat(self, *held: Dispatch) -> list[Dispatch]:
         """The one worker's pulse."""
-        return self.planner.renew("w1", slots=self.slots, words="{}", held=held)
+        return self.planner.renew("w1", slots=self.slots, worker_info="{}", held=held)
 
     def draft(self, job_id: str | None = None, **fields: Any) -> Draft:
         values = {"model": MODEL, "prompt": "p", "image": "s3://b/k.png", "seed": next(self._seeds), **fields}

@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server that notes what it gets and answers as it is told."""
+"""A receiver of webhooks: a real HTTP server that records requests and answers as the test wants."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,8 +11,8 @@ from standardwebhooks import Webhook
 
 
 @dataclass(frozen=True)
-class Got:
-    """One request."""
+class ReceivedRequest:
+    """One request to the receiver."""
 
     path: str
     headers: dict[str, str]
@@ -30,6 +30,8 @@ class Got:
 
 @dataclass(frozen=True)
 class Answer:
+    """An answer to one request; with `hang`, it comes when the receiver closes, after 60 s at the latest."""
+
     status: int = 200
     body: bytes = b"thanks"
     headers: dict[str, str] = field(default_factory=dict)
@@ -37,31 +39,37 @@ class Answer:
 
 
 class Receiver:
-    """What came, and what is answered: `answer` is asked with each request and its number from 0."""
+    """The received requests. `answer` makes the answer from a request and its number, from 0."""
 
     def __init__(self) -> None:
-        self.answer: Callable[[Got, int], Answer] = lambda _got, _number: Answer()
-        self.got: list[Got] = []
+        self.answer: Callable[[ReceivedRequest, int], Answer] = lambda _request, _number: Answer()
+        self.requests: list[ReceivedRequest] = []
         self.url = ""
         self._changed = threading.Condition()
         self._closing = threading.Event()
 
-    def take(self, got: Got) -> Answer:
+    def handle(self, request: ReceivedRequest) -> Answer:
         with self._changed:
-            number = len(self.got)
-            self.got.append(got)
+            number = len(self.requests)
+            self.requests.append(request)
             self._changed.notify_all()
-        answer = self.answer(got, number)
+        answer = self.answer(request, number)
         if answer.hang:
             self._closing.wait(60)
         return answer
 
-    def wait_for(self, condition: Callable[[list[Got]], bool], *, within_s: float = 120) -> list[Got]:
-        """What came, as soon as it meets the condition; fails where it does not in time."""
+    def wait_for(
+        self, condition: Callable[[list[ReceivedRequest]], bool], *, within_s: float = 120
+    ) -> list[ReceivedRequest]:
+        """Return the requests as soon as they meet the condition.
+
+        It fails when no request has come for `within_s` seconds: a slow machine that makes progress may take longer.
+        """
         with self._changed:
-            met = self._changed.wait_for(lambda: condition(self.got), timeout=within_s)
-            assert met, f"after {within_s:g} s the receiver has {len(self.got)} requests"
-            return list(self.got)
+            while not condition(self.requests):
+                progress = self._changed.wait(timeout=within_s)
+                assert progress, f"the receiver has {len(self.requests)} requests and got none for {within_s:g} s"
+            return list(self.requests)
 
     def close(self) -> None:
         self._closing.set()
@@ -69,7 +77,7 @@ class Receiver:
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    """A receiver on a free port of loopback."""
+    """Run a receiver on a free loopback port."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +86,7 @@ def receiving() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             length = int(self.headers.get("content-length", "0"))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = receiver.take(Got(self.path, headers, self.rfile.read(length)))
+            answer = receiver.handle(ReceivedRequest(self.path, headers, self.rfile.read(length)))
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

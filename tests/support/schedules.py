@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.foundation.settings import Settings
-from jobs.queueing.background_tasks import Kind
-from jobs.records.job_codec import to_ms
+from jobs.foundation.values import to_ms
+from jobs.queueing.background_tasks import TaskKind
 from jobs.schedules.models import Run, RunState, Schedule
 from jobs.schedules.submission import parse_schedule
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.batches import CATALOGUE, Hands
+from tests.support.clock import Clock
 from workers.process.wiring import build_schedule_poller
 
 PROMPT = "Put it on a white background"
@@ -70,13 +70,13 @@ class Timetable:
     def states(self, schedule_id: str) -> list[str]:
         return [str(run.state) for run in self.runs(schedule_id)]
 
-    def open_chores(self, kind: Kind) -> list[str]:
+    def open_chores(self, kind: TaskKind) -> list[str]:
         """What is to be done of a kind, by id."""
-        found: Any = self.domain.redis.zrange(self.domain.keys.chores, 0, -1)
+        found: Any = self.domain.redis.zrange(self.domain.keys.background_tasks, 0, -1)
         split = (member.split(" ", 1) for member in found)
         return [self.domain.keys.id_of(key) for name, key in split if name == kind]
 
-    def do(self, *kinds: Kind) -> int:
+    def do(self, *kinds: TaskKind) -> int:
         """Do every chore of these kinds that there is now; returns how many."""
         done = 0
         for kind in kinds:
@@ -87,13 +87,13 @@ class Timetable:
 
     def begin(self) -> None:
         """Let due runs become batches, and their manifests be read."""
-        self.do(Kind.RUN, Kind.INGEST)
+        self.do(TaskKind.RUN, TaskKind.INGEST)
 
     def finish(self) -> int:
         """Work off everything; returns how many jobs there were."""
         jobs = 0
         while True:
-            chores = self.do(Kind.RUN, Kind.INGEST, Kind.SWEEP, Kind.RESULTS)
+            chores = self.do(TaskKind.RUN, TaskKind.INGEST, TaskKind.SWEEP, TaskKind.RESULTS)
             ended = self.hands.work()
             jobs += ended
             if not chores and not ended:

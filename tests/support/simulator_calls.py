@@ -1,9 +1,8 @@
-"""What the tests of the simulator share: a simulator of their own, pictures, and edits asked of it."""
+"""Helpers of the simulator tests: start a simulator, make pictures, send edits."""
 
 import contextlib
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from httpx import Client, Response
 from PIL import Image
 
-from infra.simulator import Knobs
+from infra.simulator.knobs import Knobs
 from infra.simulator.serving import serve_in_thread
 
 SKIMAGE = find_spec("skimage")
@@ -25,17 +24,9 @@ STEP = "step-image-edit-2"
 
 @contextlib.contextmanager
 def simulator(**knobs: Any) -> Iterator[Client]:
-    """A simulator on a free port, and a client of it."""
+    """Start a simulator on a free port; yields a client."""
     with serve_in_thread(Knobs(**knobs)) as url, Client(base_url=url, timeout=60) as client:
         yield client
-
-
-def until(holds: Callable[[], Any], deadline_s: float = 120) -> Any:
-    end = time.monotonic() + deadline_s
-    while not (value := holds()):
-        assert time.monotonic() < end, "the awaited state did not come"
-        time.sleep(0.01)
-    return value
 
 
 def picture(width: int = 48, height: int = 32, kind: str = "PNG", colour: str = "chocolate", **save: Any) -> bytes:
@@ -63,7 +54,7 @@ def edit(
 
 @contextlib.contextmanager
 def under_way(client: Client, prompt: str) -> Iterator[None]:
-    """An edit whose answer is not waited for; its caller goes away at the end."""
+    """Send an edit without waiting for its answer; disconnect at the end of the block."""
     request = client.build_request(
         "POST", "/v1/images/edits", data={"model": STEP, "prompt": prompt}, files={"image": SMALL}, headers=KEY
     )
@@ -95,6 +86,3 @@ def opened(data: bytes) -> Image.Image:
 def calls(client: Client, prompt: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = client.get("/_sim/calls", params={"prompt": prompt}).json()["data"]
     return found
-
-
-# --- the stepfun contract

@@ -1,4 +1,4 @@
-"""A webhook worker without Celery: it tells all there is to tell, in the test's own thread."""
+"""A webhook worker without Celery, in the test's own thread."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from workers.process.wiring import build_deliverer, build_outbox_reader
 from workers.webhooks.send import NotDelivered
 
 
-class Hand:
+class WebhookRunner:
     """One outbox reader and one deliverer."""
 
     def __init__(self, domain: Domain, http: Http, exchange_s: float) -> None:
@@ -21,41 +21,41 @@ class Hand:
         self._reader = build_outbox_reader(domain, threads=8)
         self._deliverer = build_deliverer(domain, changed=lambda: None, http=http, exchange_s=exchange_s)
 
-    def tell(self) -> list[str]:
-        """Tell all that is due; the outcomes of the tries as Celery would see them."""
-        outcomes = []
+    def deliver_all(self) -> list[str]:
+        """Deliver all that is due. Returns the results of the attempts as Celery would show them."""
+        results = []
         while self._reader.read_now():
             pass
         while started := self._domain.deliveries.plan().dispatches:
-            for one in started:
+            for dispatch in started:
                 try:
-                    outcomes.append(self._deliverer.deliver(*one))
+                    results.append(self._deliverer.deliver(*dispatch))
                 except Retry as retry:
-                    outcomes.append(f"retry: {retry.message}")
+                    results.append(f"retry: {retry.message}")
                 except NotDelivered as failure:
-                    outcomes.append(f"failure: {failure}")
-        return outcomes
+                    results.append(f"failure: {failure}")
+        return results
 
 
 @contextmanager
-def hand_of(domain: Domain, *, exchange_s: float = 15, resolve: Resolve = resolve) -> Iterator[Hand]:
-    """A hand that tells, with a resolver and an exchange's length of its own."""
+def webhook_runner(domain: Domain, *, exchange_s: float = 15, resolve: Resolve = resolve) -> Iterator[WebhookRunner]:
+    """A runner with its own resolver; one exchange takes at most `exchange_s` seconds."""
     http = Http(domain.settings.private_networks, resolve=resolve)
-    yield Hand(domain, http, exchange_s)
+    yield WebhookRunner(domain, http, exchange_s)
     http.close()
 
 
 @contextmanager
-def telling(domain: Domain) -> Iterator[None]:
-    """A hand that goes on telling in a thread of its own."""
+def deliver_in_background(domain: Domain) -> Iterator[None]:
+    """Deliver continuously in a thread."""
     stop = threading.Event()
 
-    def work(hand: Hand) -> None:
+    def work(runner: WebhookRunner) -> None:
         while not stop.wait(0.02):
-            hand.tell()
+            runner.deliver_all()
 
-    with hand_of(domain) as hand:
-        thread = threading.Thread(target=work, args=(hand,), daemon=True)
+    with webhook_runner(domain) as runner:
+        thread = threading.Thread(target=work, args=(runner,), daemon=True)
         thread.start()
         try:
             yield

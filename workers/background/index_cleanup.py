@@ -4,7 +4,7 @@ import structlog
 from redis import Redis
 
 from jobs.foundation.redis_keys import Keys
-from jobs.operations.index_cleanup import Tidying
+from jobs.operations.index_cleanup import IndexCleaner
 
 EVERY_S = 60.0
 _TURN_MS = 54_000
@@ -19,13 +19,13 @@ class IndexCleanup:
     Args:
         redis: a client of the store.
         keys: names of the keys.
-        tidying: removes index entries of expired records.
+        cleaner: removes index entries of expired records.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, tidying: Tidying) -> None:
+    def __init__(self, redis: Redis, keys: Keys, cleaner: IndexCleaner) -> None:
         self._redis = redis
         self._keys = keys
-        self._tidying = tidying
+        self._cleaner = cleaner
 
     def step(self) -> None:
         """Take this minute's step, unless another worker has taken it.
@@ -33,6 +33,6 @@ class IndexCleanup:
         Raises:
             redis.exceptions.RedisError: the store does not answer.
         """
-        if self._redis.set(self._keys.tidying, "1", nx=True, px=_TURN_MS):
-            removed = self._tidying.step()
-            log.debug("tidying.stepped", removed=removed)
+        if self._redis.set(self._keys.index_cleanup_lock, "1", nx=True, px=_TURN_MS):
+            removed = self._cleaner.step()
+            log.debug("index_cleanup.stepped", removed=removed)

@@ -2,7 +2,7 @@
 
 import structlog
 
-from jobs.queueing.publisher import ChorePublisher
+from jobs.queueing.publisher import TaskPublisher
 from jobs.schedules.schedules import Schedules
 
 POLL_S = 1.0
@@ -20,7 +20,7 @@ class SchedulePoller:
         publisher: publishes the background tasks of the runs.
     """
 
-    def __init__(self, schedules: Schedules, publisher: ChorePublisher) -> None:
+    def __init__(self, schedules: Schedules, publisher: TaskPublisher) -> None:
         self._schedules = schedules
         self._publisher = publisher
 

@@ -18,8 +18,8 @@ from jobs.batches.results.writer import ResultWriter
 from jobs.batches.rollback import Rollbacks
 from jobs.foundation.errors import NotFound, Unavailable
 from jobs.foundation.redis_keys import Keys
-from jobs.queueing.background_tasks import Chores, Held, Kind, Lost, PutOff
-from jobs.queueing.publisher import ChorePublisher
+from jobs.queueing.background_tasks import BackgroundTasks, LeaseLost, Postponed, TaskKind, TaskLease
+from jobs.queueing.publisher import TaskPublisher
 from jobs.schedules.run_to_batch import RunToBatch
 from jobs.storage.bucket import Bucket
 from workers.background.download_manifest import ManifestUnavailable, download_manifest
@@ -30,7 +30,7 @@ POLL_S = 2.0
 BUCKET_PAUSE_S = 5.0
 WEB_PAUSE_S = 30.0
 
-THROWS = (Lost, ManifestFault)
+THROWS = (LeaseLost, ManifestFault)
 """Exceptions that end a task and are no fault of Retouch."""
 
 log = structlog.get_logger(__name__)
@@ -60,13 +60,13 @@ class BatchWork:
     results: ResultWriter
     dispatch: Callable[[], object]
 
-    def read_manifest(self, batch_id: str, held: Held) -> None:
+    def read_manifest(self, batch_id: str, held: TaskLease) -> None:
         """Read a batch's manifest into jobs.
 
         Raises:
-            PutOff: the server of the manifest, or a quota, allows it later.
+            Postponed: the server of the manifest, or a quota, allows it later.
             ManifestFault: the manifest cannot be read, or not to its end.
-            Lost: another worker reads it now.
+            LeaseLost: another worker reads it now.
         """
         reading = self.ingest.open(batch_id, held)
         if reading is None:
@@ -76,27 +76,27 @@ class BatchWork:
             try:
                 download_manifest(self.bucket, self.http, batch_id, record["tenant"], record["manifest"])
             except ManifestUnavailable as error:
-                held.put_off(WEB_PAUSE_S, str(error))
+                held.postpone(WEB_PAUSE_S, str(error))
             except ManifestFault as fault:
                 reading.fail(fault)
         reading.run()
 
-    def sweep(self, batch_id: str, held: Held) -> None:
+    def sweep(self, batch_id: str, held: TaskLease) -> None:
         """Cancel or retry the jobs of a batch that was canceled or retried.
 
         Raises:
-            Lost: another worker does so now.
+            LeaseLost: another worker does so now.
         """
         while self.batches.sweep(batch_id, held.number) == 0:
             held.check()
             self.dispatch()
         self.dispatch()
 
-    def write_results(self, batch_id: str, held: Held) -> None:
+    def write_results(self, batch_id: str, held: TaskLease) -> None:
         """Write the results of an ended batch into the bucket.
 
         Raises:
-            Lost: another worker does so now.
+            LeaseLost: another worker does so now.
         """
         tenant = self.batches.record(batch_id).get("tenant")
         if tenant is None:
@@ -107,44 +107,46 @@ class BatchWork:
             log.info("chore.batch_gone", batch_id=batch_id)
 
 
-class BackgroundTasks:
+class BackgroundTaskRunner:
     """Runs background tasks; one object serves all threads of a worker. What a task writes is fenced.
 
     Args:
-        chores: claims tasks.
+        tasks: claims tasks.
         publisher: publishes the tasks that are due.
         work: what the tasks do.
         redis: a client of the store.
         keys: names of the keys.
     """
 
-    def __init__(self, chores: Chores, publisher: ChorePublisher, work: BatchWork, redis: Redis, keys: Keys) -> None:
-        self._chores = chores
+    def __init__(
+        self, tasks: BackgroundTasks, publisher: TaskPublisher, work: BatchWork, redis: Redis, keys: Keys
+    ) -> None:
+        self._tasks = tasks
         self._publisher = publisher
         self._redis = redis
         self._keys = keys
-        self._work: dict[Kind, Callable[[str, Held], object]] = {
-            Kind.INGEST: work.read_manifest,
-            Kind.SWEEP: work.sweep,
-            Kind.RUN: work.runs.work_on,
-            Kind.ROLLBACK: work.rollbacks.run,
-            Kind.RESULTS: work.write_results,
+        self._work: dict[TaskKind, Callable[[str, TaskLease], object]] = {
+            TaskKind.INGEST: work.read_manifest,
+            TaskKind.SWEEP: work.sweep,
+            TaskKind.RUN: work.runs.work_on,
+            TaskKind.ROLLBACK: work.rollbacks.run,
+            TaskKind.RESULTS: work.write_results,
         }
 
-    def run(self, kind: Kind, batch_id: str) -> str:
+    def run(self, kind: TaskKind, batch_id: str) -> str:
         """Run a task if it is due. Flower shows what this raises.
 
         Args:
             kind: of the task.
-            batch_id: a batch's id; a run's id for `Kind.RUN`.
+            batch_id: a batch's id; a run's id for `TaskKind.RUN`.
 
         Raises:
             Retry: the task cannot continue now, and is due again soon.
             Ignore: another worker runs the task, or it is done.
-            Lost: another worker has taken the task over.
+            LeaseLost: another worker has taken the task over.
             ManifestFault: the manifest cannot be read, or not to its end.
         """
-        with self._chores.hold(kind, batch_id) as held:
+        with self._tasks.hold(kind, batch_id) as held:
             if held is None:
                 # Flower shows all messages of a task as one: the message that runs the task reports its result.
                 raise Ignore("dropped: another worker runs this task, or it is done")
@@ -160,11 +162,11 @@ class BackgroundTasks:
                 return {"tenant": str(tenant)}
         return {}
 
-    def _attempt(self, kind: Kind, batch_id: str, held: Held) -> None:
+    def _attempt(self, kind: TaskKind, batch_id: str, held: TaskLease) -> None:
         log.info("chore.begun", number=held.number)
         try:
             self._do(kind, batch_id, held)
-        except PutOff as put_off:
+        except Postponed as put_off:
             log.info("chore.put_off", why=str(put_off))
             raise Retry(str(put_off), exc=put_off) from put_off
         except RedisError as error:
@@ -177,20 +179,20 @@ class BackgroundTasks:
             raise
         log.info("chore.ended")
 
-    def _do(self, kind: Kind, batch_id: str, held: Held) -> None:
+    def _do(self, kind: TaskKind, batch_id: str, held: TaskLease) -> None:
         try:
             self._work[kind](batch_id, held)
         except Unavailable:
-            held.put_off(BUCKET_PAUSE_S, "the bucket does not answer")
+            held.postpone(BUCKET_PAUSE_S, "the bucket does not answer")
 
 
-def register_background_tasks(app: Celery, tasks: BackgroundTasks) -> None:
+def register_background_tasks(app: Celery, tasks: BackgroundTaskRunner) -> None:
     """Register one task for each kind with a worker's app."""
-    for kind in Kind:
+    for kind in TaskKind:
         app.task(name=kind.value, throws=THROWS, shared=False)(_function(tasks, kind))
 
 
-def _function(tasks: BackgroundTasks, kind: Kind) -> Callable[[str], str]:
+def _function(tasks: BackgroundTaskRunner, kind: TaskKind) -> Callable[[str], str]:
     def run(batch_id: str) -> str:
         return tasks.run(kind, batch_id)
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from jobs.foundation.errors import EditFailure
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.plan.records import Claim
 from jobs.plan.settlement import Settlement
 from jobs.records.job_models import Output
-from workers.dialects import Answer
+from workers.dialects.calls import Answer
 from workers.edits.fetch_input import Fetched
 from workers.edits.reuse import EqualEdit
 

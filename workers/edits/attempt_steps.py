@@ -16,13 +16,14 @@ from jobs.catalogue.catalogue import ModelSpec
 from jobs.foundation.errors import BadResult, Interrupted, ResultGone, StorageFailed, Transient
 from jobs.foundation.media_types import EXTENSIONS
 from jobs.foundation.tracing import Spans
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from jobs.plan.planner import Planner
 from jobs.plan.records import Claim
 from jobs.records.job_codec import MICRO
 from jobs.records.job_models import Checkpoint, Output
 from jobs.storage.bucket import Bucket
-from workers.dialects import EditCall, dialect_of
+from workers.dialects import dialect_of
+from workers.dialects.calls import EditCall
 from workers.edits.active_attempts import ActiveAttempts
 from workers.edits.attempt_results import Answered, Downloaded, InputObtained, Progress, ReadyToCall, Stored, Verified
 from workers.edits.download_result import download

@@ -12,7 +12,8 @@ from jobs.edits.reuse import LastRead
 from jobs.foundation.address_policy import check_url
 from jobs.foundation.errors import InputRejected, InputUnavailable, Interrupted, InvalidInput, StorageFailed
 from jobs.foundation.settings import Settings
-from jobs.images.probe import Picture, probe
+from jobs.images.picture import Picture
+from jobs.images.probe import probe
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import check_readable, parse_s3_url
 from workers.net.http import FOREIGN, BadRedirect, BodyLost, Http, Reach, Reply, Stopped, TooLong, retry_after_s

@@ -7,15 +7,15 @@ from datetime import datetime
 import structlog
 
 from jobs.catalogue.catalogue import ModelSpec
-from jobs.edits.output_versions import Standing
-from jobs.edits.reuse import LastRead, Made, Reuse, fingerprint
+from jobs.edits.output_versions import ObjectVersion
+from jobs.edits.reuse import FinishedEdit, LastRead, Reuse, edit_fingerprint
 from jobs.foundation.errors import Interrupted, NotFound
-from jobs.images.probe import Picture
-from jobs.plan.records import Claim
-from jobs.plan.reuse_entry import Entry
+from jobs.images.picture import Picture
+from jobs.plan.records import Claim, ReuseEntry
 from jobs.records.job_models import Input, Output
-from jobs.storage.bucket import ATTEMPT, JOB, Bucket, StoredObject, is_later
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import copy_exact
+from jobs.storage.objects import ATTEMPT, JOB, StoredObject, is_later
 from workers.edits.fetch_input import Fetched, InputFetcher
 from workers.edits.store_result import ResultStore, versioned
 
@@ -34,7 +34,7 @@ class EqualEdit:
         there: the output's object.
     """
 
-    made: Made
+    made: FinishedEdit
     there: StoredObject
 
 
@@ -100,16 +100,16 @@ class EqualEdits:
             self._index.remember(claim.tenant, image, read)
         return ObtainedInput(known, fetched, self._find(claim, model, known))
 
-    def entry(self, claim: Claim, model: ModelSpec, at: datetime) -> Entry | None:
+    def entry(self, claim: Claim, model: ModelSpec, at: datetime) -> ReuseEntry | None:
         """Where later equal edits find this one, which ends at `at`; None where its picture's bytes are not known."""
         if claim.input.sha256 is None:
             return None
-        key = fingerprint(claim.tenant, claim.input.sha256, claim.spec, model)
+        key = edit_fingerprint(claim.tenant, claim.input.sha256, claim.spec, model)
         return self._index.entry(claim.tenant, key, claim.job_id, at)
 
     def _find(self, claim: Claim, model: ModelSpec, known: Input) -> EqualEdit | None:
         """A finished equal edit, if its output still has the size and the SHA-256 of its record."""
-        key = fingerprint(claim.tenant, known.sha256 or "", claim.spec, model)
+        key = edit_fingerprint(claim.tenant, known.sha256 or "", claim.spec, model)
         made = self._index.find(claim.tenant, key, claim.claimed_at)
         if made is None:
             return None
@@ -138,7 +138,7 @@ class EqualEdits:
             raise Interrupted("a later attempt has stored its result", code="lease_lost")
         if there is not None and _holds(there, made):
             # The bytes are under the key already: nothing is written, and there is no new version.
-            return versioned(output, Standing.of(there)) if claim.supersede else output
+            return versioned(output, ObjectVersion.of(there)) if claim.supersede else output
         return self._copy(claim, model, equal, output, there)
 
     def _copy(

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from jobs.edits.output_versions import OutputVersions, Standing, first_of, keep_aside
+from jobs.edits.output_versions import ObjectVersion, OutputVersions, copy_aside, first_of
 from jobs.foundation.errors import NotFound, StorageFailed, Unavailable
 from jobs.plan.records import Claim
 from jobs.records.job_models import Output
-from jobs.storage.bucket import ATTEMPT, JOB, Bucket, StoredObject, is_later
+from jobs.storage.bucket import Bucket
 from jobs.storage.conditional import put_over
 from jobs.storage.object_keys import output_location
+from jobs.storage.objects import ATTEMPT, JOB, StoredObject, is_later
 
 MAX_PUTS = 6
 """How often a put is tried where other writers change the object at the same time."""
@@ -84,7 +85,7 @@ class ResultStore:
                 return self.with_version(output, standing)
         raise StorageFailed("other writers change the object faster than it can be stored")
 
-    def next_standing(self, job_id: str, output: Output, there: StoredObject | None) -> Standing:
+    def next_standing(self, job_id: str, output: Output, there: StoredObject | None) -> ObjectVersion:
         """The standing of a job's output that replaces `there`; another job's object is copied aside first.
 
         Raises:
@@ -93,23 +94,23 @@ class ResultStore:
         """
         if there is None:
             return first_of(job_id)
-        standing = Standing.of(there)
+        standing = ObjectVersion.of(there)
         if standing.job_id == job_id:
             # An earlier attempt of the same job stored it: its result is not a version of its own.
             return standing
-        keep_aside(self._bucket, output.bucket, output.key, there)
+        copy_aside(self._bucket, output.bucket, output.key, there)
         return standing.over(job_id)
 
-    def with_version(self, output: Output, standing: Standing) -> Output:
+    def with_version(self, output: Output, standing: ObjectVersion) -> Output:
         """The output with its version; the record of the version before then names where that one is now."""
         self._versions.follow(output, standing)
         return versioned(output, standing)
 
     def adopt_stored_result(self, claim: Claim, output: Output, there: StoredObject) -> Output:
         """The output that an earlier attempt of this job has stored, with its version."""
-        return self.with_version(output, Standing.of(there)) if claim.supersede else output
+        return self.with_version(output, ObjectVersion.of(there)) if claim.supersede else output
 
 
-def versioned(output: Output, standing: Standing) -> Output:
+def versioned(output: Output, standing: ObjectVersion) -> Output:
     """An output with the version that its object's metadata names."""
     return output.model_copy(update={"version": standing.version, "previous": standing.previous(output.key)})

@@ -2,7 +2,8 @@
 
 from jobs.catalogue.catalogue import ModelSpec
 from jobs.foundation.errors import BadResult, InputRejected
-from jobs.images.probe import Picture, probe
+from jobs.images.picture import Picture
+from jobs.images.probe import probe
 
 MAX_PIXELS = 1 << 28
 """The most pixels that a result may have: 16384 x 16384."""

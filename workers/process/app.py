@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from jobs.foundation.logs import configure_logging
 from jobs.foundation.settings import Settings
 from jobs.plan.planner import Planner
-from jobs.queueing.celery_app import CHORES, WEBHOOKS
+from jobs.queueing.celery_app import BACKGROUND, WEBHOOKS
 from jobs.wiring import Domain
 from workers.background import index_cleanup as tidying
 from workers.background import schedule_poller as firing
@@ -120,10 +120,10 @@ def _start_parts(
     setup_logging.connect(_keep_logging, weak=False)
     worker_shutting_down.connect(drain.begin, weak=False)
     register_edit(app, build_editor(domain, active, name, listeners=[metrics.attempt] if metrics else []))
-    if CHORES in queues:
+    if BACKGROUND in queues:
         register_background_tasks(app, build_background_tasks(domain))
     stops = [
-        start_poller("chores", chores.POLL_S, domain.chore_publisher.publish_due),
+        start_poller("chores", chores.POLL_S, domain.task_publisher.publish_due),
         start_poller("firing", firing.POLL_S, build_schedule_poller(domain).fire),
         start_poller("tidying", tidying.EVERY_S, build_index_cleanup(domain).step),
     ]

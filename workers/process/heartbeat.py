@@ -109,7 +109,7 @@ class Heartbeat:
         worker_info = json.dumps({**self._worker_info, "seen_at": time.time(), "draining": self._draining.is_set()})
         slots = 0 if self._draining.is_set() else self._slots
         try:
-            lost = self._planner.renew(self._name, slots=slots, words=worker_info, held=held)
+            lost = self._planner.renew(self._name, slots=slots, worker_info=worker_info, held=held)
         except RedisError as error:
             log.warning("heartbeat.store_unreachable", error=str(error))
             return

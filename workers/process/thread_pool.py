@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from jobs.queueing.celery_app import CHORES, EDITS, WEBHOOKS
+from jobs.queueing.celery_app import BACKGROUND, EDITS, WEBHOOKS
 
 BACKGROUND_THREADS = 2
 """Threads for background tasks in a process that edits."""
@@ -34,5 +34,5 @@ class Threads:
         if EDITS not in queues:
             return cls(0, concurrency, concurrency)
         deliveries = max(1, concurrency // 4) if WEBHOOKS in queues else 0
-        more = (3 * deliveries + 1 if deliveries else 0) + (BACKGROUND_THREADS if CHORES in queues else 0)
+        more = (3 * deliveries + 1 if deliveries else 0) + (BACKGROUND_THREADS if BACKGROUND in queues else 0)
         return cls(concurrency, deliveries, concurrency + more)

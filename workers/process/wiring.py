@@ -6,11 +6,11 @@ from functools import partial
 from jobs.events.outbox import Outbox
 from jobs.foundation.webhook_url_policy import check_webhook_url
 from jobs.webhooks.retry_policy import Exchange
-from jobs.webhooks.routing import Audience
+from jobs.webhooks.routing import EventRouter
 from jobs.wiring import Domain
 from workers.background.index_cleanup import IndexCleanup
 from workers.background.schedule_poller import SchedulePoller
-from workers.background.tasks import BackgroundTasks, BatchWork
+from workers.background.tasks import BackgroundTaskRunner, BatchWork
 from workers.edits.active_attempts import ActiveAttempts
 from workers.edits.attempt_steps import StepTools
 from workers.edits.fetch_input import InputFetcher
@@ -47,7 +47,7 @@ def build_editor(domain: Domain, active: ActiveAttempts, worker: str, *, listene
     return Editor(tools, domain.catalogue, worker, listeners=listeners)
 
 
-def build_background_tasks(domain: Domain) -> BackgroundTasks:
+def build_background_tasks(domain: Domain) -> BackgroundTaskRunner:
     """The background tasks of a worker."""
     work = BatchWork(
         batches=domain.batches,
@@ -59,7 +59,7 @@ def build_background_tasks(domain: Domain) -> BackgroundTasks:
         results=domain.result_writer,
         dispatch=domain.edit_loop.dispatch,
     )
-    return BackgroundTasks(domain.chores, domain.chore_publisher, work, domain.redis, domain.keys)
+    return BackgroundTaskRunner(domain.background_tasks, domain.task_publisher, work, domain.redis, domain.keys)
 
 
 def build_outbox_reader(domain: Domain, *, threads: int, name: str | None = None) -> OutboxReader:
@@ -72,9 +72,10 @@ def build_outbox_reader(domain: Domain, *, threads: int, name: str | None = None
     """
     return OutboxReader(
         Outbox(domain.redis, domain.keys),
-        Audience(domain.redis, domain.keys),
+        EventRouter(domain.redis, domain.keys),
         domain.bodies,
         domain.deliveries,
+        domain.digests,
         dispatch=domain.delivery_loop.dispatch,
         threads=threads,
         name=name,
@@ -101,7 +102,7 @@ def build_deliverer(
     settings = domain.settings
     return Deliverer(
         domain.deliveries,
-        WebhookSigner(domain.seal, domain.tenants, domain.spans),
+        WebhookSigner(domain.secret_box, domain.tenants, domain.spans),
         http or Http(settings.private_networks),
         domain.spans,
         check_url=partial(check_webhook_url, settings=settings),
@@ -113,9 +114,9 @@ def build_deliverer(
 
 def build_schedule_poller(domain: Domain) -> SchedulePoller:
     """The schedule poller of a worker."""
-    return SchedulePoller(domain.schedules, domain.chore_publisher)
+    return SchedulePoller(domain.schedules, domain.task_publisher)
 
 
 def build_index_cleanup(domain: Domain) -> IndexCleanup:
     """The index cleanup of a worker."""
-    return IndexCleanup(domain.redis, domain.keys, domain.tidying)
+    return IndexCleanup(domain.redis, domain.keys, domain.index_cleaner)

@@ -12,8 +12,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from jobs.events.outbox import Event, Outbox
 from jobs.webhooks.deliveries import Deliveries
+from jobs.webhooks.digests import Digests
 from jobs.webhooks.payloads import Bodies
-from jobs.webhooks.routing import Audience, Target
+from jobs.webhooks.routing import EventRouter, Target
 
 MAX_EVENTS = 100
 MAX_BLOCK_MS = 1000
@@ -36,9 +37,10 @@ class OutboxReader:
 
     Args:
         outbox: the events.
-        audience: finds the receivers of an event.
+        router: finds the receivers of an event.
         bodies: renders events.
         deliveries: where the deliveries are written.
+        digests: job events of batches that are sent together.
         dispatch: starts the deliveries that may start; returns the seconds until it may start more, or None.
         threads: the process's threads for deliveries.
         name: one of a kind; generated unless given.
@@ -48,9 +50,10 @@ class OutboxReader:
     def __init__(
         self,
         outbox: Outbox,
-        audience: Audience,
+        router: EventRouter,
         bodies: Bodies,
         deliveries: Deliveries,
+        digests: Digests,
         *,
         dispatch: Callable[[], float | None],
         threads: int,
@@ -58,9 +61,10 @@ class OutboxReader:
         take_over_ms: int = TAKE_OVER_MS,
     ) -> None:
         self._outbox = outbox
-        self._audience = audience
+        self._router = router
         self._bodies = bodies
         self._deliveries = deliveries
+        self._digests = digests
         self._dispatch = dispatch
         self._threads = threads
         self._take_over_ms = take_over_ms
@@ -115,16 +119,16 @@ class OutboxReader:
         events = self._beat() if time.monotonic() >= self._beat_at else []
         events += self._outbox.read(self.name, count=MAX_EVENTS, block_ms=0 if events else block_ms)
         if events:
-            self._deliveries.fan_out_many(filter(None, map(self._addressed, events)))
-        for digest in self._deliveries.due_digests():
-            self._deliveries.tell_digest(digest, self._bodies.render_digest(digest))
+            self._deliveries.fan_out(filter(None, map(self._addressed, events)))
+        for digest in self._digests.due():
+            self._digests.send(digest, self._bodies.render_digest(digest))
         self._changed.set()
         return len(events)
 
     def _addressed(self, event: Event) -> tuple[Event, str, list[Target]] | None:
         """An event with its body and targets; None for an unreadable event, which stays in the outbox."""
         try:
-            targets = self._audience.of(event)
+            targets = self._router.targets(event)
             return event, self._bodies.render(event) if targets else "", targets
         except RedisError:
             raise

@@ -12,15 +12,16 @@ from celery import Celery
 from celery.exceptions import Retry
 
 from jobs.foundation.errors import ConfigurationError
-from jobs.foundation.secret_box import Seal
+from jobs.foundation.secret_box import SecretBox
 from jobs.foundation.tracing import Spans, trace_id_of
 from jobs.foundation.webhook_secrets import secrets_of, signature
 from jobs.queueing.celery_app import DELIVER
 from jobs.tenants.tenants import Tenants
-from jobs.webhooks.deliveries import LEASE_S, Deliveries, DeliveryAttempt
+from jobs.webhooks.deliveries import Deliveries, DeliveryAttempt
 from jobs.webhooks.delivery_models import DeliveryState
+from jobs.webhooks.delivery_scripts import LEASE_S
 from jobs.webhooks.endpoint_models import open_headers
-from jobs.webhooks.retry_policy import MOST_KEPT, Exchange, Verdict, judge
+from jobs.webhooks.retry_policy import MAX_ANSWER_BYTES, Exchange, Verdict, judge
 from workers.net.http import BodyLost, Http, Reach, retry_after_s
 from workers.net.ssrf_guard import AddressRefused
 from workers.process.store_retry import retry_while_store_down
@@ -42,16 +43,21 @@ class WebhookSigner:
     """Makes the headers of webhook requests.
 
     Args:
-        seal: decrypts secrets and headers.
+        secret_box: decrypts secrets and headers.
         tenants: have the secrets of addresses that jobs and batches name.
         spans: make the trace context.
         now: the moment that is signed.
     """
 
     def __init__(
-        self, seal: Seal, tenants: Tenants, spans: Spans, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        secret_box: SecretBox,
+        tenants: Tenants,
+        spans: Spans,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._seal = seal
+        self._secret_box = secret_box
         self._tenants = tenants
         self._spans = spans
         self._now = now
@@ -62,14 +68,14 @@ class WebhookSigner:
         Raises:
             ConfigurationError: this worker cannot decrypt the secrets or headers.
         """
-        now, line = self._now(), attempt.line
-        if "secret" in line:
-            keys = secrets_of(line, self._seal, now.timestamp() * 1000)
+        now, queue = self._now(), attempt.queue
+        if "secret" in queue:
+            keys = secrets_of(queue, self._secret_box, now.timestamp() * 1000)
         else:
             keys = self._tenants.webhook_secrets(attempt.tenant)
         context = self._spans.traceparent(attempt.traceparent)
         return {
-            **open_headers(line, self._seal),
+            **open_headers(queue, self._secret_box),
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "webhook-id": attempt.event_id,
@@ -176,7 +182,7 @@ class Deliverer:
                 reach=Reach.PUBLIC,
                 deadline_s=self._exchange_s,
                 connect_timeout_s=CONNECT_S,
-                max_bytes=MOST_KEPT,
+                max_bytes=MAX_ANSWER_BYTES,
                 headers=headers,
                 content=attempt.body.encode(),
                 cut=True,
@@ -184,7 +190,7 @@ class Deliverer:
         except (AddressRefused, ValueError) as error:
             return Exchange(took_ms(), error=f"no webhook may be sent to this address: {error}")
         except BodyLost as error:
-            return Exchange(took_ms(), status=error.status, error=str(error)[:MOST_KEPT])
+            return Exchange(took_ms(), status=error.status, error=str(error)[:MAX_ANSWER_BYTES])
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return Exchange(took_ms(), error=_described(error, self._exchange_s))
         return Exchange(
@@ -243,4 +249,4 @@ def _described(error: Exception, exchange_s: float) -> str:
         return "no connection in time"
     if isinstance(error, httpx.TimeoutException):
         return f"no whole answer within {exchange_s:g} s"
-    return (str(error) or type(error).__name__)[:MOST_KEPT]
+    return (str(error) or type(error).__name__)[:MAX_ANSWER_BYTES]

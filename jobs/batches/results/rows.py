@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.batches.commands import Batches
 from jobs.batches.models import ENDED, Batch, Reject
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.foundation.ids import batch_job_id, row_of
 from jobs.foundation.job_states import State
 from jobs.records.job_models import Job
@@ -30,7 +30,7 @@ class BatchRows:
         retention_s: how long a finished job's record is kept, in seconds.
     """
 
-    def __init__(self, batches: Batches, reader: Store, bucket: Bucket, *, retention_s: float) -> None:
+    def __init__(self, batches: Batches, reader: JobReader, bucket: Bucket, *, retention_s: float) -> None:
         self._batches = batches
         self._reader = reader
         self._bucket = bucket

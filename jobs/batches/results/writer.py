@@ -10,7 +10,7 @@ from jobs.batches.results.contact_sheet import ContactSheet
 from jobs.batches.results.lines import csv_lines, json_line
 from jobs.batches.results.rejects import RejectFiles
 from jobs.batches.results.rows import BatchRows
-from jobs.queueing.background_tasks import Held
+from jobs.queueing.background_tasks import TaskLease
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import record_key
 from jobs.storage.streams import PIECE, put_pieces
@@ -48,14 +48,14 @@ class ResultWriter:
         self._bucket = bucket
         self._retention_s = retention_s
 
-    def write(self, batch: Batch, lease: Held) -> bool:
+    def write(self, batch: Batch, lease: TaskLease) -> bool:
         """Write `results.jsonl`, `results.csv`, the rejects and the contact sheet. A second call changes nothing.
 
         Returns:
             False if the batch is running again, or another worker has claimed the task.
 
         Raises:
-            jobs.queueing.background_tasks.Lost: another worker has claimed the task.
+            jobs.queueing.background_tasks.LeaseLost: another worker has claimed the task.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         results = SavedResults(jsonl="", csv="")

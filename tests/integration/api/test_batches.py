@@ -1,4 +1,4 @@
-"""Batches over HTTP: submitted in each form, followed, acted on, and their results streamed."""
+"""Batches over HTTP: submits in both formats, events, actions, and streamed results."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ import pytest
 
 from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.records.job_models import Output
 from jobs.wiring import Domain
 from tests.support.api_server import CHELSEA, Api, problem
@@ -30,7 +30,7 @@ def domain(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[D
 
 
 class Kept(Hands):
-    """Hands whose results are really in the bucket."""
+    """Hands that store their results in the bucket."""
 
     def output(self, claim: Any) -> Output:
         output = super().output(claim)
@@ -78,7 +78,7 @@ def test_an_uploaded_manifest_takes_the_fields_of_a_job_as_defaults(api: Api, ha
     assert (made["trial"], made["budget_usd"]) == (1, 2.5)
 
 
-def test_the_same_key_and_request_answer_with_the_same_batch(api: Api, hands: Hands) -> None:
+def test_the_same_key_and_request_return_the_same_batch(api: Api, hands: Hands) -> None:
     key = {"Idempotency-Key": "once"}
     body = {"defaults": {"prompt": PROMPT}, "items": items(1)}
     first = api.http.post("/v1/batches", json=body, headers=key)
@@ -108,7 +108,7 @@ def test_the_same_key_and_request_answer_with_the_same_batch(api: Api, hands: Ha
         ({"manifest": "ftp://example.com/x.csv"}, "manifest"),
     ],
 )
-def test_what_breaks_a_rule_is_refused_by_its_field(api: Api, body: dict[str, Any], field: str) -> None:
+def test_an_invalid_batch_is_refused_with_the_field_name(api: Api, body: dict[str, Any], field: str) -> None:
     told = problem(api.http.post("/v1/batches", json=body), 422)
     assert field in {one["field"] for one in told["errors"]}
     assert api.http.get("/v1/batches").json() == {"data": [], "next_cursor": None}
@@ -121,9 +121,9 @@ def test_a_form_with_an_invalid_manifest_address_is_refused(api: Api, address: s
     assert {one["field"] for one in told["errors"]} == {"manifest"}
 
 
-def test_another_tenant_sees_nothing_of_a_batch(api: Api, domain: Domain) -> None:
+def test_a_batch_is_invisible_to_other_tenants(api: Api, domain: Domain) -> None:
     made = posted(api, defaults={"prompt": PROMPT}, items=items(1))
-    key = domain.tenants.create_key("stranger")
+    key = domain.api_keys.create("stranger")
     for method, path in [
         ("GET", ""),
         ("GET", "/results"),
@@ -137,7 +137,7 @@ def test_another_tenant_sees_nothing_of_a_batch(api: Api, domain: Domain) -> Non
         problem(answer, 404)
 
 
-def test_acts_answer_with_the_batch_and_409_where_the_state_does_not_allow_them(api: Api, hands: Hands) -> None:
+def test_actions_return_the_batch_or_409_if_the_state_forbids_them(api: Api, hands: Hands) -> None:
     batch_id = posted(api, defaults={"prompt": PROMPT}, items=items(4), trial=1)["id"]
     hands.read(batch_id)
     hands.work()
@@ -150,12 +150,12 @@ def test_acts_answer_with_the_batch_and_409_where_the_state_does_not_allow_them(
     hands.work(State.FAILED)
     again = api.http.post(f"{path}/retry", json={"states": ["failed"]}).json()
     assert (again["state"], again["retrying"]) == ("running", True)
-    hands.do(Kind.SWEEP, batch_id)
+    hands.do(TaskKind.SWEEP, batch_id)
     assert api.http.post(f"{path}/cancel").json()["state"] == "canceled"
     problem(api.http.post(f"{path}/cancel"), 409)
 
 
-def test_results_come_in_manifest_order_with_the_refused_rows(api: Api, hands: Hands) -> None:
+def test_results_are_in_manifest_order_and_include_refused_rows(api: Api, hands: Hands) -> None:
     lines = hands.csv(3).splitlines()
     data = b"\n".join([lines[0], lines[1], b"BAD,nowhere", *lines[2:]])
     batch_id = uploaded(api, data, prompt=PROMPT).json()["id"]
@@ -179,7 +179,7 @@ def test_results_come_in_manifest_order_with_the_refused_rows(api: Api, hands: H
     assert problem(api.http.get(path, params={"state": "done"}), 422)["errors"][0]["field"] == "state"
 
 
-def test_no_cell_of_a_csv_is_a_formula(api: Api, hands: Hands) -> None:
+def test_csv_cells_never_contain_formulas(api: Api, hands: Hands) -> None:
     data = 'custom_id,image,metadata.note\n"=HYPERLINK(""http://x"")",s3://retouch/a.png,@SUM(A1)\n+1,nowhere,-2\n'
     batch_id = uploaded(api, data.encode(), prompt=PROMPT).json()["id"]
     hands.read(batch_id)
@@ -189,7 +189,7 @@ def test_no_cell_of_a_csv_is_a_formula(api: Api, hands: Hands) -> None:
             assert not [cell for cell in row if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
-def test_the_mended_rejects_are_a_manifest_again(api: Api, hands: Hands) -> None:
+def test_a_corrected_rejects_file_is_a_valid_manifest(api: Api, hands: Hands) -> None:
     data = b"custom_id,image,prompt\nA,s3://retouch/a.png,p\nB,nowhere,=bold\nC,,p\n"
     first = uploaded(api, data).json()["id"]
     hands.read(first)
@@ -206,7 +206,7 @@ def test_the_mended_rejects_are_a_manifest_again(api: Api, hands: Hands) -> None
     assert hands.job(second, 1).prompt == "=bold"
 
 
-def test_the_archive_holds_every_picture_by_its_custom_id(api: Api, hands: Hands) -> None:
+def test_the_archive_contains_every_picture_named_by_custom_id(api: Api, hands: Hands) -> None:
     batch_id = posted(api, defaults={"prompt": PROMPT}, items=[*items(2), {"image": "https://example.com/x.jpg"}])["id"]
     hands.read(batch_id)
     hands.work()
@@ -218,19 +218,19 @@ def test_the_archive_holds_every_picture_by_its_custom_id(api: Api, hands: Hands
     assert archive.read("SKU-1.png") == CHELSEA
 
 
-def test_an_ended_batch_keeps_its_record_beside_the_pictures(api: Api, hands: Hands, domain: Domain) -> None:
+def test_an_ended_batch_stores_its_record_with_the_pictures(api: Api, hands: Hands, domain: Domain) -> None:
     data = hands.csv(3) + b"BAD,nowhere\n"
     batch_id = uploaded(api, data, prompt=PROMPT).json()["id"]
     hands.read(batch_id)
     hands.work()
     assert api.http.get(f"/v1/batches/{batch_id}").json()["results"] is None
-    hands.do(Kind.RESULTS, batch_id)
+    hands.do(TaskKind.RESULTS, batch_id)
     kept = api.http.get(f"/v1/batches/{batch_id}").json()["results"]
     prefix = f"s3://{domain.bucket.name}/outputs/{batch_id}"
     assert (kept["jsonl"], kept["csv"]) == (f"{prefix}/results.jsonl", f"{prefix}/results.csv")
     lines = domain.bucket.get(domain.bucket.name, f"outputs/{batch_id}/results.jsonl", max_bytes=1 << 20).splitlines()
     assert [json.loads(line)["state"] for line in lines] == ["succeeded"] * 3 + ["rejected"]
-    # The record outlives those of the jobs.
+    # The batch's record is kept longer than its jobs'.
     for row in range(1, 4):
         domain.redis.delete(domain.keys.job(f"job_{batch_id[4:]}-{row:07d}"))
     domain.redis.hset(domain.keys.batch(batch_id), mapping={"created": 0, "finished": 1})
@@ -238,7 +238,7 @@ def test_an_ended_batch_keeps_its_record_beside_the_pictures(api: Api, hands: Ha
     assert [json.loads(line)["custom_id"] for line in found] == ["SKU-1", "SKU-2", "SKU-3"]
 
 
-def test_events_tell_of_progress_and_then_of_the_end(api: Api, hands: Hands) -> None:
+def test_events_report_progress_and_then_the_final_state(api: Api, hands: Hands) -> None:
     batch_id = posted(api, defaults={"prompt": PROMPT}, items=items(2))["id"]
     hands.read(batch_id)
     told: list[tuple[str, dict[str, Any]]] = []
@@ -257,7 +257,7 @@ def test_events_tell_of_progress_and_then_of_the_end(api: Api, hands: Hands) -> 
     assert told[-1][1]["counts"]["succeeded"] == 2
 
 
-def test_a_prefix_means_every_picture_under_it(api: Api, hands: Hands, domain: Domain) -> None:
+def test_a_prefix_selects_every_picture_under_it(api: Api, hands: Hands, domain: Domain) -> None:
     for name in ("a.jpg", "sub/b.PNG", "notes.txt", "c.webp"):
         domain.bucket.put(domain.bucket.name, f"{api.tenant}-shop/{name}", b"x", media_type="image/png")
     batch_id = posted(api, defaults={"prompt": PROMPT}, manifest=f"s3://{domain.bucket.name}/{api.tenant}-shop/")["id"]
@@ -265,7 +265,7 @@ def test_a_prefix_means_every_picture_under_it(api: Api, hands: Hands, domain: D
     assert [hands.job(batch_id, row).custom_id for row in (1, 2, 3)] == ["a.jpg", "c.webp", "sub/b.PNG"]
 
 
-def test_a_manifest_in_the_bucket_is_kept_as_it_was(api: Api, hands: Hands, domain: Domain) -> None:
+def test_a_manifest_in_the_bucket_is_stored_unchanged(api: Api, hands: Hands, domain: Domain) -> None:
     key = f"{api.tenant}-shop/m.csv"
     domain.bucket.put(domain.bucket.name, key, hands.csv(2), media_type="text/csv")
     batch_id = posted(api, defaults={"prompt": PROMPT}, manifest=f"s3://{domain.bucket.name}/{key}")["id"]
@@ -273,7 +273,7 @@ def test_a_manifest_in_the_bucket_is_kept_as_it_was(api: Api, hands: Hands, doma
     assert hands.read(batch_id).counts.queued == 2
 
 
-def test_a_picture_inside_an_item_is_kept_in_the_bucket(api: Api, hands: Hands) -> None:
+def test_an_inline_picture_of_an_item_is_stored_in_the_bucket(api: Api, hands: Hands) -> None:
     image = f"data:image/png;base64,{b64encode(CHELSEA).decode()}"
     bad = "data:image/png;base64,aGVsbG8="
     batch_id = posted(

@@ -1,4 +1,4 @@
-"""Readiness, the log, headers every answer has, and the document that describes it all."""
+"""Readiness, the access log, common response headers, and the OpenAPI document."""
 
 import re
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from jobs.wiring import Domain
 from tests.support.api_server import FILE, PROMPT, Api, api_of, free_port, problem, served
 
 
-def test_a_ready_api_says_what_it_asked(api: Api):
-    anybody = httpx.Client(base_url=api.http.base_url, timeout=60)
-    assert anybody.get("/livez").json() == {"status": "alive"}
-    answer = anybody.get("/readyz")
+def test_a_ready_api_lists_its_checks(api: Api):
+    anonymous = httpx.Client(base_url=api.http.base_url, timeout=60)
+    assert anonymous.get("/livez").json() == {"status": "alive"}
+    answer = anonymous.get("/readyz")
     assert answer.status_code == 200
     ready = answer.json()
     assert ready["ready"] is True
@@ -27,11 +27,11 @@ def test_a_ready_api_says_what_it_asked(api: Api):
     }
     assert ready["edit_workers"] == 0
     api.work()
-    assert anybody.get("/readyz").json()["edit_workers"] == 1
+    assert anonymous.get("/readyz").json()["edit_workers"] == 1
 
 
 @pytest.mark.parametrize("missing", ["redis", "bucket", "broker"])
-def test_what_does_not_answer_makes_the_api_unready_and_not_dead(make_settings: Callable[..., Any], missing: str):
+def test_a_missing_service_makes_the_api_unready_but_still_alive(make_settings: Callable[..., Any], missing: str):
     port = free_port()
     changes: dict[str, dict[str, Any]] = {
         "redis": {"redis_url": SecretStr(f"redis://127.0.0.1:{port}/0")},
@@ -50,7 +50,7 @@ def test_what_does_not_answer_makes_the_api_unready_and_not_dead(make_settings: 
         domain.close()
 
 
-def test_without_redis_every_route_says_when_to_ask_again(make_settings: Callable[..., Any]):
+def test_without_redis_every_route_returns_503_with_retry_after(make_settings: Callable[..., Any]):
     address = f"redis://127.0.0.1:{free_port()}/0"
     domain = Domain.open(make_settings(redis_url=SecretStr(address), broker_url=SecretStr(address)))
     try:
@@ -68,7 +68,7 @@ def test_without_redis_every_route_says_when_to_ask_again(make_settings: Callabl
         domain.close()
 
 
-def test_without_the_bucket_no_job_is_written(make_settings: Callable[..., Any]):
+def test_without_the_bucket_no_job_is_stored(make_settings: Callable[..., Any]):
     domain = Domain.open(make_settings(s3_endpoint_url=f"http://127.0.0.1:{free_port()}"))
     try:
         domain.planner.register_models()
@@ -76,12 +76,12 @@ def test_without_the_bucket_no_job_is_written(make_settings: Callable[..., Any])
             answer = api.submit()
             problem(answer, 503)
             assert answer.headers["retry-after"]
-            assert domain.store.page(api.tenant).data == []
+            assert domain.job_reader.page(api.tenant).data == []
     finally:
         domain.close()
 
 
-def test_without_the_broker_a_submit_is_durable_all_the_same(make_settings: Callable[..., Any]):
+def test_without_the_broker_a_submit_is_still_durable(make_settings: Callable[..., Any]):
     domain = Domain.open(make_settings(broker_url=SecretStr(f"redis://127.0.0.1:{free_port()}/0")))
     try:
         domain.planner.register_models()
@@ -92,7 +92,7 @@ def test_without_the_broker_a_submit_is_durable_all_the_same(make_settings: Call
         domain.close()
 
 
-def test_every_answer_carries_its_request_s_id(api: Api):
+def test_every_response_has_the_request_id(api: Api):
     assert re.fullmatch(r"req_[0-9A-Z]{26}", api.http.get("/livez").headers["x-request-id"])
     assert api.http.get("/livez", headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
     made = api.http.get("/v1/nothing", headers={"X-Request-Id": "a b\x7f" + "x" * 200})
@@ -100,7 +100,7 @@ def test_every_answer_carries_its_request_s_id(api: Api):
     assert problem(made, 404)["request_id"] == made.headers["x-request-id"]
 
 
-def test_the_log_has_the_route_and_no_prompt(api: Api):
+def test_the_access_log_has_the_route_but_no_prompt(api: Api):
     with capture_logs() as lines:
         job_id = api.submitted()
         api.http.get(f"/v1/jobs/{job_id}")
@@ -119,7 +119,7 @@ def test_the_log_has_the_route_and_no_prompt(api: Api):
     assert "secret" not in str(lines)
 
 
-def test_head_answers_as_get_without_a_body(api: Api):
+def test_head_returns_the_headers_of_get_without_a_body(api: Api):
     job_id = api.submitted()
     for path in ("/livez", "/v1/jobs", f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/input", "/openapi.json"):
         head, get = api.http.head(path), api.http.get(path)
@@ -128,7 +128,7 @@ def test_head_answers_as_get_without_a_body(api: Api):
     assert api.http.head(f"/v1/jobs/{job_id}/cancel").status_code == 405
 
 
-def test_other_sites_pages_are_not_let_in(api: Api):
+def test_cross_origin_requests_are_not_allowed(api: Api):
     answer = api.http.get("/livez", headers={"Origin": "https://elsewhere.example"})
     assert "access-control-allow-origin" not in answer.headers
 
@@ -145,7 +145,7 @@ def test_the_models_are_listed_with_their_limits(api: Api):
     assert api.http.get("/v1/models").json()["data"][0]["queued"] == 1
 
 
-def test_the_document_describes_both_forms_the_key_and_the_problems(api: Api):
+def test_openapi_describes_both_body_formats_the_key_and_the_problems(api: Api):
     document = api.http.get("/openapi.json").json()
     submit = document["paths"]["/v1/jobs"]["post"]
     forms = submit["requestBody"]["content"]

@@ -1,4 +1,4 @@
-"""The life of a job as HTTP shows it, over real Valkey and SeaweedFS."""
+"""A job's life over HTTP, with real Valkey and SeaweedFS."""
 
 import base64
 import hashlib
@@ -8,7 +8,7 @@ from functools import partial
 import httpx
 import pytest
 
-from jobs.edits.reader import Store
+from jobs.edits.reader import JobReader
 from jobs.foundation.errors import Filtered, Transient
 from jobs.foundation.job_states import State
 from jobs.plan.settlement import Settlement
@@ -16,7 +16,7 @@ from jobs.records.job_models import Job, JobRequest
 from tests.support.api_server import CHELSEA, FILE, PROMPT, ROCKET, Api, fields_of, problem
 
 
-def test_an_uploaded_picture_is_kept_and_its_job_is_durable(api: Api):
+def test_an_uploaded_picture_is_stored_and_its_job_is_durable(api: Api):
     answer = api.submit(custom_id="SKU-1041", metadata='{"season": "winter"}', **{"metadata.colour": "red"})
     assert answer.status_code == 202
     job = answer.json()
@@ -37,13 +37,13 @@ def test_an_uploaded_picture_is_kept_and_its_job_is_durable(api: Api):
     assert httpx.get(redirect.headers["location"]).content == ROCKET
 
 
-def test_a_form_s_values_are_read_as_the_types_of_their_fields(api: Api):
+def test_form_values_are_converted_to_the_types_of_their_fields(api: Api):
     job = api.submit(seed="7", steps="12", cfg_scale="2.5", text_mode="true", deadline_s="600").json()
     assert (job["seed"], job["steps"], job["cfg_scale"], job["text_mode"]) == (7, 12, 2.5, True)
     assert job["deadline_s"] == 600
 
 
-def test_a_data_url_is_kept_as_an_upload_is(api: Api):
+def test_a_data_url_is_stored_like_an_upload(api: Api):
     image = "data:image/png;base64," + base64.b64encode(CHELSEA).decode()
     answer = api.http.post("/v1/jobs", json={"image": image, "prompt": PROMPT, "seed": 3})
     assert answer.status_code == 202, answer.text
@@ -53,7 +53,7 @@ def test_a_data_url_is_kept_as_an_upload_is(api: Api):
     assert api.objects() == [f"retouch/{api.tenant}/inputs/{job['id']}.png"]
 
 
-def test_a_picture_s_address_is_taken_as_it_is(api: Api):
+def test_a_picture_url_is_stored_unchanged(api: Api):
     url = "https://pictures.example/rocket.jpg"
     job = api.http.post("/v1/jobs", json={"image": url, "prompt": PROMPT}).json()
     assert job["input"] == {"image": url, **dict.fromkeys(("sha256", "bytes", "media_type", "width", "height"))}
@@ -61,7 +61,7 @@ def test_a_picture_s_address_is_taken_as_it_is(api: Api):
     assert api.objects() == []
 
 
-def test_an_upload_through_a_presigned_put_can_be_submitted_by_its_own_tenant_alone(api: Api):
+def test_a_presigned_upload_can_only_be_submitted_by_its_tenant(api: Api):
     target = api.http.post("/v1/uploads", json={"filename": "a b.jpg", "media_type": "image/jpeg"})
     assert target.status_code == 201, target.text
     place = target.json()
@@ -69,19 +69,19 @@ def test_an_upload_through_a_presigned_put_can_be_submitted_by_its_own_tenant_al
     job = api.http.post("/v1/jobs", json={"image": place["image"], "prompt": PROMPT})
     assert job.status_code == 202, job.text
     assert httpx.get(api.http.get(f"/v1/jobs/{job.json()['id']}/input").headers["location"]).content == ROCKET
-    other = {"Authorization": f"Bearer {api.domain.tenants.create_key('globex')}"}
+    other = {"Authorization": f"Bearer {api.domain.api_keys.create('globex')}"}
     refused = api.http.post("/v1/jobs", json={"image": place["image"], "prompt": PROMPT}, headers=other)
     assert fields_of(problem(refused, 422)) == {"image"}
 
 
-def test_an_upload_needs_to_say_nothing(api: Api):
+def test_an_upload_request_may_be_empty(api: Api):
     place = api.http.post("/v1/uploads").json()
     assert place["headers"] == {}
     assert httpx.put(place["url"], content=CHELSEA).status_code == 200
     assert f"s3://{api.domain.bucket.name}/{api.objects()[0]}" == place["image"]
 
 
-def test_what_has_no_effect_is_accepted_with_a_warning(api: Api):
+def test_a_field_without_effect_is_accepted_with_a_warning(api: Api):
     warnings = api.submit(negative_prompt="blur", size="1024x1024").json()["warnings"]
     assert len(warnings) == 2
     assert "size" in warnings[0]
@@ -89,7 +89,7 @@ def test_what_has_no_effect_is_accepted_with_a_warning(api: Api):
     assert api.submit(negative_prompt="blur", cfg_scale="2").json()["warnings"] == []
 
 
-def test_a_job_is_not_started_before_its_time(api: Api):
+def test_a_job_does_not_start_before_not_before(api: Api):
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     job = api.submit(not_before=later).json()
     assert job["state"] == "waiting"
@@ -129,13 +129,13 @@ def test_the_202_of_a_job_for_a_parked_model_equals_its_record(api: Api):
 
 def test_a_submit_reads_a_job_only_when_it_is_replayed(api: Api, monkeypatch: pytest.MonkeyPatch):
     reads: list[str] = []
-    get = Store.get
+    get = JobReader.get
 
-    def counted(store: Store, tenant: str, job_id: str) -> Job:
+    def counted(store: JobReader, tenant: str, job_id: str) -> Job:
         reads.append(job_id)
         return get(store, tenant, job_id)
 
-    monkeypatch.setattr(Store, "get", counted)
+    monkeypatch.setattr(JobReader, "get", counted)
     submit = partial(api.domain.job_submission.submit, JobRequest(prompt=PROMPT), tenant=api.tenant, upload=ROCKET)
     first = submit(idempotency_key="order-7")
     assert reads == []
@@ -145,7 +145,7 @@ def test_a_submit_reads_a_job_only_when_it_is_replayed(api: Api, monkeypatch: py
     assert reads == [first.job.id]
 
 
-def test_the_same_key_and_request_answer_with_the_same_job_and_keep_one_picture(api: Api):
+def test_the_same_key_and_request_return_the_same_job_and_store_one_picture(api: Api):
     def submit(key: str, **fields: str) -> httpx.Response:
         return api.http.post(
             "/v1/jobs", data={"prompt": PROMPT, **fields}, files=FILE, headers={"Idempotency-Key": key}
@@ -163,7 +163,7 @@ def test_the_same_key_and_request_answer_with_the_same_job_and_keep_one_picture(
     assert len(api.objects()) == 2
 
 
-def test_another_picture_under_the_same_key_is_another_request(api: Api):
+def test_the_same_key_with_another_picture_is_refused(api: Api):
     headers = {"Idempotency-Key": "picture"}
     assert api.http.post("/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers=headers).status_code == 202
     other = {"image": ("cat.png", CHELSEA, "image/png")}
@@ -171,16 +171,16 @@ def test_another_picture_under_the_same_key_is_another_request(api: Api):
     assert len(api.objects()) == 1
 
 
-def test_idempotency_keys_of_two_tenants_do_not_meet(api: Api):
+def test_idempotency_keys_are_separate_for_each_tenant(api: Api):
     headers = {"Idempotency-Key": "shared"}
     mine = api.http.post("/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers=headers)
-    other = headers | {"Authorization": f"Bearer {api.domain.tenants.create_key('globex')}"}
+    other = headers | {"Authorization": f"Bearer {api.domain.api_keys.create('globex')}"}
     theirs = api.http.post("/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers=other)
     assert theirs.status_code == 202
     assert theirs.json()["id"] != mine.json()["id"]
 
 
-def test_a_used_up_quota_says_when_to_come_back_and_keeps_nothing(api: Api):
+def test_an_exhausted_quota_returns_retry_after_and_stores_nothing(api: Api):
     api.domain.redis.hset(api.domain.keys.tenant(api.tenant), "max_queued", "1")
     api.submitted()
     refused = api.submit()
@@ -189,7 +189,7 @@ def test_a_used_up_quota_says_when_to_come_back_and_keeps_nothing(api: Api):
     assert len(api.objects()) == 1
 
 
-def test_a_finished_job_leads_to_its_output(api: Api):
+def test_a_finished_job_redirects_to_its_output(api: Api):
     job_id = api.submitted()
     assert problem(api.http.get(f"/v1/jobs/{job_id}/output"), 409)["detail"].startswith("the job is queued")
     api.succeed(job_id)
@@ -205,14 +205,14 @@ def test_a_finished_job_leads_to_its_output(api: Api):
     assert httpx.get(listed[0]["output"]["url"]).content == CHELSEA
 
 
-def test_a_job_that_ended_without_output_has_none_to_be_fetched(api: Api):
+def test_the_output_of_a_job_that_ended_without_one_is_a_404(api: Api):
     job_id = api.submitted()
     api.settle(job_id, Settlement.failed(Transient("the endpoint is down", provider_status=503)))
     assert api.http.get(f"/v1/jobs/{job_id}").json()["error"]["provider_status"] == 503
     problem(api.http.get(f"/v1/jobs/{job_id}/output"), 404)
 
 
-def test_cancel_and_retry_do_what_the_state_allows_and_conflict_otherwise(api: Api):
+def test_cancel_and_retry_conflict_if_the_state_forbids_them(api: Api):
     job_id = api.submitted()
     assert problem(api.http.post(f"/v1/jobs/{job_id}/retry"), 409)["type"].endswith("conflict")
     assert api.http.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "canceled"
@@ -222,9 +222,9 @@ def test_cancel_and_retry_do_what_the_state_allows_and_conflict_otherwise(api: A
     assert api.http.post(f"/v1/jobs/{job_id}/retry").json()["state"] in {"queued", "running"}
 
 
-def test_another_tenant_s_job_does_not_exist(api: Api):
+def test_a_job_is_invisible_to_other_tenants(api: Api):
     job_id = api.submitted()
-    other = {"Authorization": f"Bearer {api.domain.tenants.create_key('globex')}"}
+    other = {"Authorization": f"Bearer {api.domain.api_keys.create('globex')}"}
     for method, path in [
         ("GET", ""),
         ("GET", "/input"),
@@ -237,7 +237,7 @@ def test_another_tenant_s_job_does_not_exist(api: Api):
     assert api.http.get("/v1/jobs", headers=other).json() == {"data": [], "next_cursor": None}
 
 
-def test_pages_follow_each_other_and_filters_hold(api: Api):
+def test_the_job_list_has_pages_and_filters(api: Api):
     ids = [api.submitted(custom_id=f"SKU-{number % 2}") for number in range(5)]
     first = api.http.get("/v1/jobs", params={"limit": 2}).json()
     assert [job["id"] for job in first["data"]] == ids[:2:-1]

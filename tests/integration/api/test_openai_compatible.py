@@ -1,4 +1,4 @@
-"""The drop-in: StepFun's request and answer, through the queue, for a client that knows nothing of Retouch."""
+"""The drop-in endpoint: StepFun's request and response format, for clients without knowledge of Retouch."""
 
 import base64
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import openai
 import pytest
 from structlog.testing import capture_logs
 
-from api.routes import openai_compatible as dropin
+from api.routes import openai_compatible
 from jobs.foundation.errors import (
     BadResult,
     DeadlineExceeded,
@@ -26,7 +26,8 @@ from jobs.foundation.errors import (
 from jobs.foundation.job_states import State
 from jobs.plan.settlement import Settlement
 from jobs.wiring import Domain
-from tests.support.api_server import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of, until
+from tests.support.api_server import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of
+from tests.support.waiting import eventually
 
 PATH = "/v1/images/edits"
 
@@ -36,12 +37,12 @@ def edit(api: Api, files: Any = FILE, **fields: Any) -> httpx.Response:
 
 
 def meanwhile(api: Api, call: Callable[[], Any], act: Callable[[str], object]) -> tuple[Any, str]:
-    """What `call` answers while `act` deals with its job."""
+    """The result of `call`, while `act` handles its job; and the job's id."""
     with ThreadPoolExecutor(1) as pool:
         answer: Future[Any] = pool.submit(call)
-        until(lambda: answer.done() or api.domain.store.page(api.tenant).data)
+        eventually(lambda: answer.done() or api.domain.job_reader.page(api.tenant).data)
         assert not answer.done(), answer.result().text
-        job_id = api.domain.store.page(api.tenant).data[0].id
+        job_id = api.domain.job_reader.page(api.tenant).data[0].id
         act(job_id)
         return answer.result(30), job_id
 
@@ -51,7 +52,7 @@ def client_of(api: Api) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{api.http.base_url}/v1", api_key=key, timeout=60)
 
 
-def test_the_answer_is_the_endpoint_s_own_with_a_url_of_our_bucket(api: Api):
+def test_the_response_has_the_provider_format_and_a_url_of_the_bucket(api: Api):
     answer, job_id = meanwhile(api, lambda: edit(api, seed="7", steps="8", text_mode="false"), api.succeed)
     assert answer.status_code == 200
     assert answer.headers["x-retouch-job"] == job_id
@@ -62,16 +63,16 @@ def test_the_answer_is_the_endpoint_s_own_with_a_url_of_our_bucket(api: Api):
     (result,) = body["data"]
     assert {**result, "url": None} == {"seed": 7, "finish_reason": "success", "url": None}
     assert httpx.get(result["url"]).content == CHELSEA
-    job = api.domain.store.get(api.tenant, job_id)
+    job = api.domain.job_reader.get(api.tenant, job_id)
     assert (job.priority, job.seed, job.steps, job.text_mode) == ("high", 7, 8, False)
 
 
-def test_bytes_come_inside_the_answer_where_they_are_asked_for(api: Api):
+def test_the_response_contains_the_bytes_if_the_client_wants_them(api: Api):
     answer, _ = meanwhile(api, lambda: edit(api, response_format="b64_json"), api.succeed)
     assert base64.b64decode(answer.json()["data"][0]["b64_json"]) == CHELSEA
 
 
-def test_openai_s_client_edits_a_picture(api: Api):
+def test_the_openai_client_edits_a_picture(api: Api):
     def call() -> openai.types.ImagesResponse:
         return client_of(api).images.edit(
             model="step-image-edit-2",
@@ -87,17 +88,17 @@ def test_openai_s_client_edits_a_picture(api: Api):
 
     answer, job_id = meanwhile(api, call, api.succeed)
     assert base64.b64decode(answer.data[0].b64_json) == CHELSEA
-    job = api.domain.store.get(api.tenant, job_id)
+    job = api.domain.job_reader.get(api.tenant, job_id)
     assert (job.seed, job.cfg_scale) == (7, 2.5)
 
 
-def test_openai_s_client_may_send_its_picture_as_a_list(api: Api):
+def test_the_openai_client_may_send_its_picture_as_a_list(api: Api):
     call = lambda: client_of(api).images.edit(image=[("rocket.jpg", ROCKET)], prompt=PROMPT)  # noqa: E731
     answer, _ = meanwhile(api, call, api.succeed)
     assert httpx.get(answer.data[0].url).content == CHELSEA
 
 
-def test_openai_s_client_does_not_buy_a_failed_edit_again(api: Api):
+def test_the_openai_client_does_not_retry_a_failed_edit(api: Api):
     def fail(job_id: str) -> None:
         api.settle(job_id, Settlement.failed(BadResult("no picture came")))
 
@@ -109,12 +110,10 @@ def test_openai_s_client_does_not_buy_a_failed_edit_again(api: Api):
     error, job_id = meanwhile(api, call, fail)
     assert error.status_code == 503
     assert job_id in error.message
-    assert len(api.domain.store.page(api.tenant).data) == 1
+    assert len(api.domain.job_reader.page(api.tenant).data) == 1
 
 
-def test_a_model_of_openai_s_dialect_answers_with_bytes_and_takes_openai_s_fields(
-    make_settings: Callable[..., Any], tmp_path: Path
-):
+def test_an_openai_model_accepts_openai_fields_and_returns_bytes(make_settings: Callable[..., Any], tmp_path: Path):
     config = tmp_path / "retouch.toml"
     config.write_text('[models.gpt-image-x]\ndialect = "openai"\n')
     domain = Domain.open(make_settings(config=config))
@@ -124,14 +123,14 @@ def test_a_model_of_openai_s_dialect_answers_with_bytes_and_takes_openai_s_field
             fields = {"model": "gpt-image-x", "quality": "high", "output_format": "webp", "size": "auto"}
             answer, job_id = meanwhile(api, lambda: edit(api, **fields), api.succeed)
             assert base64.b64decode(answer.json()["data"][0]["b64_json"]) == CHELSEA
-            job = api.domain.store.get(api.tenant, job_id)
+            job = api.domain.job_reader.get(api.tenant, job_id)
             assert (job.quality, job.output_format, job.size, job.seed) == ("high", "webp", "auto", None)
             assert "seed" in edit(api, model="gpt-image-x", seed="7").json()["error"]["message"]
     finally:
         domain.close()
 
 
-def test_a_withheld_picture_is_an_answer_without_one(api: Api):
+def test_a_filtered_result_is_a_success_without_a_picture(api: Api):
     def withheld(job_id: str) -> None:
         api.settle(job_id, Settlement.filtered(Filtered("the filter stopped it", provider_status=200)))
 
@@ -162,7 +161,7 @@ def test_a_refused_edit_is_a_451(api: Api):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_a_failed_job_is_an_error_of_the_endpoint_s_kind(api: Api, failure: EditFailure, status: int, kind: str):
+def test_a_failed_job_is_an_error_in_the_provider_format(api: Api, failure: EditFailure, status: int, kind: str):
     answer, job_id = meanwhile(api, lambda: edit(api), lambda job: api.settle(job, Settlement.failed(failure)))
     assert answer.status_code == status
     assert answer.json() == {"error": {"message": f"job {job_id}: {failure.message}", "type": kind}}
@@ -170,14 +169,14 @@ def test_a_failed_job_is_an_error_of_the_endpoint_s_kind(api: Api, failure: Edit
     assert answer.headers["x-retouch-job"] == job_id
 
 
-def test_a_canceled_job_is_told_as_such(api: Api):
+def test_a_canceled_job_is_a_409(api: Api):
     answer, _ = meanwhile(api, lambda: edit(api), api.domain.planner.cancel)
     assert answer.status_code == 409
     assert answer.json()["error"]["type"] == "canceled"
 
 
-def test_when_the_wait_is_over_the_job_goes_on_and_is_named(api: Api, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dropin, "MAX_WAIT_S", 0.3)
+def test_a_timed_out_wait_names_the_job_which_continues(api: Api, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(openai_compatible, "MAX_WAIT_S", 0.3)
     answer = edit(api)
     assert answer.status_code == 504
     assert answer.json()["error"]["type"] == "timeout"
@@ -188,25 +187,25 @@ def test_when_the_wait_is_over_the_job_goes_on_and_is_named(api: Api, monkeypatc
 
 
 def leave(api: Api, act: Callable[[str], Any]) -> str:
-    """A client that goes away while its job waits, after `act` has dealt with the job."""
+    """Disconnect a client while its job waits, after `act` has handled the job. Returns the job's id."""
     request = api.http.build_request("POST", PATH, data={"prompt": PROMPT}, files=FILE)
     connection = HTTPConnection(request.url.host, request.url.port or 80)
     connection.request("POST", PATH, body=request.read(), headers=dict(request.headers))
-    job_id = str(until(lambda: api.domain.store.page(api.tenant).data)[0].id)
+    job_id = str(eventually(lambda: api.domain.job_reader.page(api.tenant).data)[0].id)
     act(job_id)
     connection.close()
     return job_id
 
 
-def test_a_client_that_goes_away_cancels_its_job(api: Api):
+def test_a_disconnect_cancels_a_job_that_does_not_run(api: Api):
     job_id = leave(api, lambda _: None)
-    until(lambda: api.state(job_id) is State.CANCELED)
+    eventually(lambda: api.state(job_id) is State.CANCELED)
 
 
-def test_a_client_that_goes_away_leaves_a_running_job_alone(api: Api):
+def test_a_disconnect_does_not_cancel_a_running_job(api: Api):
     with capture_logs() as lines:
         job_id = leave(api, api.claim)
-        until(lambda: any(line.get("status") == 499 for line in lines))
+        eventually(lambda: any(line.get("status") == 499 for line in lines))
     assert api.state(job_id) is State.RUNNING
 
 
@@ -230,7 +229,7 @@ def test_a_client_that_goes_away_leaves_a_running_job_alone(api: Api):
         ({"seed": ["1", "2"]}, "seed"),
     ],
 )
-def test_a_bad_field_is_a_400_that_names_it(api: Api, fields: dict[str, Any], named: str):
+def test_an_invalid_field_is_a_400_that_names_it(api: Api, fields: dict[str, Any], named: str):
     answer = edit(api, **fields)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "request_params_invalid"
@@ -248,13 +247,13 @@ def test_a_bad_field_is_a_400_that_names_it(api: Api, fields: dict[str, Any], na
     ],
     ids=["another name", "a mask", "two pictures", "no picture"],
 )
-def test_exactly_one_picture_is_wanted(api: Api, files: Any):
+def test_exactly_one_picture_is_required(api: Api, files: Any):
     answer = edit(api, files=files)
     assert answer.status_code == 400
     assert api.objects() == []
 
 
-def test_an_unknown_key_and_another_type_are_told_in_the_endpoint_s_words(api: Api):
+def test_an_unknown_key_or_media_type_is_an_error_in_the_provider_format(api: Api):
     answer = api.http.post(PATH, data={"prompt": PROMPT}, files=FILE, headers={"Authorization": "Bearer no"})
     assert answer.status_code == 401
     assert answer.json()["error"]["type"] == "invalid_api_key"
@@ -264,7 +263,7 @@ def test_an_unknown_key_and_another_type_are_told_in_the_endpoint_s_words(api: A
     assert api.http.get(PATH).status_code == 405
 
 
-def test_the_same_idempotency_key_buys_one_edit(api: Api):
+def test_the_same_idempotency_key_pays_for_one_edit(api: Api):
     def call() -> httpx.Response:
         headers = {"Idempotency-Key": "one"}
         return api.http.post(PATH, data={"prompt": PROMPT}, files=FILE, headers=headers)

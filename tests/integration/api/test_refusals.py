@@ -1,4 +1,4 @@
-"""Every kind of bad input: what is refused, by which status, naming which field, and that nothing is left behind."""
+"""Invalid input of every kind: the status, the named field, and that nothing is stored."""
 
 import base64
 import io
@@ -13,18 +13,7 @@ import pytest
 from PIL import Image
 
 from jobs.wiring import Domain
-from tests.support.api_server import (
-    CHELSEA,
-    FILE,
-    PROMPT,
-    ROCKET,
-    Api,
-    api_of,
-    encoded,
-    fields_of,
-    problem,
-    tenant_at,
-)
+from tests.support.api_server import CHELSEA, FILE, PROMPT, ROCKET, Api, api_of, encoded, fields_of, problem, tenant_at
 
 
 @pytest.fixture
@@ -122,7 +111,7 @@ JSON_TABLE: list[tuple[str, dict[str, Any], set[str]]] = [
 
 
 @pytest.mark.parametrize(("changes", "fields"), [row[1:] for row in JSON_TABLE], ids=[row[0] for row in JSON_TABLE])
-def test_bad_json_is_a_problem_that_names_its_fields(api: Api, changes: dict[str, Any], fields: set[str]):
+def test_invalid_json_is_a_problem_that_names_its_fields(api: Api, changes: dict[str, Any], fields: set[str]):
     wanted = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
     body = problem(api.http.post("/v1/jobs", json=wanted), 422)
     assert body["type"] == "urn:retouch:problem:invalid-input"
@@ -146,7 +135,7 @@ PICTURES: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize("data", [row[1] for row in PICTURES], ids=[row[0] for row in PICTURES])
-def test_a_bad_picture_is_refused_by_name_in_every_form_and_nothing_is_kept(api: Api, data: bytes):
+def test_an_invalid_picture_is_refused_in_every_format_and_not_stored(api: Api, data: bytes):
     answer = api.submit(files={"image": ("picture", data, "image/png")})
     assert fields_of(problem(answer, 422)) == {"image"}
     url = "data:image/png;base64," + base64.b64encode(data).decode()
@@ -175,7 +164,9 @@ FORMS: list[tuple[str, dict[str, Any], Any, set[str]]] = [
 
 
 @pytest.mark.parametrize(("data", "files", "fields"), [row[1:] for row in FORMS], ids=[row[0] for row in FORMS])
-def test_a_bad_form_is_a_problem_that_names_its_fields(api: Api, data: dict[str, Any], files: Any, fields: set[str]):
+def test_an_invalid_form_is_a_problem_that_names_its_fields(
+    api: Api, data: dict[str, Any], files: Any, fields: set[str]
+):
     answer = api.http.post("/v1/jobs", data={"prompt": PROMPT, **data}, files=files)
     assert fields_of(problem(answer, 422)) == fields
     assert api.objects() == []
@@ -202,7 +193,7 @@ BODIES: list[tuple[str, dict[str, str], bytes, int]] = [
 
 
 @pytest.mark.parametrize(("headers", "body", "status"), [row[1:] for row in BODIES], ids=[row[0] for row in BODIES])
-def test_a_body_that_cannot_be_read_is_a_problem(api: Api, headers: dict[str, str], body: bytes, status: int):
+def test_an_unreadable_body_is_a_problem(api: Api, headers: dict[str, str], body: bytes, status: int):
     problem(api.http.post("/v1/jobs", content=body, headers=headers), status)
 
 
@@ -217,7 +208,7 @@ def test_a_body_that_cannot_be_read_is_a_problem(api: Api, headers: dict[str, st
         ({"status": "failed"}, "status"),
     ],
 )
-def test_a_bad_query_is_a_problem_that_names_its_parameter(api: Api, params: dict[str, str], field: str):
+def test_an_invalid_query_is_a_problem_that_names_its_parameter(api: Api, params: dict[str, str], field: str):
     assert fields_of(problem(api.http.get("/v1/jobs", params=params), 422)) == {field}
 
 
@@ -232,7 +223,7 @@ def test_a_bad_query_is_a_problem_that_names_its_parameter(api: Api, params: dic
         ({"Prefer": "wait=-1"}, "Prefer"),
     ],
 )
-def test_a_bad_header_is_a_problem_that_names_it(api: Api, headers: dict[str, str], field: str):
+def test_an_invalid_header_is_a_problem_that_names_it(api: Api, headers: dict[str, str], field: str):
     answer = api.http.post("/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers=headers)
     assert fields_of(problem(answer, 422)) == {field}
     assert api.objects() == []
@@ -240,13 +231,13 @@ def test_a_bad_header_is_a_problem_that_names_it(api: Api, headers: dict[str, st
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/job_01KD3V6E5Y2M8Q4T7W9Z0ABCDE", "/v1/models"])
 @pytest.mark.parametrize("value", [None, "Bearer rtk_unknown", "Basic YTpi", "Bearer", "rtk_unknown"])
-def test_without_a_known_key_nothing_is_told(api: Api, path: str, value: str | None):
+def test_without_a_valid_key_every_route_returns_401(api: Api, path: str, value: str | None):
     answer = httpx.get(f"{api.http.base_url}{path}", headers={"Authorization": value} if value else {})
     assert problem(answer, 401)["type"].endswith("unauthorized")
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_the_key_is_asked_for_before_the_body_is_read(api: Api):
+def test_the_key_is_checked_before_the_body_is_read(api: Api):
     answer = httpx.post(f"{api.http.base_url}/v1/jobs", data={"prompt": PROMPT}, files=FILE)
     problem(answer, 401)
 
@@ -263,19 +254,19 @@ def test_the_key_is_asked_for_before_the_body_is_read(api: Api):
         ("POST", "/v1/jobs/tenant:acme/cancel", 404),
     ],
 )
-def test_what_does_not_exist_is_a_problem(api: Api, method: str, path: str, status: int):
+def test_a_missing_resource_or_route_is_a_problem(api: Api, method: str, path: str, status: int):
     answer = api.http.request(method, path)
     problem(answer, status)
     assert status != 405 or answer.headers["allow"]
 
 
 @pytest.mark.parametrize("wanted", [{"filename": ""}, {"media_type": "text/html"}, {"name": "x"}, []])
-def test_a_bad_upload_request_is_a_problem(api: Api, wanted: Any):
+def test_an_invalid_upload_request_is_a_problem(api: Api, wanted: Any):
     problem(api.http.post("/v1/uploads", json=wanted), 422)
 
 
 class Endless(httpx.SyncByteStream):
-    """A body that never ends and counts what was taken of it."""
+    """An endless body that counts the bytes that were read."""
 
     def __init__(self, head: bytes) -> None:
         self.head = head
@@ -290,7 +281,7 @@ class Endless(httpx.SyncByteStream):
 
 @pytest.fixture
 def small(make_settings: Any) -> Iterator[Api]:
-    """An API that takes pictures of at most 100 kB."""
+    """An API with a limit of 100 kB for pictures."""
     domain = Domain.open(make_settings(max_upload_bytes=100_000))
     domain.planner.register_models()
     try:
@@ -300,10 +291,10 @@ def small(make_settings: Any) -> Iterator[Api]:
         domain.close()
 
 
-def test_an_announced_body_over_the_limit_is_refused(small: Api):
+def test_a_declared_body_size_over_the_limit_is_refused(small: Api):
     assert len(ROCKET) > 100_000
     problem(small.submit(files={"image": ("big.jpg", bytes(2_000_000))}), 413)
-    problem(small.submit(), 413)  # within what a form may have, and over what a picture may
+    problem(small.submit(), 413)  # below the limit of the form, above the limit of the picture
     url = "data:image/jpeg;base64," + base64.b64encode(ROCKET).decode()
     problem(small.http.post("/v1/jobs", json={**GOOD, "image": url}), 413)
     problem(small.http.post("/v1/jobs", json={**GOOD, "prompt": "x" * 2_000_000}), 413)
@@ -325,7 +316,7 @@ def test_an_announced_body_over_the_limit_is_refused(small: Api):
     ],
     ids=["JSON", "a file", "a text part"],
 )
-def test_a_body_without_an_end_is_refused_while_it_is_read(small: Api, kind: str, head: bytes):
+def test_an_endless_body_is_refused_while_it_is_read(small: Api, kind: str, head: bytes):
     body = Endless(head)
     headers = {"Content-Type": kind, "Transfer-Encoding": "chunked"}
     request = small.http.build_request("POST", "/v1/jobs", headers=headers)
@@ -335,7 +326,7 @@ def test_a_body_without_an_end_is_refused_while_it_is_read(small: Api, kind: str
     assert small.objects() == []
 
 
-def test_a_refusal_never_repeats_a_prompt(api: Api):
+def test_a_refusal_never_contains_the_prompt(api: Api):
     answer = api.http.post("/v1/jobs", content=json.dumps({**GOOD, "prompt": ["secret words"]}).encode(),
                            headers={"content-type": "application/json"})  # fmt: skip
     problem(answer, 422)

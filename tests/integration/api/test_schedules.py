@@ -1,4 +1,4 @@
-"""Schedules over HTTP, through the client and the command."""
+"""Schedules over HTTP, with the client library, and with the command."""
 
 import json
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.wiring import Domain
-from retouch import Client
 from retouch.__main__ import app
+from retouch.client import Client
 from retouch.errors import ProblemError
 from tests.support.api_server import Api, api_of, fields_of, problem
 
@@ -38,7 +38,7 @@ def made(api: Api, **fields: Any) -> dict[str, Any]:
     return body
 
 
-def test_a_schedule_is_made_read_changed_paused_resumed_and_deleted(api: Api) -> None:
+def test_a_schedule_is_created_read_changed_paused_resumed_and_deleted(api: Api) -> None:
     schedule = made(api, overlap="queue", catch_up_s=7200)
     path = f"/v1/schedules/{schedule['id']}"
     assert schedule["state"] == "active"
@@ -55,7 +55,7 @@ def test_a_schedule_is_made_read_changed_paused_resumed_and_deleted(api: Api) ->
     problem(api.http.get(path), 404)
 
 
-def test_a_run_now_is_listed(api: Api) -> None:
+def test_a_manual_run_is_listed(api: Api) -> None:
     path = f"/v1/schedules/{made(api)['id']}"
     answer = api.http.post(f"{path}/run")
     assert answer.status_code == 202
@@ -79,7 +79,7 @@ def test_a_run_now_is_listed(api: Api) -> None:
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_a_bad_request_is_a_problem_that_names_its_field(api: Api, change: dict[str, Any], field: str) -> None:
+def test_an_invalid_schedule_is_a_problem_that_names_its_field(api: Api, change: dict[str, Any], field: str) -> None:
     body = {name: value for name, value in {**BODY, **change}.items() if value is not None}
     answer = api.http.post("/v1/schedules", json=body)
     assert fields_of(problem(answer, 422)) == {field}
@@ -96,7 +96,7 @@ def test_another_media_type_and_another_tenant_are_refused(api: Api, domain: Dom
     problem(httpx.get(api.http.base_url.join("/v1/schedules")), 401)
 
 
-def test_openapi_tells_of_every_route_and_of_the_body(api: Api) -> None:
+def test_openapi_describes_every_route_and_the_body(api: Api) -> None:
     document = api.http.get("/openapi.json").json()
     paths = {path for path in document["paths"] if "schedules" in path or "rollback" in path}
     assert paths == {
@@ -121,7 +121,7 @@ def client(api: Api) -> Iterator[Client]:
         yield opened
 
 
-def test_the_client_does_all_of_it(client: Client) -> None:
+def test_the_client_supports_every_schedule_operation(client: Client) -> None:
     schedule = client.schedules.create(
         "weekly", "0 3 * * 1", items=[{"image": BODY["manifest"] + "a.png"}], defaults={"prompt": "brighter"}
     )
@@ -151,11 +151,11 @@ class Command:
 
     def json(self, *words: str) -> Any:
         lines = self(*words, "--json").stdout.splitlines()
-        # The service's log comes in between: it runs in this process.
+        # The API runs in this process, so its log lines are in the output, too.
         return json.loads("\n".join(lines[lines.index("{") : len(lines) - lines[::-1].index("}")]))
 
 
-def test_the_command_does_all_of_it(api: Api) -> None:
+def test_the_command_supports_every_schedule_operation(api: Api) -> None:
     command = Command(api)
     words = ["create", "nightly", BODY["manifest"], "--cron", "30 2 * * *", "--timezone", "Europe/Berlin"]
     schedule = command.json(*map(str, words), "--prompt", "brighter", "--default", "steps=8", "--catch-up", "2h")

@@ -1,4 +1,4 @@
-"""Requests that wait for a job: they are told at once, hold no thread, and outlive what they listen to."""
+"""Requests that wait for a job: they return at once when it ends, block no thread, and survive lost connections."""
 
 import asyncio
 import signal
@@ -20,13 +20,14 @@ from jobs.foundation.errors import Transient
 from jobs.foundation.job_states import State
 from jobs.plan.settlement import Settlement
 from jobs.wiring import Domain
-from tests.support.api_server import FILE, PROMPT, Api, api_of, until
+from tests.support.api_server import FILE, PROMPT, Api, api_of
+from tests.support.waiting import eventually
 
 WAIT = {"Prefer": "wait=60"}
 
 
 def the_only_job(api: Api) -> str:
-    jobs = until(lambda: api.domain.store.page(api.tenant).data)
+    jobs = eventually(lambda: api.domain.job_reader.page(api.tenant).data)
     assert len(jobs) == 1
     return str(jobs[0].id)
 
@@ -40,12 +41,12 @@ def waited(api: Api, **headers: str) -> httpx.Response:
     return api.http.post("/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers={**WAIT, **headers})
 
 
-def test_a_waiting_submit_answers_when_its_job_ends(api: Api, monkeypatch: pytest.MonkeyPatch):
+def test_a_waiting_submit_returns_when_its_job_ends(api: Api, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(waiting, "REREAD_S", 3600)  # only the notice can end the wait
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(waited, api)
         job_id = the_only_job(api)
-        until(lambda: listeners(api, job_id))
+        eventually(lambda: listeners(api, job_id))
         assert not answer.done()
         api.succeed(job_id)
         final = answer.result(120)
@@ -54,7 +55,7 @@ def test_a_waiting_submit_answers_when_its_job_ends(api: Api, monkeypatch: pytes
     assert final.headers["location"] == f"/v1/jobs/{job_id}"
     assert final.json()["state"] == "succeeded"
     assert final.json()["output"]["url"]
-    until(lambda: listeners(api, job_id) == 0)
+    eventually(lambda: listeners(api, job_id) == 0)
 
 
 def test_a_job_that_fails_ends_the_wait_too(api: Api):
@@ -66,7 +67,7 @@ def test_a_job_that_fails_ends_the_wait_too(api: Api):
         assert answer.result().json()["state"] == "failed"
 
 
-def test_a_wait_that_is_over_answers_with_the_job_as_it_is(api: Api):
+def test_a_timed_out_wait_returns_the_job_as_it_is(api: Api):
     for seconds in (0, 1):
         answer = api.http.post(
             "/v1/jobs", data={"prompt": PROMPT}, files=FILE, headers={"Prefer": f"respond-async, wait={seconds}"}
@@ -76,7 +77,7 @@ def test_a_wait_that_is_over_answers_with_the_job_as_it_is(api: Api):
         assert answer.json()["state"] == "queued"
 
 
-def test_a_replayed_submit_waits_for_the_first_one_s_job(api: Api):
+def test_a_replayed_submit_waits_for_the_original_job(api: Api):
     key = {"Idempotency-Key": "once"}
     first = waited(api, **key, Prefer="wait=0")
     api.succeed(first.json()["id"])
@@ -86,7 +87,7 @@ def test_a_replayed_submit_waits_for_the_first_one_s_job(api: Api):
     assert again.json()["state"] == "succeeded"
 
 
-def test_a_hundred_waiting_requests_leave_the_threads_to_others(api: Api):
+def test_a_hundred_waiting_requests_block_no_threads(api: Api):
     job_id = api.submitted()
     url, headers = str(api.http.base_url), dict(api.http.headers)
     body = {"image": "https://pictures.example/a.jpg", "prompt": PROMPT}
@@ -107,12 +108,12 @@ def test_a_hundred_waiting_requests_leave_the_threads_to_others(api: Api):
     assert {answer.status_code for answer in answers} == {200}
 
 
-def test_a_lost_subscription_is_taken_up_again(api: Api, monkeypatch: pytest.MonkeyPatch):
+def test_a_lost_subscription_is_restored(api: Api, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(waiting, "REREAD_S", 3600)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(waited, api)
         job_id = the_only_job(api)
-        until(lambda: listeners(api, job_id))
+        eventually(lambda: listeners(api, job_id))
         for client in api.domain.redis.client_list(_type="pubsub"):
             if client["name"] == "retouch-api-notices":
                 api.domain.redis.client_kill_filter(_id=client["id"])
@@ -126,18 +127,18 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
         yield server
 
 
-def test_a_waiting_request_outlives_a_restart_of_redis(make_settings: Callable[..., Any], own_valkey: Valkey):
+def test_a_waiting_request_survives_a_restart_of_redis(make_settings: Callable[..., Any], own_valkey: Valkey):
     domain = Domain.open(make_settings(redis_url=SecretStr(own_valkey.url), broker_url=SecretStr(own_valkey.url_of(1))))
     try:
         domain.planner.register_models()
         with api_of(domain) as api, ThreadPoolExecutor(1) as pool:
             answer = pool.submit(waited, api)
             job_id = the_only_job(api)
-            until(lambda: listeners(api, job_id))
+            eventually(lambda: listeners(api, job_id))
             own_valkey.kill()
             own_valkey.restart()
             assert api.state(job_id) is State.QUEUED
-            until(lambda: listeners(api, job_id))
+            eventually(lambda: listeners(api, job_id))
             assert not answer.done()
             domain.planner.cancel(job_id)
             assert answer.result(120).json()["state"] == "canceled"
@@ -145,12 +146,12 @@ def test_a_waiting_request_outlives_a_restart_of_redis(make_settings: Callable[.
         domain.close()
 
 
-def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
-    key = domain.tenants.create_key("acme")
+def test_a_shutdown_ends_all_waits(domain: Domain):
+    key = domain.api_keys.create("acme")
     server = make_server(create_app(domain), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until(lambda: server.started)
+    eventually(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(
@@ -160,7 +161,7 @@ def test_a_server_that_is_asked_to_end_lets_nobody_wait_on(domain: Domain):
             json={"image": "https://pictures.example/a.jpg", "prompt": PROMPT},
             timeout=120,
         )
-        until(lambda: domain.store.page("acme").data)
+        eventually(lambda: domain.job_reader.page("acme").data)
         server.handle_exit(signal.SIGTERM, None)
         assert answer.result(120).status_code == 202
     thread.join(120)

@@ -1,4 +1,4 @@
-"""Endpoints and deliveries as HTTP shows them, with a real receiver at the other end."""
+"""Endpoints and deliveries over HTTP, with a real receiver."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ import pytest
 from tests.support.api_server import Api, api_of, endpoint_at, fields_of, problem
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver
-from tests.support.webhook_worker import Hand
+from tests.support.webhook_worker import WebhookRunner
 
 UNKNOWN = "ep_01KD3V6E5Y2M8Q4T7W9Z0ABCDE"
 
@@ -22,24 +22,24 @@ def listed(api: Api, endpoint_id: str, **query: Any) -> list[dict[str, Any]]:
     return data
 
 
-def test_single_jobs_are_told_to_endpoints_that_listen_and_to_no_others(
-    api: Api, hand: Hand, receiver: Receiver
+def test_job_events_are_delivered_to_subscribed_endpoints_only(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
 ) -> None:
     jobs = endpoint_at(api, f"{receiver.url}/jobs", events=["job.*"])
     endpoint_at(api, f"{receiver.url}/failures", events=["job.failed", "batch.*"])
     endpoint_at(api, f"{receiver.url}/off", enabled=False)
     job_id = end_job(api.domain, tenant=api.tenant)
     end_job(api.domain, tenant="globex")
-    assert hand.tell() == ["the receiver answered 200"]
-    (got,) = receiver.got
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
+    (got,) = receiver.requests
     assert got.path == "/jobs"
     assert got.verified(jobs["secret"])["data"]["id"] == job_id
     end_job(api.domain, tenant=api.tenant, failed=True)
-    assert len(hand.tell()) == 2
-    assert sorted(one.path for one in receiver.got[1:]) == ["/failures", "/jobs"]
+    assert len(webhooks.deliver_all()) == 2
+    assert sorted(one.path for one in receiver.requests[1:]) == ["/failures", "/jobs"]
 
 
-def test_only_a_tenant_with_a_listener_puts_its_jobs_into_the_outbox(api: Api, receiver: Receiver) -> None:
+def test_jobs_enter_the_outbox_only_if_the_tenant_has_a_subscriber(api: Api, receiver: Receiver) -> None:
     def in_outbox() -> int:
         before = int(api.domain.redis.xlen(api.domain.keys.outbox))
         end_job(api.domain, tenant=api.tenant)
@@ -62,13 +62,15 @@ def test_only_a_tenant_with_a_listener_puts_its_jobs_into_the_outbox(api: Api, r
     assert in_outbox() == 0
 
 
-def test_a_ping_goes_to_its_endpoint_alone_whatever_its_filters(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_a_ping_is_sent_to_its_endpoint_only_and_ignores_filters(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
+) -> None:
     endpoint = endpoint_at(api, f"{receiver.url}/a", events=["batch.completed"])
     endpoint_at(api, f"{receiver.url}/b", events=["*"])
     pinged = api.http.post(f"/v1/webhooks/{endpoint['id']}/test")
     assert pinged.status_code == 202
-    hand.tell()
-    (got,) = receiver.got
+    webhooks.deliver_all()
+    (got,) = receiver.requests
     event = got.verified(endpoint["secret"])
     assert (got.path, event["type"], got.id) == ("/a", "ping", pinged.json()["event_id"])
     delivery = api.http.get(f"/v1/deliveries/{pinged.json()['delivery_id']}").json()
@@ -78,11 +80,13 @@ def test_a_ping_goes_to_its_endpoint_alone_whatever_its_filters(api: Api, hand: 
     problem(api.http.post(f"/v1/webhooks/{endpoint['id']}/test"), 409)
 
 
-def test_each_try_can_be_looked_at_and_a_delivery_sent_again(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_attempts_are_listed_and_a_delivery_can_be_redelivered(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
+) -> None:
     endpoint = endpoint_at(api, receiver.url)
-    receiver.answer = lambda _got, number: Answer(status=500, body=b"x" * 5000) if number == 0 else Answer()
+    receiver.answer = lambda _request, number: Answer(status=500, body=b"x" * 5000) if number == 0 else Answer()
     job_id = end_job(api.domain, tenant=api.tenant)
-    assert hand.tell() == ["retry: the receiver answered 500"]
+    assert webhooks.deliver_all() == ["retry: the receiver answered 500"]
     (delivery,) = listed(api, endpoint["id"])
     assert (delivery["state"], delivery["event_type"], delivery["subject"]) == ("waiting", "job.succeeded", job_id)
     (tried,) = delivery["attempts"]
@@ -93,31 +97,31 @@ def test_each_try_can_be_looked_at_and_a_delivery_sent_again(api: Api, hand: Han
     again = api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver")
     assert again.status_code == 202
     release(api)
-    assert hand.tell() == ["the receiver answered 200"]
-    assert {got.id for got in receiver.got} == {delivery["event_id"]}
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
+    assert {got.id for got in receiver.requests} == {delivery["event_id"]}
     (delivery,) = listed(api, endpoint["id"])
     assert (delivery["state"], [one["status"] for one in delivery["attempts"]]) == ("succeeded", [500, 200])
     assert api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver").status_code == 202
     release(api)
-    hand.tell()
-    assert len(receiver.got) == 3
+    webhooks.deliver_all()
+    assert len(receiver.requests) == 3
 
 
 def release(api: Api) -> None:
-    """What the API has planned went to the broker, where no worker of this test reads: its lease is over at once."""
+    """End the lease of the delivery that the API dispatched. This test has no worker that reads from the broker."""
     for kind in ("quick", "new", "slow"):
         key = api.domain.keys.deliveries(f"leases:{kind}")
         for member in api.domain.redis.zrange(key, 0, -1):
             api.domain.redis.zadd(key, {str(member): 1})
 
 
-def test_deliveries_are_listed_page_by_page_and_by_filter(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_the_delivery_list_has_pages_and_filters(api: Api, webhooks: WebhookRunner, receiver: Receiver) -> None:
     endpoint = endpoint_at(api, receiver.url, events=["job.*"])
     receiver.answer = lambda got, _: Answer(status=500 if b'"job.failed"' in got.body else 200)
     good = [end_job(api.domain, tenant=api.tenant) for _ in range(5)]
     bad = [end_job(api.domain, tenant=api.tenant, failed=True) for _ in range(3)]
     own = end_job(api.domain, tenant=api.tenant, webhook_url=receiver.url)
-    hand.tell()
+    webhooks.deliver_all()
     subjects = [one["subject"] for one in listed(api, endpoint["id"])]
     assert subjects == [own, *reversed(bad), *reversed(good)]
     pages: list[str] = []
@@ -139,56 +143,58 @@ def test_deliveries_are_listed_page_by_page_and_by_filter(api: Api, hand: Hand, 
     assert len(listed(api, endpoint["id"], until=later)) == 9
 
 
-def test_recover_sends_all_that_has_not_arrived_since_a_time(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_recover_retries_all_undelivered_events_since_a_time(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
+) -> None:
     endpoint = endpoint_at(api, receiver.url)
     path = f"/v1/webhooks/{endpoint['id']}"
-    receiver.answer = lambda _got, _number: Answer(status=410)
+    receiver.answer = lambda _request, _number: Answer(status=410)
     first = end_job(api.domain, tenant=api.tenant)
-    assert hand.tell() == ["failure: the receiver answered 410"]
-    shown = api.http.get(path).json()
-    assert (shown["enabled"], shown["disabled_reason"]) == (False, "gone")
+    assert webhooks.deliver_all() == ["failure: the receiver answered 410"]
+    changed = api.http.get(path).json()
+    assert (changed["enabled"], changed["disabled_reason"]) == (False, "gone")
     since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     problem(api.http.post(f"{path}/recover", json={"since": since}), 409)
-    receiver.answer = lambda _got, _number: Answer()
+    receiver.answer = lambda _request, _number: Answer()
     enabled = api.http.patch(path, json={"enabled": True}).json()
     assert (enabled["enabled"], enabled["disabled_reason"]) == (True, None)
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     assert api.http.post(f"{path}/recover", json={"since": later}).json() == {"count": 0}
     assert api.http.post(f"{path}/recover", json={"since": since}).json() == {"count": 1}
     release(api)
-    hand.tell()
-    assert json.loads(receiver.got[-1].body)["data"]["id"] == first
+    webhooks.deliver_all()
+    assert json.loads(receiver.requests[-1].body)["data"]["id"] == first
     assert api.http.post(f"{path}/recover", json={"since": since}).json() == {"count": 0}
     answer = api.http.post(f"{path}/recover", json={"since": since, "states": ["succeeded"]})
     assert answer.json() == {"count": 1}
 
 
-def test_an_endpoint_that_is_disabled_by_410_is_told_of_to_the_tenants_others(
-    api: Api, hand: Hand, receiver: Receiver
+def test_disabling_an_endpoint_by_410_notifies_the_tenants_others(
+    api: Api, webhooks: WebhookRunner, receiver: Receiver
 ) -> None:
     gone = endpoint_at(api, f"{receiver.url}/gone", events=["job.*"])
     endpoint_at(api, f"{receiver.url}/other", events=["endpoint.*"])
     receiver.answer = lambda got, _number: Answer(status=410 if got.path == "/gone" else 200)
     end_job(api.domain, tenant=api.tenant)
-    hand.tell()
-    hand.tell()
-    event = json.loads(receiver.got[-1].body)
-    assert receiver.got[-1].path == "/other"
+    webhooks.deliver_all()
+    webhooks.deliver_all()
+    event = json.loads(receiver.requests[-1].body)
+    assert receiver.requests[-1].path == "/other"
     assert event["type"] == "endpoint.disabled"
     assert (event["data"]["id"], event["data"]["disabled_reason"]) == (gone["id"], "gone")
     assert "secret" not in event["data"]
 
 
-def test_a_deleted_endpoint_is_told_nothing_more(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_a_deleted_endpoint_gets_no_more_deliveries(api: Api, webhooks: WebhookRunner, receiver: Receiver) -> None:
     endpoint = endpoint_at(api, receiver.url)
-    receiver.answer = lambda _got, _number: Answer(status=500)
+    receiver.answer = lambda _request, _number: Answer(status=500)
     end_job(api.domain, tenant=api.tenant)
-    hand.tell()
+    webhooks.deliver_all()
     (delivery,) = listed(api, endpoint["id"])
     assert api.http.delete(f"/v1/webhooks/{endpoint['id']}").status_code == 204
-    hand.tell()
-    shown = api.http.get(f"/v1/deliveries/{delivery['id']}").json()
-    assert (shown["state"], shown["reason"]) == ("exhausted", "its endpoint is disabled: deleted")
+    webhooks.deliver_all()
+    changed = api.http.get(f"/v1/deliveries/{delivery['id']}").json()
+    assert (changed["state"], changed["reason"]) == ("exhausted", "its endpoint is disabled: deleted")
     assert [one["id"] for one in api.http.get("/v1/deliveries").json()["data"]] == [delivery["id"]]
     problem(api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver"), 409)
     for answer in (
@@ -197,7 +203,7 @@ def test_a_deleted_endpoint_is_told_nothing_more(api: Api, hand: Hand, receiver:
         api.http.delete(f"/v1/webhooks/{endpoint['id']}"),
     ):
         problem(answer, 404)
-    assert len(receiver.got) == 1
+    assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -212,7 +218,7 @@ def test_a_deleted_endpoint_is_told_nothing_more(api: Api, hand: Hand, receiver:
         ("GET", "/deliveries"),
     ],
 )
-def test_what_belongs_to_another_tenant_is_not_there(api: Api, receiver: Receiver, method: str, path: str) -> None:
+def test_endpoints_are_invisible_to_other_tenants(api: Api, receiver: Receiver, method: str, path: str) -> None:
     with api_of(api.domain) as other:
         theirs = endpoint_at(other, receiver.url)["id"]
         body = {"since": "2026-01-01T00:00:00Z"} if path == "/recover" else {"enabled": True}
@@ -221,11 +227,11 @@ def test_what_belongs_to_another_tenant_is_not_there(api: Api, receiver: Receive
         assert api.http.get("/v1/webhooks").json()["data"] == []
 
 
-def test_deliveries_of_another_tenant_are_not_there(api: Api, hand: Hand, receiver: Receiver) -> None:
+def test_deliveries_are_invisible_to_other_tenants(api: Api, webhooks: WebhookRunner, receiver: Receiver) -> None:
     with api_of(api.domain) as other:
         endpoint_at(other, receiver.url)
         end_job(api.domain, tenant=other.tenant)
-        hand.tell()
+        webhooks.deliver_all()
         (theirs,) = other.http.get("/v1/deliveries").json()["data"]
     assert api.http.get("/v1/deliveries").json()["data"] == []
     problem(api.http.get(f"/v1/deliveries/{theirs['id']}"), 404)
@@ -254,7 +260,7 @@ def test_deliveries_of_another_tenant_are_not_there(api: Api, hand: Hand, receiv
         ({"url": 7}, "url"),
     ],
 )
-def test_a_bad_endpoint_is_a_problem_that_names_the_field(api: Api, body: dict[str, Any], field: str) -> None:
+def test_an_invalid_endpoint_is_a_problem_that_names_the_field(api: Api, body: dict[str, Any], field: str) -> None:
     assert field in fields_of(problem(api.http.post("/v1/webhooks", json=body), 422))
     assert api.http.get("/v1/webhooks").json()["data"] == []
 
@@ -267,22 +273,20 @@ def test_a_bad_endpoint_is_a_problem_that_names_the_field(api: Api, body: dict[s
         ({"webhook_digest_s": 10}, "webhook_digest_s"),
     ],
 )
-def test_a_batch_whose_wish_for_digests_could_do_nothing_is_a_problem(
-    api: Api, fields: dict[str, Any], field: str
-) -> None:
+def test_a_digest_preference_without_effect_is_a_problem(api: Api, fields: dict[str, Any], field: str) -> None:
     body = {"items": [{"prompt": "p", "image": "https://example.com/a.png"}], **fields}
-    told = problem(api.http.post("/v1/batches", json=body), 422)
-    assert fields_of(told) == {field}
-    assert "job.*" in told["errors"][0]["message"]
+    refusal = problem(api.http.post("/v1/batches", json=body), 422)
+    assert fields_of(refusal) == {field}
+    assert "job.*" in refusal["errors"][0]["message"]
 
 
-def test_a_change_is_checked_as_well(api: Api, receiver: Receiver) -> None:
+def test_a_change_of_an_endpoint_is_validated(api: Api, receiver: Receiver) -> None:
     endpoint = endpoint_at(api, receiver.url)
     path = f"/v1/webhooks/{endpoint['id']}"
     for change in ({"url": "http://10.0.0.1/"}, {"events": ["x"]}, {"headers": {"host": "x"}}, {"id": "ep_x"}):
         problem(api.http.patch(path, json=change), 422)
-    shown = api.http.patch(path, json={"rate_limit": 5, "description": "d"}).json()
-    assert (shown["rate_limit"], shown["description"], shown["url"]) == (5, "d", receiver.url)
+    changed = api.http.patch(path, json={"rate_limit": 5, "description": "d"}).json()
+    assert (changed["rate_limit"], changed["description"], changed["url"]) == (5, "d", receiver.url)
     assert api.http.patch(path, json={"rate_limit": None}).json()["rate_limit"] is None
 
 
@@ -293,10 +297,10 @@ def test_a_tenant_has_at_most_fifty_endpoints(api: Api, receiver: Receiver) -> N
 
 
 @pytest.mark.parametrize("query", [{"cursor": "x"}, {"limit": 0}, {"limit": 1000}, {"state": "lost"}, {"stat": "x"}])
-def test_a_bad_query_is_a_problem(api: Api, receiver: Receiver, query: dict[str, Any]) -> None:
+def test_an_invalid_delivery_query_is_a_problem(api: Api, receiver: Receiver, query: dict[str, Any]) -> None:
     problem(api.http.get("/v1/deliveries", params=query), 422)
 
 
-def test_without_a_key_nothing_is_told_about_webhooks(api: Api) -> None:
+def test_webhook_routes_need_a_key(api: Api) -> None:
     for path in ("/v1/webhooks", "/v1/deliveries", "/v1/webhook-secret"):
         problem(httpx.get(str(api.http.base_url.join(path))), 401)

@@ -40,7 +40,7 @@ def test_top_shows_an_operator_the_fleet_and_a_tenant_its_own_jobs(patient_domai
     domain = patient_domain
     with api_of(domain) as api:
         api.succeed(api.submitted())
-        admin, mine = (domain.tenants.create_key(api.tenant, admin=who) for who in (True, False))
+        admin, mine = (domain.api_keys.create(api.tenant, admin=who) for who in (True, False))
         output = top(api, admin, "--once")
         assert "all jobs" in output
         assert "succeeded 1" in output
@@ -77,7 +77,7 @@ def text_of(screen: object) -> str:
 
 def test_top_shows_its_last_state_while_the_service_does_not_answer(domain: Domain) -> None:
     with api_of(domain) as api:
-        key = domain.tenants.create_key(api.tenant, admin=True)
+        key = domain.api_keys.create(api.tenant, admin=True)
         with Failing(str(api.http.base_url), key) as client:
             shown = screens(client)
             assert "does not answer" not in text_of(next(shown))

@@ -20,7 +20,7 @@ from retouch.webhooks import Delivery, Try
 from tests.support.api_server import Api
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver
-from tests.support.webhook_worker import hand_of, telling
+from tests.support.webhook_worker import deliver_in_background, webhook_runner
 
 
 @pytest.fixture(autouse=True)
@@ -56,9 +56,9 @@ def test_an_endpoint_is_created_listed_changed_tested_and_deleted(api: Api, rece
     text = run(api, "show", endpoint_id).stdout
     assert "the shop" in text
     assert "X-Shop" not in text
-    with telling(api.domain):
+    with deliver_in_background(api.domain):
         assert "succeeded" in run(api, "test", endpoint_id).stdout
-        receiver.answer = lambda _got, _number: Answer(status=500)
+        receiver.answer = lambda _request, _number: Answer(status=500)
         assert "500" in run(api, "test", endpoint_id, status=1).stdout
     new_secret = run(api, "rotate-secret", endpoint_id).stdout.split()[1]
     assert new_secret != secret
@@ -72,8 +72,8 @@ def test_an_endpoint_is_created_listed_changed_tested_and_deleted(api: Api, rece
 
 def test_deliveries_are_listed_and_redelivered(api: Api, receiver: Receiver) -> None:
     endpoint_id = run(api, "create", receiver.url).stdout.split()[0]
-    receiver.answer = lambda _got, _number: Answer(status=500)
-    with telling(api.domain):
+    receiver.answer = lambda _request, _number: Answer(status=500)
+    with deliver_in_background(api.domain):
         job_id = end_job(api.domain, tenant=api.tenant)
         receiver.wait_for(lambda got: len(got) == 1)
     row = run(api, "deliveries", endpoint_id, "--state", "waiting", "--since", "1h").stdout.strip().split("\t")
@@ -103,7 +103,7 @@ def test_invalid_arguments_are_wrong_usage(api: Api, arguments: tuple[str, ...])
 
 def test_tail_shows_each_try_as_it_is_made(api: Api, receiver: Receiver) -> None:
     run(api, "create", receiver.url)
-    receiver.answer = lambda _got, number: Answer(status=500 if number == 0 else 204, body=b"")
+    receiver.answer = lambda _request, number: Answer(status=500 if number == 0 else 204, body=b"")
     command = [sys.executable, "-m", "retouch", "webhooks", "tail", "--json"]
     process = subprocess.Popen(
         command,
@@ -115,7 +115,7 @@ def test_tail_shows_each_try_as_it_is_made(api: Api, receiver: Receiver) -> None
     try:
         assert process.stderr is not None
         assert process.stderr.readline() == "listening\n"
-        with telling(api.domain):
+        with deliver_in_background(api.domain):
             job_id = end_job(api.domain, tenant=api.tenant)
             assert process.stdout is not None
             tries = [json.loads(process.stdout.readline()) for _ in range(2)]
@@ -133,15 +133,15 @@ def test_tail_shows_a_new_try_of_an_old_event(api: Api, receiver: Receiver, monk
     for name, value in environment(api).items():
         monkeypatch.setenv(name, value)
     deliveries, log = api.domain.deliveries, api.domain.delivery_log
-    with hand_of(api.domain) as hand, Client() as client:
+    with webhook_runner(api.domain) as webhooks, Client() as client:
         end_job(api.domain, tenant=api.tenant)
-        hand.tell()
+        webhooks.deliver_all()
         (delivery,) = log.page(api.tenant, DeliveryFilter()).data
         begun = delivery.attempts[-1].at + timedelta(milliseconds=1)
         tail = _new_tries(client.webhooks, None, begun)
         assert next(tail) == []
         deliveries.redeliver(delivery.id)
-        assert hand.tell() == ["the receiver answered 200"]
+        assert webhooks.deliver_all() == ["the receiver answered 200"]
         assert [(shown.id, tried.number) for shown, tried in next(tail)] == [(delivery.id, 2)]
         assert next(tail) == []
 

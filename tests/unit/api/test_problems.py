@@ -1,4 +1,4 @@
-"""Every error has a row in the table of problems, and every row is told in both forms."""
+"""Every error class has a row in the table of problems, and is rendered in both formats."""
 
 import asyncio
 import inspect
@@ -22,7 +22,7 @@ from jobs.foundation.errors import FieldError, RetouchError
 
 @pytest.fixture(autouse=True)
 def _quiet_logs() -> Iterator[None]:
-    """Tracebacks are not rendered: that would take seconds."""
+    """Disable the rendering of tracebacks, which takes seconds."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[])
     yield
     structlog.reset_defaults()
@@ -33,8 +33,8 @@ CLASSES = [
 ]  # fmt: skip
 
 
-def made(cls: type[RetouchError]) -> RetouchError:
-    """An error of a class."""
+def make_error(cls: type[RetouchError]) -> RetouchError:
+    """An instance of an error class."""
     match cls:
         case errors.InvalidInput:
             return errors.InvalidInput(FieldError("prompt", "too long", "too_long"), FieldError("seed", "too low"))
@@ -43,8 +43,8 @@ def made(cls: type[RetouchError]) -> RetouchError:
     return cls("it happened")
 
 
-def told(error: Exception, path: str = "/v1/jobs", method: str = "GET") -> httpx.Response:
-    """What a route that raises `error` answers."""
+def respond(error: Exception, path: str = "/v1/jobs", method: str = "GET") -> httpx.Response:
+    """The response of a route that raises `error`."""
     app = FastAPI()
 
     @app.get(path)
@@ -63,28 +63,28 @@ def told(error: Exception, path: str = "/v1/jobs", method: str = "GET") -> httpx
     return asyncio.run(ask())
 
 
-def test_every_error_of_the_tree_has_a_row_of_its_own():
+def test_every_error_class_has_its_own_row():
     assert set(CLASSES) - {RetouchError} == set(KINDS)
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_every_error_is_a_problem_and_a_drop_in_s_error(cls: type[RetouchError]):
+def test_every_error_is_rendered_in_both_formats(cls: type[RetouchError]):
     kind = KINDS.get(cls, problems.INTERNAL)
-    answer = told(made(cls))
+    answer = respond(make_error(cls))
     assert answer.status_code == kind.status
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
-    assert body["type"] == f"urn:retouch:problem:{kind.word}"
+    assert body["type"] == f"urn:retouch:problem:{kind.slug}"
     assert body["status"] == kind.status
     assert body["request_id"] == answer.headers["x-request-id"]
-    answer = told(made(cls), DROPIN_PATH)
+    answer = respond(make_error(cls), DROPIN_PATH)
     assert answer.status_code == (kind.dropin_status or kind.status)
     assert answer.json()["error"]["type"] == kind.dropin
     assert answer.json()["error"]["message"]
 
 
 def test_a_problem_names_every_field():
-    body = told(made(errors.InvalidInput)).json()
+    body = respond(make_error(errors.InvalidInput)).json()
     assert body["errors"] == [
         {"field": "prompt", "message": "too long", "code": "too_long"},
         {"field": "seed", "message": "too low", "code": "invalid"},
@@ -102,8 +102,8 @@ def test_a_problem_names_every_field():
         (errors.TooLarge("big"), "connection", "close"),
     ],
 )
-def test_a_problem_s_headers_say_what_to_do(error: RetouchError, header: str, value: str):
-    assert told(error).headers[header] == value
+def test_a_problem_has_the_headers_of_its_error(error: RetouchError, header: str, value: str):
+    assert respond(error).headers[header] == value
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_a_problem_s_headers_say_what_to_do(error: RetouchError, header: str, va
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("path", ["/v1/jobs", DROPIN_PATH])
-def test_what_is_the_operator_s_is_logged_and_not_told(error: Exception, path: str):
+def test_operator_details_are_logged_but_not_returned(error: Exception, path: str):
     with capture_logs() as lines:
-        answer = told(error, path)
+        answer = respond(error, path)
     assert "10.1.2.3" not in answer.text
     assert any("10.1.2.3" in str(line.get("error", line.get("exc_info", ""))) for line in lines)
 
@@ -135,36 +135,36 @@ def test_what_is_the_operator_s_is_logged_and_not_told(error: Exception, path: s
         (RuntimeError("a fault of ours"), 500),
     ],
 )
-def test_foreign_errors_are_mapped_by_whether_trying_again_can_help(error: Exception, status: int):
-    assert told(error).status_code == status
+def test_foreign_errors_are_mapped_by_whether_a_retry_can_help(error: Exception, status: int):
+    assert respond(error).status_code == status
 
 
-def test_an_unexpected_error_is_answered_under_its_request_s_id():
+def test_an_unexpected_error_returns_its_request_id():
     with capture_logs() as lines:
-        answer = told(RuntimeError("a fault of ours"))
+        answer = respond(RuntimeError("a fault of ours"))
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     (line,) = [line for line in lines if line["event"] == "unexpected.error"]
     assert isinstance(line["exc_info"], RuntimeError)
 
 
-def test_an_unknown_path_and_method_are_problems_too():
+def test_an_unknown_path_or_method_is_a_problem():
     def ask(method: str, path: str) -> dict[str, Any]:
         app = FastAPI(openapi_url=None)
         app.add_api_route("/known", lambda: None)
         problems.install(app)
 
-        async def asked() -> httpx.Response:
+        async def request() -> httpx.Response:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
                 return await client.request(method, path)
 
-        body: dict[str, Any] = asyncio.run(asked()).json()
+        body: dict[str, Any] = asyncio.run(request()).json()
         return body
 
     assert ask("GET", "/unknown")["type"] == "urn:retouch:problem:not-found"
     assert ask("DELETE", "/known")["type"] == "urn:retouch:problem:method-not-allowed"
 
 
-def test_head_has_no_body():
-    answer = told(errors.NotFound("no such job"), method="HEAD")
+def test_a_head_error_has_no_body():
+    answer = respond(errors.NotFound("no such job"), method="HEAD")
     assert answer.status_code == 404
     assert answer.content == b""

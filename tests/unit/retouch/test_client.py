@@ -7,16 +7,9 @@ from typing import Any
 
 import pytest
 
-from retouch import (
-    BadAnswer,
-    Client,
-    Damaged,
-    NoOutput,
-    Patience,
-    ProblemError,
-    Unreachable,
-    WaitTimeout,
-)
+from retouch.client import Client
+from retouch.errors import BadAnswer, Damaged, NoOutput, ProblemError, Unreachable, WaitTimeout
+from retouch.transport import Patience
 from tests.support.fake_api import KEY, RESULT, ContractService
 
 QUICK = Patience(tries=4, first_s=0.01, longest_s=2)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from retouch import NotConfigured
 from retouch.configuration import find_access, find_local_env, read_env_file
+from retouch.errors import NotConfigured
 
 LOCAL = "# comment\nRETOUCH_URL=http://127.0.0.1:8000\nexport RETOUCH_API_KEY='rtk_local'\n\nFLOWER_BASIC_AUTH=a:b=c\n"
 

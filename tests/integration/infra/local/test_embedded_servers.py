@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,19 +22,13 @@ from redis.retry import Retry
 from infra.local.embedded_servers import SeaweedFS, Server, Valkey
 from infra.local.ports import Ports
 from infra.local.program import StackError
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 IMAGE = b"\x89PNG" + os.urandom(500_000)
 WRITERS = 6
-
-
-def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def runs(pid: int) -> bool:
@@ -159,7 +152,7 @@ def test_a_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         pid = int(process.stdout.readline())
         assert runs(pid)
         process.send_signal(signal.SIGKILL)
-    eventually(lambda: not runs(pid), "the end of an orphaned server")
+    eventually(lambda: not runs(pid), what="the end of an orphaned server")
 
 
 def test_every_port_listens_only_on_loopback(valkey: Valkey, store: SeaweedFS) -> None:

@@ -13,7 +13,7 @@ from jobs.foundation.ids import batch_job_id
 from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
 from jobs.plan.records import Dispatch
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.wiring import Domain
 from tests.support.batches import Hands, adds_up, generous
 
@@ -119,10 +119,10 @@ def test_a_reader_goes_on_at_the_row_where_another_was_killed(
 
     monkeypatch.setattr(domain.scripts, "run", killed_at_the_fifth)
     with pytest.raises(SystemExit):
-        hands.do(Kind.INGEST, batch_id)
+        hands.do(TaskKind.INGEST, batch_id)
     monkeypatch.setattr(domain.scripts, "run", run)
     assert hands.batch(batch_id).counts.total == 40
-    assert hands.do(Kind.INGEST, batch_id).startswith("dropped")  # its lease lives on
+    assert hands.do(TaskKind.INGEST, batch_id).startswith("dropped")  # its lease lives on
     domain.redis.hdel(domain.keys.batch(batch_id), "u:ingest")
     assert hands.read(batch_id).counts.queued == 95
     assert hands.work() == 95
@@ -146,7 +146,7 @@ def test_a_reader_that_was_overtaken_writes_nothing_more(
         return run(name, *args)
 
     monkeypatch.setattr(domain.scripts, "run", overtake)
-    hands.do(Kind.INGEST, batch_id)
+    hands.do(TaskKind.INGEST, batch_id)
     batch = hands.batch(batch_id)
     assert (batch.counts.total, batch.counts.queued, batch.state) == (50, 50, BatchState.RUNNING)
 
@@ -239,12 +239,12 @@ def test_cancel_takes_effect_before_the_records_follow(hands: Hands, domain: Dom
     assert hands.job(batch_id, 20).state is State.CANCELED
     assert hands.job(batch_id, 1).state is State.CANCELED
     assert hands.start() == []
-    assert len(domain.store.page("acme", batch_id=batch_id, state=State.CANCELED).data) == 30
-    assert domain.store.page("acme", batch_id=batch_id, state=State.QUEUED).data == []
+    assert len(domain.job_reader.page("acme", batch_id=batch_id, state=State.CANCELED).data) == 30
+    assert domain.job_reader.page("acme", batch_id=batch_id, state=State.QUEUED).data == []
     held = [Dispatch(claim.job_id, claim.attempt) for claim in running]
-    assert set(domain.planner.renew("hands", slots=10, words="{}", held=held)) == set(held)
+    assert set(domain.planner.renew("hands", slots=10, worker_info="{}", held=held)) == set(held)
     assert not hands.end(running[0])
-    hands.do(Kind.SWEEP, batch_id)
+    hands.do(TaskKind.SWEEP, batch_id)
     stored = [domain.redis.hget(domain.keys.job(batch_job_id(batch_id, row)), "state") for row in range(1, 31)]
     assert set(stored) == {"canceled"}
     assert hands.batch(batch_id).counts.canceled == 30
@@ -254,11 +254,11 @@ def test_cancel_takes_effect_before_the_records_follow(hands: Hands, domain: Dom
 def test_a_sweep_goes_on_where_another_was_killed(hands: Hands, domain: Domain) -> None:
     batch_id = hands.running(30)
     domain.batches.cancel("acme", batch_id)
-    with domain.chores.hold(Kind.SWEEP, batch_id) as held:
+    with domain.background_tasks.hold(TaskKind.SWEEP, batch_id) as held:
         assert held is not None
         assert domain.batches.sweep(batch_id, held.number, limit=7) == 0
     domain.redis.hdel(domain.keys.batch(batch_id), "u:sweep")
-    hands.do(Kind.SWEEP, batch_id)
+    hands.do(TaskKind.SWEEP, batch_id)
     stored = [domain.redis.hget(domain.keys.job(batch_job_id(batch_id, row)), "state") for row in range(1, 31)]
     assert set(stored) == {"canceled"}
 
@@ -270,7 +270,7 @@ def test_retry_puts_the_failed_ones_back_and_the_end_is_told_again(hands: Hands,
     assert hands.batch(batch_id).state is BatchState.COMPLETED
     again = domain.batches.retry("acme", batch_id, [State.FAILED])
     assert (again.state, again.retrying) == (BatchState.RUNNING, True)
-    hands.do(Kind.SWEEP, batch_id)
+    hands.do(TaskKind.SWEEP, batch_id)
     assert hands.batch(batch_id).counts.queued == 3
     assert hands.work() == 3
     batch = hands.batch(batch_id)
@@ -282,7 +282,7 @@ def test_a_job_that_fails_during_a_retry_is_not_tried_for_ever(hands: Hands, dom
     batch_id = hands.running(4)
     hands.work(State.FAILED)
     domain.batches.retry("acme", batch_id, [State.FAILED])
-    with domain.chores.hold(Kind.SWEEP, batch_id) as held:
+    with domain.background_tasks.hold(TaskKind.SWEEP, batch_id) as held:
         assert held is not None
         domain.batches.sweep(batch_id, held.number, limit=2)
         hands.work(State.FAILED)
@@ -299,9 +299,9 @@ def test_a_canceled_batch_can_be_tried_again_once_its_jobs_have_followed(hands: 
     domain.batches.cancel("acme", batch_id)
     with pytest.raises(Conflict, match="busy"):
         domain.batches.retry("acme", batch_id, [State.CANCELED])
-    hands.do(Kind.SWEEP, batch_id)
+    hands.do(TaskKind.SWEEP, batch_id)
     domain.batches.retry("acme", batch_id, [State.CANCELED])
-    hands.do(Kind.SWEEP, batch_id)
+    hands.do(TaskKind.SWEEP, batch_id)
     assert hands.work() == 4
     assert hands.batch(batch_id).state is BatchState.COMPLETED
 
@@ -385,7 +385,7 @@ def test_counts_add_up_whatever_happens_to_the_jobs(hands: Hands, domain: Domain
     assert adds_up(hands.batch(batch_id))
     domain.batches.pause("acme", batch_id)
     domain.batches.retry("acme", batch_id, [State.FAILED, State.FILTERED])
-    hands.do(Kind.SWEEP, batch_id)
+    hands.do(TaskKind.SWEEP, batch_id)
     domain.batches.resume("acme", batch_id)
     hands.work()
     batch = hands.batch(batch_id)

@@ -25,7 +25,7 @@ def test_an_ended_job_of_a_large_batch_fits_into_1500_bytes(hands: Hands) -> Non
     rows = 3000
     redis, keys = hands.domain.redis, hands.domain.keys
     batch_id = hands.upload(hands.csv(rows, line=LINE))
-    indexes = [keys.customs("acme"), keys.index("acme", "queued")]
+    indexes = [keys.custom_ids("acme"), keys.index("acme", "queued")]
     hands.read(batch_id)
     for claim in hands.start(limit=20):
         answer = Checkpoint(kind="url", url="https://x/" + "y" * 90, at=datetime.now(UTC), attempt=claim.attempt)

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from jobs.batches.models import Rollback
-from jobs.edits.output_versions import aside_key, keep_aside
+from jobs.edits.output_versions import aside_key, copy_aside
 from jobs.foundation.errors import Conflict, NotFound
 from jobs.foundation.job_states import State
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.records.job_models import Job
 from tests.support.fleet import Fleet
 from tests.support.local_editor import Studio, picture, unique
@@ -59,7 +59,7 @@ def test_a_result_under_a_key_that_is_taken_is_its_next_version_and_the_one_befo
     jobs = [studio.job(shop.edit(season)) for season in ("spring", "summer", "autumn")]
     assert [job.output.version for job in jobs if job.output] == [1, 2, 3]
     # Each job's record tells where its own result lies now.
-    jobs = [studio.domain.store.get("acme", job.id) for job in jobs]
+    jobs = [studio.domain.job_reader.get("acme", job.id) for job in jobs]
     keys = [job.output.key for job in jobs if job.output]
     assert keys[2] == f"{shop.folder}/A.png"
     assert [job.output.previous for job in jobs if job.output] == [None, keys[0], keys[1]]
@@ -112,7 +112,7 @@ def test_a_rollback_that_was_broken_off_goes_on(studio: Studio) -> None:
     bucket, key = studio.domain.bucket, f"{shop.folder}/A.png"
     there = bucket.head(bucket.name, key)
     assert there is not None
-    keep_aside(bucket, bucket.name, key, there)
+    copy_aside(bucket, bucket.name, key, there)
     assert shop.roll_back(summer).restored == 1
     assert shop.sha256("A") == before
 
@@ -158,9 +158,9 @@ def test_jobs_of_earlier_batches_that_wait_under_the_same_name_give_way(studio: 
     items = [{"custom_id": name, "image": studio.put(f"in/way/{name}.png", n)} for n, name in enumerate("ABC")]
     later = [{**items[0], "not_before": "2099-01-01T00:00:00Z"}, items[1]]
     first = studio.hands.ask(items=later, defaults={"prompt": unique("first")})
-    studio.chores(Kind.INGEST)
+    studio.chores(TaskKind.INGEST)
     second = studio.hands.ask(items=[items[0], items[2]], defaults={"prompt": unique("second")}, supersede=True)
-    studio.chores(Kind.INGEST)
+    studio.chores(TaskKind.INGEST)
     waited, kept = studio.job(first, 1), studio.job(first, 2)
     assert waited.state is State.CANCELED
     assert waited.error is not None
@@ -175,9 +175,9 @@ def test_jobs_of_earlier_batches_that_wait_under_the_same_name_give_way(studio: 
 def test_without_supersede_nothing_gives_way(studio: Studio) -> None:
     items = [{"custom_id": "A", "image": studio.put("in/stay.png", 1), "not_before": "2099-01-01T00:00:00Z"}]
     first = studio.hands.ask(items=items, defaults={"prompt": unique("first")})
-    studio.chores(Kind.INGEST)
+    studio.chores(TaskKind.INGEST)
     studio.hands.ask(items=items, defaults={"prompt": unique("second")})
-    studio.chores(Kind.INGEST)
+    studio.chores(TaskKind.INGEST)
     assert studio.job(first).state is State.WAITING
 
 

@@ -95,7 +95,7 @@ def test_a_single_job_reuses_and_is_reused(studio: Studio) -> None:
         request = JobRequest(image=image, prompt=prompt, reuse=reuse)
         ids.append(studio.domain.job_submission.submit(request, tenant="acme").job.id)
         studio.finish()
-    jobs = [studio.domain.store.get("acme", one) for one in ids]
+    jobs = [studio.domain.job_reader.get("acme", one) for one in ids]
     assert [job.output.reused for job in jobs if job.output] == [False, True, False]
     assert studio.calls(prompt) == 2
 

@@ -131,7 +131,7 @@ def test_a_batch_that_was_held_is_queued_since_it_goes_on(plans: Plans) -> None:
         "tenant": "acme",
         "ingested": "1",
         "queued": 3,
-        "chores": plans.keys.chores,
+        "chores": plans.keys.background_tasks,
     }
     plans.redis.hset(batch, mapping={**record, "lanes": plans.keys.batch_lanes(batch_id)})
     plans.redis.sadd(plans.keys.batch_lanes(batch_id), plans.keys.lane(MODEL, "acme", batch_id, "normal"))

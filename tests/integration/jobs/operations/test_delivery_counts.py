@@ -3,15 +3,15 @@
 from jobs.wiring import Domain
 from tests.support.ended_jobs import draft, end_jobs
 from tests.support.receiver import Answer, receiving
-from tests.support.webhook_worker import hand_of
+from tests.support.webhook_worker import webhook_runner
 
 
 def test_deliveries_their_tries_and_what_still_waits_are_counted(domain: Domain) -> None:
-    with receiving() as receiver, hand_of(domain) as hand:
-        receiver.answer = lambda _got, number: Answer(503 if number == 0 else 200)
+    with receiving() as receiver, webhook_runner(domain) as webhooks:
+        receiver.answer = lambda _request, number: Answer(503 if number == 0 else 200)
         end_jobs(domain, [draft(webhook_url=receiver.url) for _ in range(3)])
         assert domain.stats.fleet().deliveries.outbox == 3
-        hand.tell()
+        webhooks.deliver_all()
         told = domain.stats.fleet().deliveries
     assert told.ended == {"succeeded": 2, "exhausted": 0}
     assert told.tries == {"succeeded": 2, "failed": 1, "lost": 0}
@@ -19,18 +19,18 @@ def test_deliveries_their_tries_and_what_still_waits_are_counted(domain: Domain)
 
 
 def test_a_receiver_that_fails_in_a_row_is_counted_as_left_alone_until_it_answers(domain: Domain) -> None:
-    with receiving() as receiver, hand_of(domain) as hand:
-        receiver.answer = lambda _got, _number: Answer(500)
+    with receiving() as receiver, webhook_runner(domain) as webhooks:
+        receiver.answer = lambda _request, _number: Answer(500)
         for _ in range(8):
             end_jobs(domain, [draft(webhook_url=receiver.url)])
-            hand.tell()
+            webhooks.deliver_all()
             if domain.stats.fleet().deliveries.breakers_open:
                 break
         failed = domain.stats.fleet().deliveries
         assert (failed.breakers_open, failed.ended["succeeded"]) == (1, 0)
-        receiver.answer = lambda _got, _number: Answer()
+        receiver.answer = lambda _request, _number: Answer()
         key = domain.redis.zrange(domain.keys.deliveries("breakers"), 0, 0)
         domain.redis.hset(str(key[0]), "open_until", 0)
         end_jobs(domain, [draft(webhook_url=receiver.url)])
-        hand.tell()
+        webhooks.deliver_all()
         assert domain.stats.fleet().deliveries.breakers_open == 0

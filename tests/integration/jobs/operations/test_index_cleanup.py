@@ -1,5 +1,5 @@
 from jobs.foundation.job_states import State
-from jobs.operations.index_cleanup import Tidying
+from jobs.operations.index_cleanup import IndexCleaner
 from tests.support.plans import Plans
 
 
@@ -10,13 +10,13 @@ def test_what_has_expired_leaves_the_indexes_and_what_has_not_stays(plans: Plans
             plans.end(claim)
     kept = jobs[::5]
     plans.redis.delete(*(plans.keys.job(job_id) for job_id in jobs if job_id not in kept))
-    tidying = Tidying(plans.redis, plans.keys)
-    removed = sum(tidying.step(stretch=4) for _ in range(7))
+    cleaner = IndexCleaner(plans.redis, plans.keys)
+    removed = sum(cleaner.step(stretch=4) for _ in range(7))
     assert removed == 2 * (len(jobs) - len(kept))
     assert plans.redis.zcard(plans.keys.index("acme", State.SUCCEEDED)) == len(kept)
-    assert plans.redis.zcard(plans.keys.customs("acme")) == len(kept)
-    assert {job.id for job in plans.store.page("acme").data} == set(kept)
-    assert tidying.step() == 0
+    assert plans.redis.zcard(plans.keys.custom_ids("acme")) == len(kept)
+    assert {job.id for job in plans.job_reader.page("acme").data} == set(kept)
+    assert cleaner.step() == 0
 
 
 def test_a_jobs_record_goes_when_its_retention_is_over(plans: Plans) -> None:

@@ -5,7 +5,7 @@ import pytest
 from jobs.foundation.errors import InvalidInput, NotFound
 from jobs.foundation.job_states import State
 from jobs.plan.settlement import Signal
-from jobs.tenants.tenants import Quotas
+from jobs.tenants.quotas import Quotas
 from tests.support.api_server import Api
 from tests.support.plans import MODEL, Plans, model
 
@@ -54,7 +54,7 @@ def test_a_refused_key_parks_the_model_and_a_probe_after_a_growing_pause_resumes
 
 def test_a_tenant_at_its_most_in_flight_waits_and_another_does_not(make_plans) -> None:
     plans = make_plans(model(concurrency=10))
-    plans.tenants.set_quotas("acme", Quotas(max_in_flight=2))
+    plans.quotas.set("acme", Quotas(max_in_flight=2))
     plans.submit(6, "acme")
     plans.submit(3, "globex")
     claims = plans.start()
@@ -66,18 +66,17 @@ def test_a_tenant_at_its_most_in_flight_waits_and_another_does_not(make_plans) -
 
 
 def test_quotas_are_read_back_and_taken_away(plans: Plans) -> None:
-    plans.tenants.set_quotas("acme", Quotas(max_queued=5, max_daily=7))
-    assert plans.tenants.quotas("acme") == Quotas(max_queued=5, max_daily=7)
-    plans.tenants.set_quotas("acme", Quotas())
-    assert plans.tenants.quotas("acme") == Quotas()
+    plans.quotas.set("acme", Quotas(max_queued=5, max_daily=7))
+    assert plans.quotas.get("acme") == Quotas(max_queued=5, max_daily=7)
+    plans.quotas.set("acme", Quotas())
+    assert plans.quotas.get("acme") == Quotas()
     with pytest.raises(NotFound):
-        plans.tenants.quotas("nobody")
+        plans.quotas.get("nobody")
 
 
 def test_only_an_admin_key_parks_models_and_sets_quotas(api: Api) -> None:
     user, admin = (
-        {"Authorization": f"Bearer {api.domain.tenants.create_key('acme', admin=is_admin)}"}
-        for is_admin in (False, True)
+        {"Authorization": f"Bearer {api.domain.api_keys.create('acme', admin=is_admin)}"} for is_admin in (False, True)
     )
     for method, path, body in (
         ("POST", f"/v1/models/{MODEL}/park", {"reason": "by hand"}),

@@ -7,11 +7,11 @@ from redis.exceptions import ResponseError
 
 from jobs.foundation.errors import Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
 from jobs.foundation.job_states import FINAL, State
+from jobs.foundation.values import moment
 from jobs.plan.records import Dispatch, Idempotency
 from jobs.plan.settlement import OK
-from jobs.records.job_codec import moment
 from jobs.records.job_models import Checkpoint
-from jobs.tenants.tenants import Quotas
+from jobs.tenants.quotas import Quotas
 from tests.support.plans import MODEL, Plans, model
 
 
@@ -24,7 +24,7 @@ def test_a_job_goes_from_submit_to_its_end(plans: Plans) -> None:
     claim = plans.claim(dispatch)
     assert claim.tenant == "acme"
     assert plans.end(claim)
-    job = plans.store.get("acme", job_id)
+    job = plans.job_reader.get("acme", job_id)
     assert job.state is State.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
     assert job.finished_at == moment(plans.clock.now_ms)
@@ -58,7 +58,7 @@ def test_a_checkpoint_outlives_the_attempt_that_recorded_it(plans: Plans) -> Non
     expire(plans)
     (again,) = plans.start()
     assert again.checkpoint == answer
-    assert plans.store.get("acme", claim.job_id).cost_usd == pytest.approx(0.003)
+    assert plans.job_reader.get("acme", claim.job_id).cost_usd == pytest.approx(0.003)
 
 
 def test_what_an_attempt_cost_counts_once_however_often_it_is_said(plans: Plans) -> None:
@@ -67,7 +67,7 @@ def test_what_an_attempt_cost_counts_once_however_often_it_is_said(plans: Plans)
     answer = Checkpoint(kind="url", url="http://r", at=moment(plans.clock.now_ms), attempt=1)
     for _ in range(3):
         plans.planner.checkpoint(claim, answer, cost_micro_usd=3000)
-    assert plans.store.get("acme", claim.job_id).cost_usd == pytest.approx(0.003)
+    assert plans.job_reader.get("acme", claim.job_id).cost_usd == pytest.approx(0.003)
 
 
 def test_a_lost_lease_returns_the_job_to_the_head_of_its_lane(plans: Plans) -> None:
@@ -92,7 +92,7 @@ def test_a_job_that_lost_its_worker_three_times_fails_as_worker_lost(plans: Plan
         plans.start()
         expire(plans)
     plans.plan()
-    job = plans.store.get("acme", job_id)
+    job = plans.job_reader.get("acme", job_id)
     assert job.state is State.FAILED
     assert job.error is not None
     assert job.error.code == "worker_lost"
@@ -157,7 +157,7 @@ def test_a_deadline_ends_a_job_that_nobody_could_edit(plans: Plans) -> None:
     assert plans.state(job_id) is State.QUEUED
     plans.clock.advance(6)
     plans.plan()
-    job = plans.store.get("acme", job_id)
+    job = plans.job_reader.get("acme", job_id)
     assert job.state is State.FAILED
     assert job.error is not None
     assert job.error.code == "deadline_exceeded"
@@ -280,16 +280,16 @@ def test_listing_filters_by_state_and_custom_id_and_pages_from_the_newest(plans:
     listed: list[str] = []
     cursor = None
     while True:
-        page = plans.store.page("acme", limit=2, cursor=cursor)
+        page = plans.job_reader.page("acme", limit=2, cursor=cursor)
         listed += [job.id for job in page.data]
         if (cursor := page.next_cursor) is None:
             break
     assert listed == sorted(made, reverse=True)
-    assert {job.id for job in plans.store.page("acme", state=State.SUCCEEDED).data} == set(made[:3])
-    assert {job.id for job in plans.store.page("acme", custom_id="sku-1").data} == set(made[1::2])
-    assert plans.store.page("globex").data == []
+    assert {job.id for job in plans.job_reader.page("acme", state=State.SUCCEEDED).data} == set(made[:3])
+    assert {job.id for job in plans.job_reader.page("acme", custom_id="sku-1").data} == set(made[1::2])
+    assert plans.job_reader.page("globex").data == []
     with pytest.raises(NotFound):
-        plans.store.get("globex", made[0])
+        plans.job_reader.get("globex", made[0])
 
 
 def test_every_final_state_takes_a_job_off_the_window(plans: Plans) -> None:
@@ -327,7 +327,7 @@ def test_an_end_that_is_sent_again_after_a_lost_answer_is_the_end_that_was_writt
 
 
 def test_a_submit_that_is_sent_again_after_a_lost_answer_is_within_the_quota_it_used_up(plans: Plans) -> None:
-    plans.tenants.set_quotas("acme", Quotas(max_queued=1, max_daily=1))
+    plans.quotas.set("acme", Quotas(max_queued=1, max_daily=1))
     draft = plans.draft()
     assert plans.submitted([draft]).job_ids == plans.submitted([draft]).job_ids
     with pytest.raises(QuotaExceeded):

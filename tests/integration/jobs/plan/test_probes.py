@@ -2,9 +2,9 @@
 
 from jobs.foundation.errors import Transient
 from jobs.foundation.job_states import State
+from jobs.foundation.values import moment
 from jobs.plan.records import Claim
 from jobs.plan.retry_decision import History, decide
-from jobs.records.job_codec import moment
 from tests.support.plans import MODEL, Plans, model
 
 MOST = model().max_attempts
@@ -86,7 +86,7 @@ def test_a_job_that_always_fails_does_not_keep_its_model_parked(plans: Plans) ->
 
 def test_the_only_job_there_is_probes_again(plans: Plans) -> None:
     park(plans)
-    for job in plans.store.page("globex", limit=50).data[1:]:
+    for job in plans.job_reader.page("globex", limit=50).data[1:]:
         plans.planner.cancel(job.id)
     first = probe(plans)
     fails(plans, first)

@@ -24,8 +24,8 @@ from jobs.foundation.ids import batch_of
 from jobs.foundation.job_states import FINAL, LIVE, State
 from jobs.plan.records import Claim, Dispatch
 from jobs.plan.settlement import OK, Signal
-from jobs.tenants.tenants import Quotas
-from tests.conftest import Clock
+from jobs.tenants.quotas import Quotas
+from tests.support.clock import Clock
 from tests.support.plans import MODEL, Plans, model
 
 OTHER = "other-model"
@@ -213,7 +213,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(tenant=st.sampled_from(TENANTS), most=st.sampled_from([None, 1, 2]))
     def limit(self, tenant: str, most: int | None) -> None:
         """A tenant may have more or less in flight: what runs goes on, and nothing that waits is forgotten."""
-        self.plans.tenants.set_quotas(tenant, Quotas(max_in_flight=most))
+        self.plans.quotas.set(tenant, Quotas(max_in_flight=most))
 
     @invariant()
     def what_has_ended_stays_ended(self) -> None:

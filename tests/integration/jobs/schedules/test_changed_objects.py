@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from jobs.queueing.background_tasks import Kind, Lost
+from jobs.queueing.background_tasks import LeaseLost, TaskKind
 from jobs.schedules.changed_objects import marks_key
 from jobs.schedules.models import Run, RunState, ScheduleChange
 from jobs.schedules.seen_objects import PARTS
 from jobs.schedules.submission import parse_schedule
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 from tests.support.local_editor import Studio, unique
+from tests.support.waiting import eventually
 
 
 class Night(Studio):
@@ -131,9 +132,9 @@ def test_a_worker_lost_in_the_middle_of_a_listing_costs_the_listing_alone(night:
 
     def lost_on_the_second_page() -> None:
         if next(pages, "lost"):
-            raise Lost("killed")
+            raise LeaseLost("killed")
 
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         night.domain.changed_objects.save_changed(
             template,
             schedule_id=night.schedule_id,
@@ -153,11 +154,11 @@ def test_a_run_that_was_lost_before_it_took_note_of_its_end_does_so_later(night:
     night.open(prompt)
     night.fill(NAMES[:5])
     night.domain.schedules.run_now("acme", night.schedule_id)
-    night.chores(Kind.RUN)
-    night.chores(Kind.INGEST)
+    night.chores(TaskKind.RUN)
+    night.chores(TaskKind.INGEST)
     night.edit()
     # The batch has ended, and the chore of taking note is there for whoever comes.
-    members: Any = night.domain.redis.zrange(night.domain.keys.chores, 0, -1)
+    members: Any = night.domain.redis.zrange(night.domain.keys.background_tasks, 0, -1)
     assert [member.split(" ")[0] for member in members if member.startswith("run ")] == ["run"]
     night.finish()
     assert night.run().state is RunState.UNCHANGED
@@ -168,7 +169,7 @@ def test_a_deleted_schedules_memory_is_gone(night: Night) -> None:
     night.open(unique("gone"))
     night.fill(NAMES[:5])
     night.run()
-    keys = [night.domain.keys.seen(night.schedule_id, part) for part in range(PARTS)]
+    keys = [night.domain.keys.seen_objects(night.schedule_id, part) for part in range(PARTS)]
     assert night.domain.redis.exists(*keys) == 5
     night.domain.seen.forget(night.schedule_id)
     assert night.domain.redis.exists(*keys) == 0

@@ -13,11 +13,11 @@ from jobs.events.outbox import Outbox
 from jobs.foundation.errors import Conflict
 from jobs.foundation.job_states import State
 from jobs.foundation.settings import Settings
-from jobs.queueing.background_tasks import Kind
+from jobs.queueing.background_tasks import TaskKind
 from jobs.schedules.models import RunState, ScheduleChange, ScheduleState, batch_id_of, run_id
 from jobs.webhooks.endpoint_models import EndpointFields
-from jobs.webhooks.routing import Audience
-from tests.conftest import Clock
+from jobs.webhooks.routing import EventRouter
+from tests.support.clock import Clock
 from tests.support.schedules import MIDNIGHT, Timetable, hours, open_at
 from workers.process.wiring import build_schedule_poller
 
@@ -45,7 +45,7 @@ def test_a_tick_becomes_a_run_the_run_a_batch_and_its_end_is_told(timetable: Tim
     assert run.counts.succeeded == 1
     assert timetable.schedule(schedule).runs.completed == 1
     assert timetable.schedule(schedule).current_run is None
-    assert timetable.open_chores(Kind.RUN) == []
+    assert timetable.open_chores(TaskKind.RUN) == []
     assert timetable.hands.events("schedule.") == ["schedule.run_started"]
 
 
@@ -89,7 +89,7 @@ def test_two_hundred_schedules_due_in_one_second_are_two_hundred_runs_whoever_fi
         caller.join()
     assert sum(counts) == 200
     assert [timetable.states(one) for one in made] == [["due"]] * 200
-    assert len(timetable.open_chores(Kind.RUN)) == 200
+    assert len(timetable.open_chores(TaskKind.RUN)) == 200
 
 
 def test_a_caller_whose_view_is_old_claims_nothing(timetable: Timetable) -> None:
@@ -117,16 +117,16 @@ def test_a_worker_lost_between_claim_and_batch_leaves_a_run_that_another_complet
     schedule = timetable.make()
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()
-    (run,) = timetable.open_chores(Kind.RUN)
+    (run,) = timetable.open_chores(TaskKind.RUN)
     # The worker held the lease, began the batch and was lost before it recorded that.
-    with timetable.domain.chores.hold(Kind.RUN, run) as held:
+    with timetable.domain.background_tasks.hold(TaskKind.RUN, run) as held:
         assert held is not None
         from jobs.schedules.run_to_batch import _RunStep  # noqa: PLC0415
 
         step = _RunStep(timetable.domain.run_to_batch, run, timetable.domain.runs.record(run), held)
         template, record = timetable.domain.schedules.read("acme", schedule)
         step._begin(template, record)
-    assert timetable.hands.do(Kind.RUN, run).startswith("dropped")
+    assert timetable.hands.do(TaskKind.RUN, run).startswith("dropped")
     timetable.clock.advance(10)
     assert timetable.finish() == 1
     assert timetable.states(schedule) == ["completed"]
@@ -221,8 +221,8 @@ def test_a_run_is_told_to_endpoints_and_to_the_schedules_own_address(timetable: 
     outbox = Outbox(domain.redis, domain.keys)
     outbox.ensure()
     (event,) = [one for one in outbox.read("t", count=100, block_ms=0) if one.type.startswith("schedule.")]
-    targets = Audience(domain.redis, domain.keys).of(event)
-    assert {target.line_id for target in targets if target.url is None} == {endpoint.id}
+    targets = EventRouter(domain.redis, domain.keys).targets(event)
+    assert {target.queue_id for target in targets if target.url is None} == {endpoint.id}
     assert {target.url for target in targets if target.url} == {"http://127.0.0.1:9/mine"}
     body = json.loads(domain.bodies.render(event))
     (run,) = timetable.runs(schedule)
@@ -243,11 +243,11 @@ def test_a_source_that_does_not_answer_is_tried_for_an_hour(
     schedule = timetable.make(manifest=f"s3://{away.bucket.name}/lists/night.csv")
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()
-    timetable.do(Kind.RUN)
+    timetable.do(TaskKind.RUN)
     (run,) = timetable.runs(schedule)
     assert (run.state, run.waits_for) == (RunState.DUE, "the bucket does not answer")
     timetable.set(MIDNIGHT + hours(2))
-    timetable.do(Kind.RUN)
+    timetable.do(TaskKind.RUN)
     (run,) = timetable.runs(schedule)
     assert run.state is RunState.FAILED
     assert "an hour" in (run.reason or "")

@@ -1,4 +1,4 @@
-"""The bucket on a real store."""
+"""The bucket, with a real store."""
 
 import hashlib
 import threading
@@ -17,7 +17,8 @@ from jobs.foundation.errors import (
     Unavailable,
 )
 from jobs.foundation.settings import Settings
-from jobs.storage.bucket import ATTEMPT, JOB, Bucket
+from jobs.storage.bucket import Bucket
+from jobs.storage.objects import ATTEMPT, JOB
 from tests.support.loopback import answer, serve
 
 _prefixes = count(1)
@@ -42,7 +43,7 @@ def fenced(bucket: Bucket, key: str, data: bytes, *, job: str = "job_1", attempt
     )
 
 
-def test_what_is_put_is_got_with_its_type_and_metadata(bucket: Bucket, prefix: str) -> None:
+def test_an_object_keeps_its_bytes_type_and_metadata(bucket: Bucket, prefix: str) -> None:
     key = f"{prefix}ä b/Größe+1.png"
     bucket.put(bucket.name, key, PICTURE, media_type="image/png", metadata={"model": "schön 100%", "seed": "7"})
     assert bucket.get(bucket.name, key, max_bytes=len(PICTURE)) == PICTURE
@@ -52,12 +53,12 @@ def test_what_is_put_is_got_with_its_type_and_metadata(bucket: Bucket, prefix: s
     assert found.metadata == {"model": "sch%C3%B6n 100%25", "seed": "7"}
 
 
-def test_an_empty_object_is_kept_too(bucket: Bucket, prefix: str) -> None:
+def test_an_empty_object_can_be_stored(bucket: Bucket, prefix: str) -> None:
     bucket.put(bucket.name, f"{prefix}e", b"", media_type="text/plain")
     assert bucket.get(bucket.name, f"{prefix}e", max_bytes=0) == b""
 
 
-def test_the_store_holds_a_put_to_its_sha256(bucket: Bucket, prefix: str) -> None:
+def test_the_store_checks_the_sha256_of_a_put(bucket: Bucket, prefix: str) -> None:
     digest = hashlib.sha256(PICTURE).hexdigest()
     bucket.put(bucket.name, f"{prefix}a", PICTURE, media_type="image/png", sha256=digest)
     with pytest.raises(Unavailable, match="BadDigest"):
@@ -65,7 +66,7 @@ def test_the_store_holds_a_put_to_its_sha256(bucket: Bucket, prefix: str) -> Non
     assert bucket.head(bucket.name, f"{prefix}b") is None
 
 
-def test_what_is_missing_or_too_large_or_elsewhere_is_rejected(bucket: Bucket, prefix: str) -> None:
+def test_missing_and_too_large_objects_and_unknown_buckets_are_refused(bucket: Bucket, prefix: str) -> None:
     bucket.put(bucket.name, f"{prefix}a", PICTURE, media_type="image/png")
     with pytest.raises(InputRejected, match="at most"):
         bucket.get(bucket.name, f"{prefix}a", max_bytes=len(PICTURE) - 1)
@@ -105,7 +106,7 @@ def test_presigned_urls_need_no_key_and_bind_the_media_type(bucket: Bucket, pref
     assert httpx.get(other).status_code == 403
 
 
-def test_presigned_urls_name_the_public_address(make_settings: Callable[..., Settings]) -> None:
+def test_presigned_urls_have_the_public_address(make_settings: Callable[..., Settings]) -> None:
     bucket = Bucket(make_settings(s3_public_endpoint_url="https://pictures.example"))
     assert bucket.presign_get("ours", "a.png").startswith("https://pictures.example/ours/a.png?")
 
@@ -121,14 +122,14 @@ def test_a_later_attempt_replaces_an_earlier_ones_output(bucket: Bucket, prefix:
     assert bucket.get(bucket.name, key, max_bytes=99) == b"two again"
 
 
-def test_a_late_writer_is_told_and_changes_nothing(bucket: Bucket, prefix: str) -> None:
+def test_a_late_attempt_does_not_replace_an_output(bucket: Bucket, prefix: str) -> None:
     key = f"{prefix}out"
     assert fenced(bucket, key, b"ten", attempt=10)
     assert not fenced(bucket, key, b"nine", attempt=9)
     assert bucket.get(bucket.name, key, max_bytes=99) == b"ten"
 
 
-def test_an_output_goes_over_what_is_not_its_jobs(bucket: Bucket, prefix: str) -> None:
+def test_an_output_replaces_an_object_of_another_job(bucket: Bucket, prefix: str) -> None:
     key = f"{prefix}out"
     bucket.put(bucket.name, key, b"a stranger's", media_type="image/png")
     assert fenced(bucket, key, b"ours", job="job_a", attempt=1)
@@ -136,7 +137,7 @@ def test_an_output_goes_over_what_is_not_its_jobs(bucket: Bucket, prefix: str) -
     assert bucket.get(bucket.name, key, max_bytes=99) == b"another job's"
 
 
-def test_of_many_attempts_at_once_the_last_one_stays(bucket: Bucket, prefix: str) -> None:
+def test_the_latest_of_concurrent_attempts_wins(bucket: Bucket, prefix: str) -> None:
     key = f"{prefix}out"
     attempts = range(1, 5)
     start = threading.Barrier(len(attempts))
@@ -155,7 +156,7 @@ def test_of_many_attempts_at_once_the_last_one_stays(bucket: Bucket, prefix: str
     assert bucket.get(bucket.name, key, max_bytes=9999) == b"4" * 1000
 
 
-def test_a_store_that_knows_no_conditions_gets_a_plain_put(make_settings: Callable[..., Settings]) -> None:
+def test_a_store_without_conditional_writes_gets_a_plain_put(make_settings: Callable[..., Settings]) -> None:
     stored: dict[str, bytes] = {}
 
     def store(connection, request) -> None:
@@ -179,7 +180,7 @@ def test_a_store_that_knows_no_conditions_gets_a_plain_put(make_settings: Callab
         assert stored == {"/retouch/out": b"3"}
 
 
-def test_a_store_that_is_away_is_told_as_such(make_settings: Callable[..., Settings]) -> None:
+def test_an_unreachable_store_is_reported(make_settings: Callable[..., Settings]) -> None:
     with serve(b"") as server:
         port = server.port
     bucket = Bucket(make_settings(s3_endpoint_url=f"http://127.0.0.1:{port}"), connect_timeout_s=2)
@@ -205,23 +206,23 @@ def test_a_store_that_is_away_is_told_as_such(make_settings: Callable[..., Setti
         answer(200, b"short", content_length="100"),
         b"no http at all\r\n\r\n",
     ],
-    ids=["500", "503", "truncated", "no http"],
+    ids=["500", "503", "truncated", "not HTTP"],
 )
-def test_an_object_that_does_not_come_whole_is_unavailable_and_asked_for_once(
+def test_a_broken_response_is_unavailable_and_not_retried(
     make_settings: Callable[..., Settings], broken: bytes
 ) -> None:
-    def once(connection, request) -> None:
+    def send_broken(connection, request) -> None:
         connection.sendall(broken)
         connection.close()
 
-    with serve(once) as server:
+    with serve(send_broken) as server:
         bucket = Bucket(make_settings(s3_endpoint_url=server.url))
         with pytest.raises(InputUnavailable):
             bucket.get("ours", "a", max_bytes=1000)
         assert len(server.requests) == 1
 
 
-def test_readiness_names_what_is_wrong(
+def test_the_readiness_check_names_the_fault(
     bucket: Bucket, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.check()
@@ -232,6 +233,6 @@ def test_readiness_names_what_is_wrong(
         Bucket(make_settings()).check()
 
 
-def test_an_endpoint_that_is_no_url_is_a_fault_of_the_configuration(make_settings: Callable[..., Settings]) -> None:
+def test_an_invalid_endpoint_url_is_a_configuration_error(make_settings: Callable[..., Settings]) -> None:
     with pytest.raises(ConfigurationError, match="RETOUCH_S3_ENDPOINT_URL"):
         Bucket(make_settings(s3_endpoint_url="not a url"))

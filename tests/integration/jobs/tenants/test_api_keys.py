@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from infra.local import admin as operator
 from infra.local.harness import environment_of
-from jobs.foundation.secret_box import SEALED
+from jobs.foundation.secret_box import ENCRYPTED_PREFIX
 from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
 from retouch.__main__ import app
@@ -65,6 +65,6 @@ def test_create_key_encrypts_the_webhook_secret_of_a_new_tenant(
     operator.create_key("initech")
     with closing(Domain.open(settings)) as domain:
         record: Any = domain.redis.hgetall(domain.keys.tenant("initech"))
-        assert record["secret"].startswith(SEALED)
+        assert record["secret"].startswith(ENCRYPTED_PREFIX)
         assert not [name for name, value in record.items() if "whsec_" in value]
         assert domain.tenants.webhook_secret("initech").startswith("whsec_")

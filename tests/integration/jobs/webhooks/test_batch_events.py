@@ -10,17 +10,18 @@ import pytest
 from jobs.events.outbox import Event
 from jobs.foundation.ids import batch_job_id, new_batch_id
 from jobs.foundation.settings import Settings
-from jobs.records.job_codec import moment, to_json
+from jobs.foundation.values import moment
+from jobs.records.job_codec import to_json
 from jobs.records.job_models import JobSpec
 from jobs.webhooks.delivery_models import DeliveryState
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointChange, EndpointFields
 from jobs.webhooks.routing import batch_fields
 from jobs.wiring import Domain
-from tests.conftest import Clock
 from tests.support.batches import Hands, generous
+from tests.support.clock import Clock
 from tests.support.receiver import Receiver
-from tests.support.webhook_worker import Hand, hand_of
+from tests.support.webhook_worker import WebhookRunner, webhook_runner
 
 FILTER = DeliveryFilter()
 
@@ -56,14 +57,16 @@ def job_event(domain: Domain, batch_id: str, row: int, **spec: Any) -> str:
     return job_id
 
 
-def test_a_batch_that_asks_for_no_more_is_told_of_as_a_whole(domain: Domain, receiver: Receiver, hand: Hand) -> None:
+def test_a_batch_that_asks_for_no_more_is_told_of_as_a_whole(
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner
+) -> None:
     batch_id = batch_of_wishes(domain, url=receiver.url)
     domain.bodies.register("batch", lambda event: {"id": event.subject})
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all"))
     job_event(domain, batch_id, 1)
     put_batch_event(domain, batch_id)
-    hand.tell()
-    told = sorted((got.path, json.loads(got.body)["type"]) for got in receiver.got)
+    webhooks.deliver_all()
+    told = sorted((got.path, json.loads(got.body)["type"]) for got in receiver.requests)
     assert told == [("/", "batch.completed"), ("/all", "batch.completed")]
 
 
@@ -79,45 +82,47 @@ def put_batch_event(domain: Domain, batch_id: str) -> None:
 
 
 def test_a_batch_that_asks_for_its_jobs_tells_each_to_its_url_and_to_endpoints(
-    domain: Domain, receiver: Receiver, hand: Hand
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch", events=["batch.*", "job.succeeded"])
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all", events=["job.*"]))
     job_id = job_event(domain, batch_id, 1)
-    hand.tell()
-    assert sorted(got.path for got in receiver.got) == ["/all", "/batch"]
-    data = json.loads(receiver.got[0].body)["data"]
+    webhooks.deliver_all()
+    assert sorted(got.path for got in receiver.requests) == ["/all", "/batch"]
+    data = json.loads(receiver.requests[0].body)["data"]
     assert (data["id"], data["prompt"], data["batch_id"]) == (job_id, "shared", batch_id)
 
 
-def test_a_row_that_names_a_url_of_its_own_is_told_there_alone(domain: Domain, receiver: Receiver, hand: Hand) -> None:
+def test_a_row_that_names_a_url_of_its_own_is_told_there_alone(
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner
+) -> None:
     batch_id = batch_of_wishes(domain, url=f"{receiver.url}/batch")
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/all"))
     job_event(domain, batch_id, 1, webhook_url=f"{receiver.url}/row")
-    hand.tell()
-    assert [got.path for got in receiver.got] == ["/row"]
+    webhooks.deliver_all()
+    assert [got.path for got in receiver.requests] == ["/row"]
 
 
 def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many_seconds(
-    domain: Domain, receiver: Receiver, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
     jobs = [job_event(domain, batch_id, row) for row in range(1, 151)]
-    assert hand.tell() == []
+    assert webhooks.deliver_all() == []
     clock.advance(9.9)
-    assert hand.tell() == []
+    assert webhooks.deliver_all() == []
     clock.advance(0.1)
     domain.deliveries.register("w", 8)
-    assert hand.tell() == ["the receiver answered 200"]
-    assert hand.tell() == []
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
+    assert webhooks.deliver_all() == []
     clock.advance(9.9)
-    assert hand.tell() == []
+    assert webhooks.deliver_all() == []
     clock.advance(0.1)
     domain.deliveries.register("w", 8)
-    assert hand.tell() == ["the receiver answered 200"]
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
     secret = domain.tenants.webhook_secret("acme")
-    first, second = (got.verified(secret) for got in receiver.got)
+    first, second = (got.verified(secret) for got in receiver.requests)
     assert (first["type"], first["data"]["batch_id"]) == ("job.digest", batch_id)
     assert [len(event["data"]["events"]) for event in (first, second)] == [100, 50]
     inside = [event for digest in (first, second) for event in digest["data"]["events"]]
@@ -126,25 +131,25 @@ def test_a_digest_tells_up_to_a_hundred_jobs_at_once_and_at_most_once_in_so_many
     assert inside[0]["type"] == "job.succeeded"
     assert inside[0]["data"]["prompt"] == "shared"
     clock.advance(60)
-    assert hand.tell() == []
+    assert webhooks.deliver_all() == []
 
 
 def test_a_batch_submitted_with_a_digest_tells_its_jobs_together_and_its_end_by_itself(
     hands: Hands, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = hands.domain
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     batch_id = hands.running(
         120, webhook_url=receiver.url, webhook_events=["job.*", "batch.completed"], webhook_digest_s=5
     )
     assert hands.work() == 120
-    with hand_of(domain) as hand:
+    with webhook_runner(domain) as webhooks:
         for _ in range(4):
-            hand.tell()
+            webhooks.deliver_all()
             clock.advance(5)
             domain.deliveries.register("w", 8)
     secret = domain.tenants.webhook_secret("acme")
-    told = [got.verified(secret) for got in receiver.got]
+    told = [got.verified(secret) for got in receiver.requests]
     assert [event["type"] for event in told] == ["batch.completed", "job.digest", "job.digest"]
     assert told[0]["data"]["counts"]["succeeded"] == 120
     digests = [event["data"]["events"] for event in told[1:]]
@@ -154,79 +159,81 @@ def test_a_batch_submitted_with_a_digest_tells_its_jobs_together_and_its_end_by_
     assert {job["state"] for job in jobs} == {"succeeded"}
 
 
-def test_a_digest_that_two_tellers_make_is_told_once(domain: Domain, receiver: Receiver, hand: Hand) -> None:
+def test_a_digest_that_two_tellers_make_is_told_once(
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner
+) -> None:
     batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=1)
     job_event(domain, batch_id, 1)
-    hand.tell()
+    webhooks.deliver_all()
     domain.redis.zadd(domain.keys.deliveries("digests"), dict.fromkeys(due(domain), 1))
-    (digest,) = domain.deliveries.due_digests()
+    (digest,) = domain.digests.due()
     body = domain.bodies.render_digest(digest)
-    assert domain.deliveries.tell_digest(digest, body)
-    assert not domain.deliveries.tell_digest(digest, body)
-    hand.tell()
-    assert len(receiver.got) == 1
+    assert domain.digests.send(digest, body)
+    assert not domain.digests.send(digest, body)
+    webhooks.deliver_all()
+    assert len(receiver.requests) == 1
 
 
 def test_what_was_collected_for_an_endpoint_that_was_disabled_since_is_exhausted_and_can_be_recovered(
-    domain: Domain, receiver: Receiver, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url, events=["job.*"]))
     batch_id = batch_of_wishes(domain, events=["job.*"], digest_s=10)
     jobs = [job_event(domain, batch_id, row) for row in (1, 2)]
-    hand.tell()
+    webhooks.deliver_all()
     domain.endpoints.change("acme", endpoint.id, EndpointChange(enabled=False))
     clock.advance(10)
     domain.deliveries.register("w", 8)
-    assert hand.tell() == []
+    assert webhooks.deliver_all() == []
     (delivery,) = domain.delivery_log.page("acme", FILTER).data
     assert (delivery.state, delivery.reason) == ("exhausted", "its endpoint is disabled: by its owner")
     domain.endpoints.change("acme", endpoint.id, EndpointChange(enabled=True))
     since = moment(0)
     assert domain.endpoints.recover("acme", endpoint.id, since, [DeliveryState.EXHAUSTED]) == 1
-    assert hand.tell() == ["the receiver answered 200"]
-    (got,) = receiver.got
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
+    (got,) = receiver.requests
     assert [event["data"]["id"] for event in json.loads(got.body)["data"]["events"]] == jobs
 
 
 def test_a_digest_that_is_filled_again_does_not_expire_before_it_is_told(
-    domain: Domain, receiver: Receiver, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     batch_id = batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10)
     job_event(domain, batch_id, 1)
-    hand.tell()
+    webhooks.deliver_all()
     (digest,) = due(domain)
     clock.advance(10)
     domain.deliveries.register("w", 8)
-    hand.tell()
+    webhooks.deliver_all()
     assert int(str(domain.redis.pttl(digest))) > 0
     job_event(domain, batch_id, 2)
-    hand.tell()
+    webhooks.deliver_all()
     assert domain.redis.pttl(digest) == -1
 
 
 def test_a_digest_whose_record_is_lost_holds_back_no_other_and_what_it_collected_comes_with_the_next_event(
-    domain: Domain, receiver: Receiver, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+    monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     lost, whole = (batch_of_wishes(domain, url=receiver.url, events=["job.*"], digest_s=10) for _ in range(2))
     jobs = [job_event(domain, lost, 1)]
-    hand.tell()
+    webhooks.deliver_all()
     domain.redis.delete(*due(domain))
     job_event(domain, whole, 1)
-    hand.tell()
+    webhooks.deliver_all()
     clock.advance(10)
     domain.deliveries.register("w", 8)
-    assert hand.tell() == ["the receiver answered 200"]
-    assert json.loads(receiver.got[0].body)["data"]["batch_id"] == whole
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
+    assert json.loads(receiver.requests[0].body)["data"]["batch_id"] == whole
     assert due(domain) == []
     jobs.append(job_event(domain, lost, 2))
-    hand.tell()
+    webhooks.deliver_all()
     clock.advance(10)
     domain.deliveries.register("w", 8)
-    assert hand.tell() == ["the receiver answered 200"]
-    assert [event["data"]["id"] for event in json.loads(receiver.got[1].body)["data"]["events"]] == jobs
+    assert webhooks.deliver_all() == ["the receiver answered 200"]
+    assert [event["data"]["id"] for event in json.loads(receiver.requests[1].body)["data"]["events"]] == jobs
 
 
 def due(domain: Domain) -> list[str]:
@@ -234,7 +241,7 @@ def due(domain: Domain) -> list[str]:
 
 
 def test_a_model_that_is_parked_is_told_to_every_tenant_that_listens(
-    domain: Domain, receiver: Receiver, hand: Hand
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner
 ) -> None:
     domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/acme", events=["model.*"]))
     domain.endpoints.create("globex", EndpointFields(url=f"{receiver.url}/globex", events=["*"]))
@@ -247,21 +254,23 @@ def test_a_model_that_is_parked_is_told_to_every_tenant_that_listens(
         "data": json.dumps({"code": "account", "reason": "402"}),
     }
     domain.redis.xadd(domain.keys.outbox, fields)
-    hand.tell()
-    assert sorted(got.path for got in receiver.got) == ["/acme", "/globex"]
-    data = json.loads(receiver.got[0].body)["data"]
+    webhooks.deliver_all()
+    assert sorted(got.path for got in receiver.requests) == ["/acme", "/globex"]
+    data = json.loads(receiver.requests[0].body)["data"]
     assert (data["name"], data["code"], data["reason"]) == ("step-image-edit-2", "account", "402")
     assert data["limits"]["concurrency"] > 0
     for tenant in ("acme", "globex"):
         assert len(domain.delivery_log.page(tenant, FILTER).data) == 1
 
 
-def test_an_event_that_cannot_be_rendered_is_told_by_its_id(domain: Domain, receiver: Receiver, hand: Hand) -> None:
+def test_an_event_that_cannot_be_rendered_is_told_by_its_id(
+    domain: Domain, receiver: Receiver, webhooks: WebhookRunner
+) -> None:
     def fail(_event: Event) -> Any:
         raise ValueError("no")
 
     domain.bodies.register("batch", fail)
     batch_id = batch_of_wishes(domain, url=receiver.url)
     put_batch_event(domain, batch_id)
-    hand.tell()
-    assert json.loads(receiver.got[0].body)["data"] == {"id": batch_id}
+    webhooks.deliver_all()
+    assert json.loads(receiver.requests[0].body)["data"] == {"id": batch_id}

@@ -12,25 +12,25 @@ from jobs.webhooks.endpoint_models import EndpointChange, EndpointFields
 from jobs.webhooks.retry_policy import Exchange
 from jobs.webhooks.routing import Target
 from jobs.wiring import Domain
-from tests.conftest import Clock
-from tests.support.deliveries import BAD, GOOD, Tellings
+from tests.support.clock import Clock
+from tests.support.deliveries import BAD, GOOD, DeliveryHarness
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver
-from tests.support.webhook_worker import hand_of
+from tests.support.webhook_worker import webhook_runner
 
 _prefixes = count(1)
 
 
 @pytest.fixture
-def tellings(redis: Redis, clock: Clock) -> Tellings:
-    return Tellings(redis, f"d{next(_prefixes)}:", clock)
+def harness(redis: Redis, clock: Clock) -> DeliveryHarness:
+    return DeliveryHarness(redis, f"d{next(_prefixes)}:", clock)
 
 
 @pytest.fixture
 def told(domain: Domain) -> Iterator[Callable[[], list[str]]]:
     """Tells all there is to tell, in this thread; the outcomes of the tries, as Celery would see them."""
-    with hand_of(domain) as hand:
-        yield hand.tell
+    with webhook_runner(domain) as webhooks:
+        yield webhooks.deliver_all
 
 
 def test_a_jobs_webhook_url_is_told_of_its_end_as_the_api_shows_it(
@@ -38,11 +38,11 @@ def test_a_jobs_webhook_url_is_told_of_its_end_as_the_api_shows_it(
 ) -> None:
     job_id = end_job(domain, webhook_url=f"{receiver.url}/hook?shop=1", custom_id="SKU-1")
     assert told() == ["the receiver answered 200"]
-    (got,) = receiver.got
+    (got,) = receiver.requests
     event = got.verified(domain.tenants.webhook_secret("acme"))
     assert got.path == "/hook?shop=1"
     assert event["type"] == "job.succeeded"
-    shown = domain.store.get("acme", job_id).model_dump(mode="json")
+    shown = domain.job_reader.get("acme", job_id).model_dump(mode="json")
     url = event["data"]["output"].pop("url")
     assert event["data"] == {**shown, "output": {k: v for k, v in shown["output"].items() if k != "url"}}
     assert "X-Amz-Expires=604800" in url
@@ -59,121 +59,121 @@ def test_every_try_sends_the_same_id_and_the_same_bytes(
     domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
 ) -> None:
     end_job(domain, webhook_url=receiver.url)
-    receiver.answer = lambda _got, number: Answer(status=500 if number == 0 else 204, body=b"")
+    receiver.answer = lambda _request, number: Answer(status=500 if number == 0 else 204, body=b"")
     assert [outcome[:5] for outcome in told()] == ["retry"]
-    (delivery,) = domain.redis.zrange(domain.keys.line_due(line_of(domain)), 0, -1)
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
     assert told() == ["the receiver answered 204"]
-    first, second = receiver.got
+    first, second = receiver.requests
     assert (first.id, first.body) == (second.id, second.body)
     second.verified(domain.tenants.webhook_secret("acme"))
 
 
 def line_of(domain: Domain, tenant: str = "acme") -> str:
-    (line,) = domain.redis.zrange(domain.keys.origins(tenant), 0, -1)
+    (line,) = domain.redis.zrange(domain.keys.origin_queues(tenant), 0, -1)
     return domain.keys.id_of(str(line))
 
 
-def test_an_event_that_is_fanned_out_twice_is_told_once(tellings: Tellings) -> None:
-    line = tellings.endpoint("a")
-    event = tellings.event()
-    assert tellings.deliveries.fan_out(event, "{}", [Target(line)]) == 1
-    assert tellings.deliveries.fan_out(event, "{}", [Target(line)]) == -1
-    assert len(tellings.plan()) == 1
+def test_an_event_that_is_fanned_out_twice_is_told_once(harness: DeliveryHarness) -> None:
+    line = harness.endpoint("a")
+    event = harness.event()
+    assert harness.deliveries.fan_out([(event, "{}", [Target(line)])]) == [1]
+    assert harness.deliveries.fan_out([(event, "{}", [Target(line)])]) == [-1]
+    assert len(harness.plan()) == 1
 
 
-def test_an_event_of_a_teller_that_died_is_taken_over(tellings: Tellings) -> None:
-    tellings.outbox.put("job.failed", tenant="acme", subject="job_x", data="{}", at_ms=tellings.clock())
-    (lost,) = tellings.outbox.read("dead", count=10, block_ms=0)
-    assert tellings.outbox.read("alive", count=10, block_ms=0) == []
-    assert tellings.outbox.take_over("alive", count=10, idle_ms=0) == [lost]
+def test_an_event_of_a_teller_that_died_is_taken_over(harness: DeliveryHarness) -> None:
+    harness.outbox.put("job.failed", tenant="acme", subject="job_x", data="{}", at_ms=harness.clock())
+    (lost,) = harness.outbox.read("dead", count=10, block_ms=0)
+    assert harness.outbox.read("alive", count=10, block_ms=0) == []
+    assert harness.outbox.take_over("alive", count=10, idle_ms=0) == [lost]
 
 
-def test_a_lost_worker_costs_a_delivery_one_lease_and_no_try(tellings: Tellings) -> None:
-    (delivery_id,) = tellings.tell(tellings.endpoint("a"))
-    (started,) = tellings.plan()
-    tellings.claim(started)
-    assert tellings.plan() == []
-    tellings.clock.advance(30)
-    tellings.beat()
-    ((again, number),) = tellings.plan()
+def test_a_lost_worker_costs_a_delivery_one_lease_and_no_try(harness: DeliveryHarness) -> None:
+    (delivery_id,) = harness.fan_out(harness.endpoint("a"))
+    (started,) = harness.plan()
+    harness.claim(started)
+    assert harness.plan() == []
+    harness.clock.advance(30)
+    harness.heartbeat()
+    ((again, number),) = harness.plan()
     assert (again, number) == (delivery_id, 2)
-    telling = tellings.claim((again, number))
-    assert telling.tries == 0
-    assert tellings.end(telling) == "succeeded"
+    attempt = harness.claim((again, number))
+    assert attempt.tries == 0
+    assert harness.settle(attempt) == "succeeded"
 
 
-def test_a_try_that_lost_its_lease_is_refused_unless_it_told(tellings: Tellings) -> None:
-    (delivery_id,) = tellings.tell(tellings.endpoint("a"))
-    old = tellings.claim(tellings.plan()[0])
-    tellings.clock.advance(30)
-    tellings.beat()
-    new = tellings.claim(tellings.plan()[0])
-    assert tellings.end(old, BAD) is None
-    assert tellings.end(old, GOOD) is None
-    assert tellings.state(delivery_id) == "sending"
-    tellings.clock.advance(30)
-    assert tellings.plan() == []
-    assert tellings.state(delivery_id) == "waiting"
-    assert tellings.end(new, GOOD) == "succeeded"
-    tellings.beat()
-    assert tellings.plan() == []
+def test_a_try_that_lost_its_lease_is_refused_unless_it_told(harness: DeliveryHarness) -> None:
+    (delivery_id,) = harness.fan_out(harness.endpoint("a"))
+    old = harness.claim(harness.plan()[0])
+    harness.clock.advance(30)
+    harness.heartbeat()
+    new = harness.claim(harness.plan()[0])
+    assert harness.settle(old, BAD) is None
+    assert harness.settle(old, GOOD) is None
+    assert harness.state(delivery_id) == "sending"
+    harness.clock.advance(30)
+    assert harness.plan() == []
+    assert harness.state(delivery_id) == "waiting"
+    assert harness.settle(new, GOOD) == "succeeded"
+    harness.heartbeat()
+    assert harness.plan() == []
 
 
-def test_only_the_first_of_two_claims_gets_the_try(tellings: Tellings) -> None:
-    tellings.tell(tellings.endpoint("a"))
-    (started,) = tellings.plan()
-    tellings.claim(started)
-    assert tellings.deliveries.claim(*started) is None
+def test_only_the_first_of_two_claims_gets_the_try(harness: DeliveryHarness) -> None:
+    harness.fan_out(harness.endpoint("a"))
+    (started,) = harness.plan()
+    harness.claim(started)
+    assert harness.deliveries.claim(*started) is None
 
 
-def test_failed_tries_follow_the_schedule_and_then_end_visibly(tellings: Tellings) -> None:
-    (delivery_id,) = tellings.tell(tellings.endpoint("a"))
+def test_failed_tries_follow_the_schedule_and_then_end_visibly(harness: DeliveryHarness) -> None:
+    (delivery_id,) = harness.fan_out(harness.endpoint("a"))
     waits = []
-    while tellings.state(delivery_id) == "waiting":
-        tellings.beat()
-        (started,) = tellings.plan()
-        tellings.end(tellings.claim(started), BAD)
-        if tellings.state(delivery_id) == "waiting":
-            waits.append(tellings.due_in_s(delivery_id))
-            tellings.clock.advance(waits[-1])
+    while harness.state(delivery_id) == "waiting":
+        harness.heartbeat()
+        (started,) = harness.plan()
+        harness.settle(harness.claim(started), BAD)
+        if harness.state(delivery_id) == "waiting":
+            waits.append(harness.due_in_s(delivery_id))
+            harness.clock.advance(waits[-1])
     assert waits == [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
-    assert tellings.state(delivery_id) == "exhausted"
-    assert tellings.field(delivery_id, "why") == "10 tries have failed"
-    log = [json.loads(line) for line in (tellings.field(delivery_id, "log") or "").splitlines()]
+    assert harness.state(delivery_id) == "exhausted"
+    assert harness.field(delivery_id, "why") == "10 tries have failed"
+    log = [json.loads(line) for line in (harness.field(delivery_id, "log") or "").splitlines()]
     assert [entry["number"] for entry in log] == list(range(1, 11))
     assert {(entry["status"], entry["answer"]) for entry in log} == {(500, "oops")}
 
 
-def tell_until_it_ends(tellings: Tellings, delivery_id: str, answer: Exchange) -> None:
-    while tellings.state(delivery_id) == "waiting":
-        tellings.clock.advance(max(0.0, tellings.due_in_s(delivery_id)))
-        tellings.beat()
-        tellings.turn(lambda _: answer)
+def tell_until_it_ends(harness: DeliveryHarness, delivery_id: str, answer: Exchange) -> None:
+    while harness.state(delivery_id) == "waiting":
+        harness.clock.advance(max(0.0, harness.due_in_s(delivery_id)))
+        harness.heartbeat()
+        harness.deliver_planned(lambda _: answer)
 
 
-def test_the_log_shows_every_try_of_the_schedule_with_its_whole_answer_in_any_script(tellings: Tellings) -> None:
-    (delivery_id,) = tellings.tell(tellings.endpoint("a"))
+def test_the_log_shows_every_try_of_the_schedule_with_its_whole_answer_in_any_script(harness: DeliveryHarness) -> None:
+    (delivery_id,) = harness.fan_out(harness.endpoint("a"))
     answer = "Störung\u2028\x85" + "ж" * 505
-    tell_until_it_ends(tellings, delivery_id, Exchange(took_ms=5, status=500, answer=answer))
-    tries = decode_tries(tellings.field(delivery_id, "log") or "")
+    tell_until_it_ends(harness, delivery_id, Exchange(took_ms=5, status=500, answer=answer))
+    tries = decode_tries(harness.field(delivery_id, "log") or "")
     assert [one.number for one in tries] == list(range(1, 11))
     assert {one.answer for one in tries} == {answer}
 
 
-def test_a_log_that_grows_too_long_lets_go_of_old_answers_before_whole_tries(tellings: Tellings) -> None:
-    line = tellings.endpoint("a")
+def test_a_log_that_grows_too_long_lets_go_of_old_answers_before_whole_tries(harness: DeliveryHarness) -> None:
+    line = harness.endpoint("a")
     # An address that a job names is never disabled.
-    tellings.redis.hdel(tellings.keys.line(line), "endpoint")
-    (delivery_id,) = tellings.tell(line)
+    harness.redis.hdel(harness.keys.receiver_queue(line), "endpoint")
+    (delivery_id,) = harness.fan_out(line)
     # Each of these bytes takes six in the log: the worst there is.
     answer = "\x00" * 1024
     begun = []
     for _ in range(3):
-        begun.append(tellings.now())
-        tell_until_it_ends(tellings, delivery_id, Exchange(took_ms=7, status=500, answer=answer))
-        tellings.deliveries.redeliver(delivery_id)
-    log = tellings.field(delivery_id, "log") or ""
+        begun.append(harness.now())
+        tell_until_it_ends(harness, delivery_id, Exchange(took_ms=7, status=500, answer=answer))
+        harness.deliveries.redeliver(delivery_id)
+    log = harness.field(delivery_id, "log") or ""
     tries = decode_tries(log)
     assert len(log) <= 40_960
     assert [one.number for one in tries] == list(range(1, 31))
@@ -187,25 +187,25 @@ def test_a_line_outlives_the_whole_schedule_of_what_waits_in_it_however_short_th
     domain: Domain, receiver: Receiver, told: Callable[[], list[str]]
 ) -> None:
     day_ms = 86_400_000
-    domain.deliveries._exhausted_kept_s = 86_400
-    receiver.answer = lambda _got, _number: Answer(500)
+    domain.deliveries._scripts.exhausted_kept_s = 86_400
+    receiver.answer = lambda _request, _number: Answer(500)
     end_job(domain, webhook_url=receiver.url)
     told()
-    key = domain.keys.line(line_of(domain))
+    key = domain.keys.receiver_queue(line_of(domain))
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
     # Each try begins it anew: waiting for a receiver to recover may take longer than any schedule.
     domain.redis.pexpire(key, 60_000)
-    (delivery,) = domain.redis.zrange(domain.keys.line_due(line_of(domain)), 0, -1)
+    (delivery,) = domain.redis.zrange(domain.keys.receiver_queue_due(line_of(domain)), 0, -1)
     domain.deliveries.redeliver(domain.keys.id_of(str(delivery)))
     told()
     assert int(str(domain.redis.pttl(key))) > (75 * 3_600_000 * 1.2) + day_ms
 
 
-def test_an_endpoint_does_not_expire_by_being_told(tellings: Tellings) -> None:
-    line = tellings.endpoint("a")
-    tellings.tell(line)
-    tellings.turn()
-    assert tellings.redis.pttl(tellings.keys.line(line)) == -1
+def test_an_endpoint_does_not_expire_by_being_told(harness: DeliveryHarness) -> None:
+    line = harness.endpoint("a")
+    harness.fan_out(line)
+    harness.deliver_planned()
+    assert harness.redis.pttl(harness.keys.receiver_queue(line)) == -1
 
 
 @pytest.mark.parametrize("change", [{"url": True}, {"enabled": True}])
@@ -215,7 +215,7 @@ def test_a_410_of_the_receiver_before_disables_no_endpoint_that_was_changed_or_e
     endpoint = domain.endpoints.create("acme", EndpointFields(url=f"{receiver.url}/old"))
     _, delivery_id = domain.endpoints.ping("acme", endpoint.id)
 
-    def answer(_got: object, number: int) -> Answer:
+    def answer(_request: object, number: int) -> Answer:
         if number:
             return Answer()
         if change.get("enabled"):
@@ -230,7 +230,7 @@ def test_a_410_of_the_receiver_before_disables_no_endpoint_that_was_changed_or_e
     assert domain.endpoints.get("acme", endpoint.id).enabled
     # The delivery is for the receiver that there is now, which has said nothing of the kind.
     assert outcomes[-1] == "the receiver answered 200"
-    assert [got.path for got in receiver.got] == ["/old", "/new" if change.get("url") else "/old"]
+    assert [got.path for got in receiver.requests] == ["/old", "/new" if change.get("url") else "/old"]
     delivery = domain.delivery_log.get("acme", delivery_id)
     assert (delivery.state, [one.status for one in delivery.attempts]) == ("succeeded", [410, 200])
 
@@ -241,7 +241,7 @@ def test_a_410_disables_an_endpoint_whose_description_alone_was_changed(
     endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url))
     domain.endpoints.ping("acme", endpoint.id)
 
-    def answer(_got: object, _number: int) -> Answer:
+    def answer(_request: object, _number: int) -> Answer:
         domain.endpoints.change("acme", endpoint.id, EndpointChange(description="the shop", url=receiver.url))
         return Answer(410)
 

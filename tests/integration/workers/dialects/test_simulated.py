@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from infra.simulator import Knobs
+from infra.simulator.knobs import Knobs
 from infra.simulator.serving import serve_in_thread
 from jobs.catalogue.catalogue import ModelSpec, load_catalogue
 from jobs.foundation.errors import (
@@ -22,9 +22,11 @@ from jobs.foundation.errors import (
     ResultGone,
     Transient,
 )
-from jobs.images.probe import Picture, probe
+from jobs.images.picture import Picture
+from jobs.images.probe import probe
 from jobs.records.job_models import EditParameters
-from workers.dialects import EditCall, dialect_of
+from workers.dialects import dialect_of
+from workers.dialects.calls import EditCall
 from workers.edits.verify_result import verify
 from workers.net.http import Http
 

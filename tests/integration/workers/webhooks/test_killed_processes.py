@@ -11,8 +11,9 @@ from infra.local.embedded_servers import Valkey
 from jobs.foundation.settings import Settings
 from jobs.wiring import Domain
 from tests.support.ended_jobs import draft, end_jobs
-from tests.support.fleet import Worker, eventually
-from tests.support.receiver import Answer, Got, receiving
+from tests.support.fleet import Worker
+from tests.support.receiver import Answer, ReceivedRequest, receiving
+from tests.support.waiting import eventually
 
 EVENTS = 300
 
@@ -29,7 +30,7 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
         jobs = set(end_jobs(domain, [draft(webhook_url=receiver.url) for _ in range(EVENTS)]))
         killed = threading.Event()
 
-        def answer(_got: Got, number: int) -> Answer:
+        def answer(_request: ReceivedRequest, number: int) -> Answer:
             """The first tenth at once; what comes after it, once the first worker is killed."""
             if number >= EVENTS // 10:
                 killed.wait(120)
@@ -42,15 +43,15 @@ def test_no_event_is_lost_when_the_webhook_worker_and_valkey_are_killed(
             receiver.wait_for(lambda got: len(got) >= EVENTS // 10)
             first.kill()
             killed.set()
-            assert len(told_jobs(receiver.got, domain)) < EVENTS
+            assert len(told_jobs(receiver.requests, domain)) < EVENTS
             second = webhook_worker(domain, tmp_path / "second.log").wait_ready()
-            before = len(receiver.got)
+            before = len(receiver.requests)
             receiver.wait_for(lambda got: len(got) >= min(EVENTS, before + EVENTS // 10))
             valkey.kill()
             valkey.restart()
             receiver.wait_for(lambda got: told_jobs(got, domain) == jobs, within_s=120)
             assert eventually(lambda: is_quiet(domain), what="the outbox and the lines are empty")
-            ids = {(got.id, got.body) for got in receiver.got}
+            ids = {(got.id, got.body) for got in receiver.requests}
             assert len(ids) == EVENTS
         finally:
             killed.set()
@@ -64,7 +65,7 @@ def webhook_worker(domain: Domain, log: Path) -> Worker:
     return Worker(domain, log, queues="webhooks", RETOUCH_WEBHOOK_TIMEOUT_S="1")
 
 
-def told_jobs(got: list[Got], domain: Domain) -> set[str]:
+def told_jobs(got: list[ReceivedRequest], domain: Domain) -> set[str]:
     """The jobs that the receiver knows of, every signature checked once."""
     secret = domain_secret(domain)
     return {one.verified(secret)["data"]["id"] for one in got}

@@ -18,8 +18,8 @@ from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.wiring import Domain
 from tests.support.ended_jobs import end_job
 from tests.support.paths import ROOT
-from tests.support.receiver import Got, receiving
-from tests.support.webhook_worker import hand_of
+from tests.support.receiver import ReceivedRequest, receiving
+from tests.support.webhook_worker import webhook_runner
 
 FILTER = DeliveryFilter()
 EXAMPLES = ROOT / "infra" / "examples"
@@ -37,13 +37,13 @@ console.log(JSON.stringify([verify(secret, headers, bytes), verify(secret, heade
 
 
 @pytest.fixture
-def sent(domain: Domain) -> tuple[str, Got]:
+def sent(domain: Domain) -> tuple[str, ReceivedRequest]:
     """A secret, and a request as a receiver got it: a job with letters that are not ASCII."""
-    with receiving() as receiver, hand_of(domain) as hand:
+    with receiving() as receiver, webhook_runner(domain) as webhooks:
         endpoint = domain.endpoints.create("acme", EndpointFields(url=receiver.url))
         end_job(domain, prompt="Stra\u00dfe \u2603 \U0001f45f")
-        assert hand.tell() == ["the receiver answered 200"]
-        return endpoint.secret, receiver.got[0]
+        assert webhooks.deliver_all() == ["the receiver answered 200"]
+        return endpoint.secret, receiver.requests[0]
 
 
 def code_of(language: str) -> str:
@@ -52,7 +52,9 @@ def code_of(language: str) -> str:
     return found[1]
 
 
-def test_the_guides_python_verifies_what_is_sent_and_refuses_what_was_changed(sent: tuple[str, Got]) -> None:
+def test_the_guides_python_verifies_what_is_sent_and_refuses_what_was_changed(
+    sent: tuple[str, ReceivedRequest],
+) -> None:
     secret, got = sent
     names: dict[str, object] = {}
     exec(compile(code_of("python"), "docs/webhooks.md", "exec"), names)  # noqa: S102 - our own guide
@@ -66,13 +68,13 @@ def test_the_guides_python_verifies_what_is_sent_and_refuses_what_was_changed(se
 
 @needs_node
 def test_the_guides_node_verifies_what_is_sent_and_refuses_what_was_changed(
-    sent: tuple[str, Got], tmp_path: Path
+    sent: tuple[str, ReceivedRequest], tmp_path: Path
 ) -> None:
     assert checked_by_node(code_of("js") + CHECK_JS, sent, tmp_path) == [True, False]
 
 
 @needs_node
-def test_the_npm_library_verifies_what_is_sent(sent: tuple[str, Got], tmp_path: Path) -> None:
+def test_the_npm_library_verifies_what_is_sent(sent: tuple[str, ReceivedRequest], tmp_path: Path) -> None:
     script = tmp_path / "resolves.cjs"
     script.write_text('require.resolve("standardwebhooks")')
     if subprocess.run([str(NODE), str(script)], capture_output=True, check=False).returncode != 0:
@@ -88,7 +90,7 @@ def test_the_npm_library_verifies_what_is_sent(sent: tuple[str, Got], tmp_path: 
     assert checked_by_node(library + CHECK_JS, sent, tmp_path) == [True, False]
 
 
-def checked_by_node(source: str, sent: tuple[str, Got], folder: Path) -> list[bool]:
+def checked_by_node(source: str, sent: tuple[str, ReceivedRequest], folder: Path) -> list[bool]:
     secret, got = sent
     script = folder / "check.mjs"
     script.write_text(source)
@@ -119,20 +121,20 @@ def test_the_example_receiver_tells_an_event_once_however_often_it_comes(domain:
         "python": (sys.executable, str(EXAMPLES / "webhook_receiver.py"), "--secret", secret, "--port", "0"),
         "node": (str(NODE), str(EXAMPLES / "webhook_receiver.mjs"), secret, "0"),
     }[language]
-    with running(*command) as (url, process), hand_of(domain) as hand:
+    with running(*command) as (url, process), webhook_runner(domain) as webhooks:
         first = end_job(domain, webhook_url=url)
-        assert hand.tell() == ["the receiver answered 204"]
+        assert webhooks.deliver_all() == ["the receiver answered 204"]
         (delivery,) = domain.delivery_log.page("acme", FILTER).data
         domain.deliveries.redeliver(delivery.id)
-        assert hand.tell() == ["the receiver answered 204"]
+        assert webhooks.deliver_all() == ["the receiver answered 204"]
         second = end_job(domain, webhook_url=url)
-        assert hand.tell() == ["the receiver answered 204"]
+        assert webhooks.deliver_all() == ["the receiver answered 204"]
         assert process.stdout is not None
         told = [process.stdout.readline().split()[1:] for _ in range(2)]
         assert told == [["job.succeeded", first], ["job.succeeded", second]]
         domain.tenants.rotate_webhook_secret("acme")
         end_job(domain, webhook_url=url)
-        assert hand.tell() == ["the receiver answered 204"]
+        assert webhooks.deliver_all() == ["the receiver answered 204"]
 
 
 def talk(url: str, sent: bytes, *, wait: bool = True) -> bytes:
@@ -154,9 +156,9 @@ def node_receiver(domain: Domain, tmp_path: Path) -> Iterator[tuple[str, Callabl
     with running(str(NODE), str(link), domain.tenants.webhook_secret("acme"), "0") as (url, _):
 
         def takes_events() -> None:
-            with hand_of(domain) as hand:
+            with webhook_runner(domain) as webhooks:
                 end_job(domain, webhook_url=url)
-                assert hand.tell() == ["the receiver answered 204"]
+                assert webhooks.deliver_all() == ["the receiver answered 204"]
 
         yield url, takes_events
 
@@ -188,6 +190,6 @@ def test_the_example_for_node_reads_no_body_without_end(node_receiver: tuple[str
 
 def test_the_example_receiver_refuses_what_another_secret_signed(domain: Domain) -> None:
     command = (sys.executable, str(EXAMPLES / "webhook_receiver.py"), "--port", "0", "--secret")
-    with running(*command, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw") as (url, _), hand_of(domain) as hand:
+    with running(*command, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw") as (url, _), webhook_runner(domain) as webhooks:
         end_job(domain, webhook_url=url)
-        assert hand.tell() == ["retry: the receiver answered 401"]
+        assert webhooks.deliver_all() == ["retry: the receiver answered 401"]

@@ -15,10 +15,10 @@ from jobs.webhooks.delivery_models import Delivery
 from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointFields
 from jobs.wiring import Domain
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.ended_jobs import end_job
 from tests.support.receiver import Answer, Receiver, receiving
-from tests.support.webhook_worker import hand_of
+from tests.support.webhook_worker import webhook_runner
 from tests.unit.jobs.webhooks.test_deliveries import HOSTILE
 
 
@@ -40,8 +40,8 @@ def only_delivery(domain: Domain) -> Delivery:
 @pytest.mark.parametrize("url", [url for url in HOSTILE if len(url) < 2000])
 def test_a_hostile_url_that_got_into_a_record_is_refused_when_it_is_told(strict: Domain, url: str) -> None:
     end_job(strict, webhook_url=url)
-    with hand_of(strict, resolve=lambda _host, _port: pytest.fail("it must not be resolved")) as hand:
-        (outcome,) = hand.tell()
+    with webhook_runner(strict, resolve=lambda _host, _port: pytest.fail("it must not be resolved")) as webhooks:
+        (outcome,) = webhooks.deliver_all()
     assert outcome.startswith("retry: no webhook may be sent to this address: ")
 
 
@@ -54,33 +54,33 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_at_connection(
     strict: Domain, receiver: Receiver, address: str, scheme: str
 ) -> None:
     end_job(strict, webhook_url=f"{scheme}://hooks.example.com/")
-    with hand_of(strict, resolve=lambda _host, _port: [address]) as hand:
-        (outcome,) = hand.tell()
+    with webhook_runner(strict, resolve=lambda _host, _port: [address]) as webhooks:
+        (outcome,) = webhooks.deliver_all()
     assert "its host is a private address" in outcome
-    assert receiver.got == []
+    assert receiver.requests == []
 
 
 def test_a_redirect_is_a_failure_and_is_not_followed(domain: Domain, receiver: Receiver) -> None:
     with receiving() as other:
-        receiver.answer = lambda _got, _number: Answer(status=302, headers={"location": other.url})
+        receiver.answer = lambda _request, _number: Answer(status=302, headers={"location": other.url})
         end_job(domain, webhook_url=receiver.url)
-        with hand_of(domain) as hand:
-            assert hand.tell() == ["retry: the receiver answered 302"]
-        assert other.got == []
+        with webhook_runner(domain) as webhooks:
+            assert webhooks.deliver_all() == ["retry: the receiver answered 302"]
+        assert other.requests == []
 
 
 def test_a_receiver_that_hangs_is_given_up_and_tried_again(domain: Domain, receiver: Receiver) -> None:
-    receiver.answer = lambda _got, _number: Answer(hang=True)
+    receiver.answer = lambda _request, _number: Answer(hang=True)
     end_job(domain, webhook_url=receiver.url)
-    with hand_of(domain, exchange_s=1) as hand:
-        assert hand.tell() == ["retry: no whole answer within 1 s"]
+    with webhook_runner(domain, exchange_s=1) as webhooks:
+        assert webhooks.deliver_all() == ["retry: no whole answer within 1 s"]
 
 
 def test_an_answer_whose_body_never_ends_is_read_for_a_kilobyte(domain: Domain, receiver: Receiver) -> None:
-    receiver.answer = lambda _got, _number: Answer(body=b"z" * 4_000_000)
+    receiver.answer = lambda _request, _number: Answer(body=b"z" * 4_000_000)
     end_job(domain, webhook_url=receiver.url)
-    with hand_of(domain) as hand:
-        assert hand.tell() == ["the receiver answered 200"]
+    with webhook_runner(domain) as webhooks:
+        assert webhooks.deliver_all() == ["the receiver answered 200"]
     assert only_delivery(domain).attempts[0].answer == "z" * 1024
 
 
@@ -98,8 +98,8 @@ def test_an_answer_that_trickles_is_given_up_with_its_status_noted(domain: Domai
 
         thread = threading.Thread(target=answer_head, daemon=True)
         thread.start()
-        with hand_of(domain, exchange_s=1.5) as hand:
-            (outcome,) = hand.tell()
+        with webhook_runner(domain, exchange_s=1.5) as webhooks:
+            (outcome,) = webhooks.deliver_all()
         thread.join(60)
         held[0].close()
     assert outcome.startswith("retry: the answer's body broke off")
@@ -111,8 +111,8 @@ def test_nobody_listening_is_a_failure_that_says_so(domain: Domain) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
     end_job(domain, webhook_url=url)
-    with hand_of(domain) as hand:
-        (outcome,) = hand.tell()
+    with webhook_runner(domain) as webhooks:
+        (outcome,) = webhooks.deliver_all()
     assert outcome.startswith("retry: ")
     assert "refused" in outcome.lower()
 
@@ -123,18 +123,18 @@ def test_a_worker_without_the_right_key_sends_nothing_and_uses_up_no_try(
     good = Domain.open(make_settings(secret_key=SecretStr("a random text of enough characters")))
     domains = [good, *(Domain.open(make_settings(secret_key=key)) for key in (None, SecretStr("quite another key")))]
     for domain in domains:
-        monkeypatch.setattr(domain.deliveries, "_clock_ms", clock)
+        monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
     good.planner.register_models()
     endpoint = good.endpoints.create("acme", EndpointFields(url=receiver.url))
     end_job(good)
     for wrong in domains[1:]:
-        with hand_of(wrong) as hand, pytest.raises(ConfigurationError):
-            hand.tell()
+        with webhook_runner(wrong) as webhooks, pytest.raises(ConfigurationError):
+            webhooks.deliver_all()
         clock.advance(60)
-    assert receiver.got == []
-    with hand_of(good) as hand:
-        assert hand.tell() == ["the receiver answered 200"]
-    line = good.redis.hgetall(good.keys.line(endpoint.id))
+    assert receiver.requests == []
+    with webhook_runner(good) as webhooks:
+        assert webhooks.deliver_all() == ["the receiver answered 200"]
+    line = good.redis.hgetall(good.keys.receiver_queue(endpoint.id))
     assert (line["enabled"], line["fails"], "failing_since" in line) == ("1", "0", False)
     (delivery,) = good.delivery_log.page("acme", DeliveryFilter()).data
     assert [tried.error for tried in delivery.attempts] == ["the worker was lost"] * 2 + [None]

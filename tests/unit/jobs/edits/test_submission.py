@@ -10,7 +10,7 @@ from api.routes.jobs import preferred_wait
 from api.routes.openai_compatible import read_fields
 from jobs.catalogue.catalogue import load_catalogue
 from jobs.edits.rules import warnings
-from jobs.edits.submission import fingerprint, parse_fields, parse_json
+from jobs.edits.submission import parse_fields, parse_json, request_fingerprint
 from jobs.foundation.errors import InvalidInput
 from jobs.records.job_models import JobRequest
 
@@ -65,7 +65,7 @@ def test_a_fingerprint_is_of_the_meaning_and_not_of_the_form():
     one = parse_json(b'{"prompt": "p", "seed": 7, "metadata": {"a": "1", "b": "2"}, "priority": "normal"}')
     other = parse_fields({"metadata": {"b": "2", "a": "1"}, "seed": "7", "prompt": "p"})
     picture = hashlib.sha256(b"picture").hexdigest()
-    assert fingerprint(one, picture) == fingerprint(other, picture)
+    assert request_fingerprint(one, picture) == request_fingerprint(other, picture)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_a_fingerprint_is_of_the_meaning_and_not_of_the_form():
 def test_a_fingerprint_tells_requests_apart(change: dict[str, Any]):
     before = {"prompt": "p", "seed": 7, "metadata": {"a": "1"}, "image": "https://a/a"}
     one, other = JobRequest.model_validate(before), JobRequest.model_validate({**before, **change})
-    assert fingerprint(one, None) != fingerprint(other, None)
-    assert fingerprint(one, "aa") != fingerprint(one, "bb")
+    assert request_fingerprint(one, None) != request_fingerprint(other, None)
+    assert request_fingerprint(one, "aa") != request_fingerprint(one, "bb")
 
 
 @pytest.mark.parametrize(

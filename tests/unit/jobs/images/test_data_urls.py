@@ -8,7 +8,7 @@ from jobs.images.data_urls import decode_data_url
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 1000])
-def test_the_bytes_come_out(size: int) -> None:
+def test_the_bytes_are_decoded(size: int) -> None:
     data = bytes(range(256)) * 4
     url = "data:image/png;base64," + base64.b64encode(data[:size]).decode()
     assert decode_data_url(url, size) == data[:size]
@@ -17,21 +17,21 @@ def test_the_bytes_come_out(size: int) -> None:
 @pytest.mark.parametrize(
     ("url", "word"),
     [
-        ("", "no data: URL"),
-        ("https://example.com/", "no data: URL"),
-        ("data:image/png;base64", "no data: URL"),
-        ("data:" + "a" * 300 + ";base64,AAAA", "no data: URL"),
+        ("", "not a data: URL"),
+        ("https://example.com/", "not a data: URL"),
+        ("data:image/png;base64", "not a data: URL"),
+        ("data:" + "a" * 300 + ";base64,AAAA", "not a data: URL"),
         ("data:image/png,abc", "must be base64"),
         ("data:image/png;base64,", "no bytes"),
-        ("data:image/png;base64,AAA", "broken"),
-        ("data:image/png;base64,AA AA", "broken"),
-        ("data:image/png;base64,AAAA\n", "broken"),
-        ("data:image/png;base64,AA-_", "broken"),
-        ("data:image/png;base64,AA==AAAA", "broken"),
-        ("data:image/png;base64,ÄÖÜA", "broken"),
+        ("data:image/png;base64,AAA", "invalid"),
+        ("data:image/png;base64,AA AA", "invalid"),
+        ("data:image/png;base64,AAAA\n", "invalid"),
+        ("data:image/png;base64,AA-_", "invalid"),
+        ("data:image/png;base64,AA==AAAA", "invalid"),
+        ("data:image/png;base64,ÄÖÜA", "invalid"),
         ("data:image/png;base64," + "A" * 2000, "more than 1,000 bytes"),
     ],
 )
-def test_what_is_not_strictly_one_is_refused(url: str, word: str) -> None:
+def test_invalid_data_urls_are_refused(url: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         decode_data_url(url, 1000)

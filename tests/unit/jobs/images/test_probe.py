@@ -1,4 +1,4 @@
-"""What is taken for a whole picture, with photographs."""
+"""Pictures that are accepted and refused, with photographs."""
 
 import importlib.util
 import io
@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from jobs.foundation.errors import InputRejected
-from jobs.images.probe import Picture, probe
+from jobs.images.picture import Picture
+from jobs.images.probe import probe
 
 _SPEC = importlib.util.find_spec("skimage")
 assert _SPEC is not None
@@ -53,7 +54,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(DATA.glob("*.png")) + sorted(DATA.glob("*.jpg"))])
-def test_a_photograph_is_told_as_pillow_tells_it(name: str) -> None:
+def test_a_photograph_has_the_size_and_format_that_pillow_reads(name: str) -> None:
     found = probe((DATA / name).read_bytes(), max_pixels=PIXELS)
     with Image.open(DATA / name) as image:
         assert (found.width, found.height) == image.size
@@ -61,7 +62,7 @@ def test_a_photograph_is_told_as_pillow_tells_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("make", FORMATS.values(), ids=FORMATS)
-def test_each_format_is_told_from_its_bytes(make) -> None:
+def test_each_format_is_detected_from_its_bytes(make) -> None:
     found = probe(make(photograph("coffee.png")), max_pixels=PIXELS)
     assert (found.width, found.height, found.exif_rotated) == (600, 400, False)
 
@@ -78,8 +79,8 @@ def test_every_kind_of_jpeg_pixel_is_read(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (5, 9), (8, 8), (33, 17)])
-def test_an_interlaced_png_is_measured_by_its_passes(width: int, height: int) -> None:
-    # Adam7 by hand, since Pillow writes none: each pass is a small picture of its own, here all black.
+def test_the_length_of_an_interlaced_png_is_the_sum_of_its_passes(width: int, height: int) -> None:
+    # Adam7 by hand, since Pillow cannot write it: each pass is a small picture, here all black.
     rows = b""
     for x, y, dx, dy in [
         (0, 0, 8, 8),
@@ -94,7 +95,7 @@ def test_an_interlaced_png_is_measured_by_its_passes(width: int, height: int) ->
         rows += b"".join(b"\0" * (1 + across) for _ in range(down)) if across else b""
     data = png(header(width, height, interlace=1), chunk(b"IDAT", zlib.compress(rows)))
     with Image.open(io.BytesIO(data)) as image:
-        image.load()  # Pillow agrees that it is one
+        image.load()  # Pillow can read it, too
     assert probe(data, max_pixels=PIXELS).width == width
     short = png(header(width, height, interlace=1), chunk(b"IDAT", zlib.compress(rows[:-1])))
     with pytest.raises(InputRejected, match="truncated"):
@@ -111,7 +112,7 @@ def test_a_truncated_picture_is_refused(make, lost: float) -> None:
 
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
-def test_a_single_flipped_bit_in_a_png_is_found(at: float) -> None:
+def test_a_single_flipped_bit_in_a_png_is_detected(at: float) -> None:
     data = bytearray(encoded(photograph(), "PNG"))
     data[int(len(data) * at)] ^= 1
     with pytest.raises(InputRejected, match=r"broken|truncated"):
@@ -122,7 +123,7 @@ def test_a_single_flipped_bit_in_a_png_is_found(at: float) -> None:
     ("data", "word"),
     [
         (png(header(4, 4), chunk(b"IDAT", zlib.compress(b"\0" * 19))), "truncated"),
-        (png(header(4, 4), chunk(b"IDAT", zlib.compress(b"\0" * 21))), "more than its size says"),
+        (png(header(4, 4), chunk(b"IDAT", zlib.compress(b"\0" * 21))), "more pixels than its size"),
         (png(header(4, 4), chunk(b"IDAT", zlib.compress(b"\0" * 20)[:-4])), "truncated"),
         (png(header(4, 4), chunk(b"IDAT", b"no zlib")), "broken"),
         (png(header(4, 4)), "truncated"),
@@ -132,7 +133,7 @@ def test_a_single_flipped_bit_in_a_png_is_found(at: float) -> None:
         (b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", b""), "header"),
         (b"\x89PNG\r\n\x1a\n", "truncated"),
         (b"", "empty"),
-        (b"<html>", "of no known type"),
+        (b"<html>", "of an unknown format"),
         (b"GIF89a" + bytes(100), "GIF"),
         (b"BM" + bytes(100), "BMP"),
         (b"II*\0" + bytes(100), "TIFF"),
@@ -142,7 +143,7 @@ def test_a_single_flipped_bit_in_a_png_is_found(at: float) -> None:
         (b"RIFF\x10\0\0\0WEBPVP8 " + bytes(10), "WebP"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_reason(data: bytes, word: str) -> None:
+def test_invalid_pictures_are_refused_with_a_reason(data: bytes, word: str) -> None:
     with pytest.raises(InputRejected, match=word):
         probe(data, max_pixels=PIXELS)
 
@@ -154,7 +155,7 @@ def test_a_picture_with_too_many_pixels_is_refused(make) -> None:
 
 
 def test_a_decompression_bomb_is_refused_before_a_pixel_is_decoded() -> None:
-    # 65,000 x 65,000 pixels would be 4 GB; these few bytes could not even be inflated to it.
+    # 65,000 x 65,000 pixels would be 4 GB; the data is much shorter.
     bomb = png(header(65_000, 65_000), chunk(b"IDAT", zlib.compress(bytes(10_000_000))))
     with pytest.raises(InputRejected, match="65000x65000"):
         probe(bomb, max_pixels=PIXELS)
@@ -167,21 +168,21 @@ def test_a_decompression_bomb_is_refused_before_a_pixel_is_decoded() -> None:
 
 def test_a_png_that_inflates_to_more_than_its_size_is_not_inflated_to_the_end() -> None:
     bomb = png(header(10, 10), chunk(b"IDAT", zlib.compress(bytes(50_000_000), 1)))
-    with pytest.raises(InputRejected, match="more than its size says"):
+    with pytest.raises(InputRejected, match="more pixels than its size"):
         probe(bomb, max_pixels=PIXELS)
 
 
-def test_moving_pictures_are_refused() -> None:
+def test_animated_pictures_are_refused() -> None:
     frames = [photograph("coffee.png").resize((60, 40)), photograph("chelsea.png").resize((60, 40))]
     for name in ("PNG", "WEBP"):
-        moving = encoded(frames[0], name, save_all=True, append_images=frames[1:])
+        animated = encoded(frames[0], name, save_all=True, append_images=frames[1:])
         with pytest.raises(InputRejected, match="animated"):
-            probe(moving, max_pixels=PIXELS)
+            probe(animated, max_pixels=PIXELS)
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_exif_orientation_that_swaps_the_sides_is_noted(format_name: str, orientation: int) -> None:
+def test_an_exif_orientation_that_swaps_the_sides_is_detected(format_name: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(photograph("coffee.png"), format_name, exif=exif)
@@ -196,11 +197,11 @@ def test_broken_exif_does_not_make_a_picture_unreadable(format_name: str) -> Non
     assert probe(data, max_pixels=PIXELS).exif_rotated is False
 
 
-def test_a_jpeg_with_a_second_picture_inside_is_the_first_one() -> None:
+def test_the_first_picture_of_a_jpeg_with_two_is_read() -> None:
     frames = [photograph("coffee.png"), photograph("chelsea.png")]
     found = probe(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]), max_pixels=PIXELS)
     assert found == Picture("image/jpeg", 600, 400, exif_rotated=False)
 
 
-def test_pillow_is_never_told_to_take_truncated_pictures() -> None:
+def test_pillow_is_not_set_to_accept_truncated_pictures() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False

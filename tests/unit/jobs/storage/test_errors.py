@@ -1,4 +1,4 @@
-"""Nothing that boto3 raises gets past the border."""
+"""Every error of the store's libraries is converted."""
 
 import inspect
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ _WITH_ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
 }
 
 
-def made(kind: type[Exception]) -> Exception:
-    """An instance, whatever its constructor wants."""
+def instance_of(kind: type[Exception]) -> Exception:
+    """Create an error, whatever arguments its constructor needs."""
     if kind in _WITH_ARGUMENTS:
         return kind(*_WITH_ARGUMENTS[kind])
     error = kind.__new__(kind)
@@ -34,7 +34,7 @@ def made(kind: type[Exception]) -> Exception:
         Exception.__init__(error, text)
         error.kwargs = {}  # type: ignore[attr-defined]
     else:
-        Exception.__init__(error, "made")
+        Exception.__init__(error, "message")
     return error
 
 
@@ -52,14 +52,14 @@ KINDS = [kind for kind in foreign_kinds() if kind is not ClientError and not iss
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
 def test_every_error_of_the_libraries_becomes_a_fault(kind: type[Exception]) -> None:
-    assert issubclass(kind, FOREIGN), f"{kind.__name__} would get past the border"
+    assert issubclass(kind, FOREIGN), f"{kind.__name__} is not converted"
     with pytest.raises(Unavailable, match="store"), border(lambda fault: Unavailable(fault.message)):
-        raise made(kind)
+        raise instance_of(kind)
 
 
 def client_error(code: str, status: int) -> ClientError:
-    said = {"Error": {"Code": code, "Message": "why"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(said, "Op")  # type: ignore[arg-type]
+    response = {"Error": {"Code": code, "Message": "why"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(response, "Op")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -87,17 +87,17 @@ def client_error(code: str, status: int) -> ClientError:
         ("EntityTooLarge", 400, "trouble"),
     ],
 )
-def test_an_answer_of_the_store_is_told_by_its_code_and_status(code: str, status: int, kind: str) -> None:
+def test_a_response_is_classified_by_its_code_and_status(code: str, status: int, kind: str) -> None:
     fault = fault_of(client_error(code, status))
     assert fault.kind == kind
     assert code in fault.message
 
 
-def test_an_answer_without_anything_in_it_is_trouble() -> None:
+def test_an_empty_response_is_trouble() -> None:
     assert fault_of(ClientError({}, "Op")) == Fault("trouble", "the store answered : no reason given")
 
 
-def test_missing_credentials_say_what_to_set() -> None:
+def test_the_message_for_missing_credentials_names_the_variable() -> None:
     fault = fault_of(botocore.exceptions.NoCredentialsError())
     assert fault.kind == "credentials"
     assert "AWS_ACCESS_KEY_ID" in fault.message

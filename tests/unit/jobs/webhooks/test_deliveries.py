@@ -10,11 +10,11 @@ from jobs.batches.models import BatchOptions
 from jobs.events.outbox import JOB_DIGEST, TYPES, Event, check_filters, matches, wants_jobs
 from jobs.foundation.errors import ConfigurationError, InvalidInput
 from jobs.foundation.ids import made_at
-from jobs.foundation.secret_box import SEALED, Seal
+from jobs.foundation.secret_box import ENCRYPTED_PREFIX, SecretBox
 from jobs.foundation.settings import Settings
+from jobs.foundation.values import moment
 from jobs.foundation.webhook_secrets import new_secret, secrets_of, signature
 from jobs.foundation.webhook_url_policy import check_webhook_url
-from jobs.records.job_codec import moment
 from jobs.webhooks.delivery_models import TRANSITIONS, DeliveryState
 from jobs.webhooks.endpoint_models import check_headers
 from jobs.webhooks.retry_policy import JITTER, SCHEDULE_S, Exchange, judge
@@ -143,29 +143,29 @@ def test_an_events_id_follows_from_its_entry_and_tells_its_moment() -> None:
 
 
 def test_sealed_texts_are_opened_by_every_key_that_is_named_and_sealed_by_the_first() -> None:
-    old, both = Seal(SecretStr(KEY)), Seal(SecretStr(f"another random text, {KEY}"))
-    sealed = old.seal("whsec_x")
-    assert sealed.startswith(SEALED)
+    old, both = SecretBox(SecretStr(KEY)), SecretBox(SecretStr(f"another random text, {KEY}"))
+    sealed = old.encrypt("whsec_x")
+    assert sealed.startswith(ENCRYPTED_PREFIX)
     assert "whsec_x" not in sealed
-    assert both.open(sealed) == "whsec_x"
+    assert both.decrypt(sealed) == "whsec_x"
     with pytest.raises(ConfigurationError):
-        old.open(both.seal("whsec_x"))
+        old.decrypt(both.encrypt("whsec_x"))
     with pytest.raises(ConfigurationError):
-        Seal(None).open(sealed)
-    assert both.open("whsec_from_before") == "whsec_from_before"
-    assert Seal(None).seal("whsec_x") == "whsec_x"
+        SecretBox(None).decrypt(sealed)
+    assert both.decrypt("whsec_from_before") == "whsec_from_before"
+    assert SecretBox(None).encrypt("whsec_x") == "whsec_x"
 
 
 def test_a_sealed_text_that_was_changed_is_refused() -> None:
-    seal = Seal(SecretStr(KEY))
-    sealed = seal.seal("whsec_x")
+    secret_box = SecretBox(SecretStr(KEY))
+    sealed = secret_box.encrypt("whsec_x")
     with pytest.raises(ConfigurationError):
-        seal.open(sealed[:-6] + ("A" if sealed[-6] != "A" else "B") + sealed[-5:])
+        secret_box.decrypt(sealed[:-6] + ("A" if sealed[-6] != "A" else "B") + sealed[-5:])
 
 
 def test_a_short_key_is_refused() -> None:
     with pytest.raises(ConfigurationError):
-        Seal(SecretStr("short"))
+        SecretBox(SecretStr("short"))
 
 
 def test_the_published_vector_of_standard_webhooks_is_signed_as_published() -> None:
@@ -182,8 +182,8 @@ def test_the_published_vector_of_standard_webhooks_is_signed_as_published() -> N
 def test_a_rotation_recorded_with_one_old_secret_is_still_read() -> None:
     old, new = new_secret(), new_secret()
     record = {"secret": new, "old_secret": old, "old_until": "1000"}
-    assert secrets_of(record, Seal(None), 999) == [new, old]
-    assert secrets_of(record, Seal(None), 1000) == [new]
+    assert secrets_of(record, SecretBox(None), 999) == [new, old]
+    assert secrets_of(record, SecretBox(None), 1000) == [new]
     now = datetime.now(UTC)
     headers = {
         "webhook-id": "evt_1",

@@ -18,7 +18,8 @@ from jobs.foundation.errors import (
 from jobs.records.job_models import EditParameters
 from tests.support.dialect_endpoints import KEY, PICTURE, at, edit, failure, form, models, success
 from tests.support.loopback import Request, answer, serve
-from workers.dialects import Answer, EditCall, dialect_of
+from workers.dialects import dialect_of
+from workers.dialects.calls import Answer, EditCall
 from workers.net.http import Http
 
 

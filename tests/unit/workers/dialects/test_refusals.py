@@ -28,7 +28,8 @@ from jobs.foundation.errors import (
 from jobs.records.job_models import EditParameters
 from tests.support.dialect_endpoints import KEY, PICTURE, STEPFUN, at, call, edit, error_body, failure, models, success
 from tests.support.loopback import Request, answer, reset, serve
-from workers.dialects import EditCall, dialect_of
+from workers.dialects import dialect_of
+from workers.dialects.calls import EditCall
 from workers.dialects.refusals import transport_failure
 from workers.net.http import Http, retry_after_s
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from jobs.catalogue.catalogue import load_catalogue
 from jobs.foundation.errors import BadResult
-from jobs.images.probe import Picture
+from jobs.images.picture import Picture
 from workers.edits.verify_result import verify
 
 KEEPS = load_catalogue().get(None)
