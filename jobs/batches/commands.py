@@ -1,4 +1,4 @@
-"""Commands on batches: begin, read, pause, resume, approve, cancel, retry. Their cost is independent of the size."""
+"""Commands on batches: begin, get, list, pause, resume, approve, cancel, retry. Their cost is independent of size."""
 
 import json
 import time

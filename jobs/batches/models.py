@@ -1,4 +1,4 @@
-"""What a batch is, as it is submitted and as the API shows it."""
+"""Models of a batch, as it is submitted and as the API shows it."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -10,27 +10,27 @@ from jobs.foundation.job_states import State
 from jobs.records.job_models import EditParameters, JobFields, Moment, Priority, Record
 
 MAX_ITEMS = 10_000
-"""Most items of one request; more come as a manifest."""
+"""Items of one request; a larger batch needs a manifest."""
 MAX_TRIAL = 10_000
 
 
 class BatchState(StrEnum):
-    """Where a batch is."""
+    """The state of a batch."""
 
     INGESTING = "ingesting"
-    """Its manifest is being read; its first jobs may run already."""
+    """Its manifest is being read; its first jobs may be running."""
     RUNNING = "running"
-    """Its jobs are on their lanes, or being edited."""
+    """Its jobs are on their lanes or running."""
     AWAITING_APPROVAL = "awaiting_approval"
     """Its trial has ended; the rest waits for `approve` or `cancel`."""
     PAUSED = "paused"
-    """Nothing more of it starts; `reason` says why."""
+    """None of its jobs starts; `reason` gives the reason."""
     COMPLETED = "completed"
     """Every job has ended."""
     CANCELED = "canceled"
-    """The user stopped it."""
+    """The user canceled it."""
     FAILED = "failed"
-    """Its manifest has no row that can be edited; `reason` says why."""
+    """Its manifest has no valid row; `reason` gives the reason."""
 
 
 ENDED = frozenset({BatchState.COMPLETED, BatchState.CANCELED, BatchState.FAILED})
@@ -42,25 +42,25 @@ Budget = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
 class BatchDefaults(JobFields):
-    """What all items share unless they say otherwise."""
+    """Values of the fields that an item does not set."""
 
     image: str | None = None
 
 
 class BatchOptions(Record):
-    """What a batch may be told beside its items.
+    """The options of a batch.
 
     Attributes:
-        trial: so many items are edited first; the rest waits for `approve`.
-        trial_sample: the first ones, or ones chosen at random.
-        budget_usd: the batch pauses before it costs more.
-        priority, not_before: of its items, unless they or the defaults say otherwise.
-        webhook_url: told of the batch's events, and of its jobs' where `webhook_events` asks for them.
-        webhook_digest_s: job events are told together, at most once in so many seconds.
-        metadata: the batch's own.
-        sheet: whether the workers make thumbnails for a contact sheet.
-        supersede: jobs of earlier batches that wait under the same `custom_id` are canceled, and a result that is there
-            already under the same key is kept aside as the version before.
+        trial: number of items to edit first; the others wait for `approve`.
+        trial_sample: whether the trial has the first items or random ones.
+        budget_usd: the batch pauses before its cost exceeds this.
+        priority, not_before: of items, unless they or the defaults set their own.
+        webhook_url: receives the batch's events, and its jobs' events if `webhook_events` names them.
+        webhook_digest_s: job events are delivered together, at most once in this many seconds.
+        metadata: of the batch itself.
+        sheet: whether a contact sheet is written.
+        supersede: waiting jobs of earlier batches with the same `custom_id` are canceled, and an existing result at the
+            same key is kept as the previous version.
     """
 
     name: Annotated[str, StringConstraints(max_length=200)] | None = None
@@ -80,14 +80,14 @@ class BatchOptions(Record):
     @field_validator("webhook_digest_s")
     @classmethod
     def _digest_has_events(cls, value: float | None, info: ValidationInfo) -> float | None:
-        # Filters that are wrong themselves are not there, and are told of by their own name.
+        # Invalid filters are missing from `info.data`; they are reported under their own name.
         if value is not None and "webhook_events" in info.data and not wants_jobs(info.data["webhook_events"] or ()):
-            raise ValueError("it collects the events of jobs: let webhook_events name them too, such as 'job.*'")
+            raise ValueError("it collects job events: webhook_events must name some, such as 'job.*'")
         return value
 
 
 class BatchRequest(BatchOptions):
-    """`POST /v1/batches` as JSON: items, or the address of a manifest."""
+    """`POST /v1/batches` as JSON, with items or the address of a manifest."""
 
     items: list[dict[str, Any]] | None = None
     manifest: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = None
@@ -102,11 +102,11 @@ class BatchRequest(BatchOptions):
 
 
 class Changes(EditParameters):
-    """What `approve` may change for all that was not edited yet, whatever their rows say."""
+    """Changes by `approve`; they override the rows of all items that were not edited yet."""
 
 
 class Counts(Record):
-    """How many items there are in each state. `total` counts every row that was read, refused ones too."""
+    """The number of items in each state. `total` counts every row that was read, rejects included."""
 
     total: int = 0
     queued: int = 0
@@ -121,7 +121,7 @@ class Counts(Record):
 
 
 class SavedResults(Record):
-    """Where an ended batch's record lies in the bucket: `s3://` addresses; `sheet` names its first page."""
+    """Addresses (`s3://…`) of the saved results of an ended batch; `sheet` is the first page."""
 
     jsonl: str
     csv: str
@@ -131,14 +131,14 @@ class SavedResults(Record):
 
 
 class Rollback(Record):
-    """Pointing a batch's output keys back to the versions before.
+    """The rollback of a batch's output keys to their previous versions.
 
     Attributes:
         state: `running` or `completed`.
-        restored: keys that hold the version before again.
-        unversioned: outputs before which there was nothing, which stay.
-        overtaken: keys that a later edit has written since, which stay.
-        lost: keys whose version before is not in the bucket any more, which stay.
+        restored: keys that have their previous version again.
+        unversioned: keys without a previous version; unchanged.
+        overtaken: keys that a later edit has written; unchanged.
+        lost: keys whose previous version is not in the bucket; unchanged.
     """
 
     state: Literal["running", "completed"]
@@ -153,17 +153,17 @@ class Batch(Record):
 
     Attributes:
         reason: why it is paused or failed.
-        progress: the part of its items that has ended, 0 to 1.
-        eta_s: seconds until the last one ends, at the present rate; of the rest, while approval is awaited.
-        cost_usd: what its edits cost, calls of unknown outcome included.
-        estimated_cost_usd: what all of it will have cost if everything that is open succeeds.
-        waits_for: what keeps the manifest from being read further, a quota say.
-        fault: why a manifest could not be read to its end.
-        retrying: whether jobs are still being put back on their lanes after a retry.
-        results: where its results lie, once they were written.
-        superseded: jobs of earlier batches that were canceled because this one edits them anew.
-        schedule_id, run_id: what made it, where a schedule did.
-        rollback: how far pointing its output keys back to the versions before has come.
+        progress: the fraction of its items that has ended, 0 to 1.
+        eta_s: seconds until its open jobs end at the current rate.
+        cost_usd: cost of its edits, including calls of unknown outcome.
+        estimated_cost_usd: its final cost if all open jobs succeed.
+        waits_for: why the ingest waits, for example a quota.
+        fault: why the manifest could not be read to its end.
+        retrying: whether a retry is still queueing jobs.
+        results: addresses of its results after they were written.
+        superseded: number of jobs of earlier batches that this batch canceled.
+        schedule_id, run_id: the run that created it, if a schedule did.
+        rollback: progress of its rollback.
     """
 
     id: str
@@ -206,10 +206,10 @@ class Batch(Record):
 
 
 class Reject(Record):
-    """A row that was refused.
+    """An invalid row.
 
     Attributes:
-        row: its place among the rows, from 1.
+        row: its number, from 1.
         line: its first line in the manifest, from 1.
         errors: each broken rule: `field`, `message`, `code`.
     """

@@ -1,1 +1,1 @@
-"""Schedules: batches that start by the clock."""
+"""Schedules: batches that start at the ticks of a cron expression."""

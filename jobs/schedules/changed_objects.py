@@ -1,4 +1,4 @@
-"""What a run takes of its prefix: the pictures that are new or changed since their last success."""
+"""Finds the pictures under a prefix that are new or changed since their last success."""
 
 import hashlib
 import json
@@ -29,17 +29,17 @@ from jobs.storage.objects import Listed
 from jobs.storage.streams import PIECE, put_pieces, read_pieces
 
 CHUNK = 1000
-"""Pictures that are compared at a time: a page of the listing."""
+"""Pictures that are compared at once: a page of the listing."""
 _RECIPE = (*EditParameters.model_fields, "model", "output_key")
 
 
 @dataclass(frozen=True)
 class ListingResult:
-    """What a listing came to.
+    """The result of a listing.
 
     Attributes:
-        listed: pictures under the prefix.
-        changed: those that are new or changed.
+        listed: number of pictures under the prefix.
+        changed: how many of them are new or changed.
     """
 
     listed: int
@@ -47,7 +47,7 @@ class ListingResult:
 
 
 def marks_key(tenant: str, batch_id: str) -> str:
-    """The key of the marks of a batch's rows, beside its manifest."""
+    """The key of the marks of a batch's rows, in the directory of its manifest."""
     return manifest_key(tenant, batch_id).removesuffix("manifest") + "marks"
 
 
@@ -58,9 +58,9 @@ class ChangedObjects:
         redis: a client that decodes answers.
         keys: names of the keys.
         catalogue: the models.
-        bucket: lists prefixes, and keeps manifests and marks.
+        bucket: lists prefixes and stores manifests and marks.
         batches: records of the batches.
-        seen: what each schedule has seen.
+        seen: marks of each schedule's successes.
     """
 
     def __init__(
@@ -82,20 +82,20 @@ class ChangedObjects:
         batch_id: str,
         check: Callable[[], None],
     ) -> ListingResult:
-        """List a prefix and keep a manifest of what is new or changed, and the marks of its rows, in the bucket.
+        """List a prefix, and save a manifest of the new and changed pictures and the marks of its rows.
 
-        It holds one page of the listing in memory, and the changed objects in two temporary files. A second call
-        lists again and overwrites both objects. Nothing else is written until the batch begins.
+        One page of the listing is in memory; the changed objects are in two temporary files. A second call lists again
+        and overwrites both objects. No other data is written until the batch begins.
 
         Args:
             template: its source is a prefix.
-            schedule_id: whose.
-            tenant: on whose behalf.
+            schedule_id: its schedule.
+            tenant: owner of the schedule.
             batch_id: the batch that the manifest is for.
-            check: called after each page; raises where another is at it by now.
+            check: called after each page; raises if another worker has claimed the task.
 
         Raises:
-            jobs.queueing.background_tasks.LeaseLost: another worker was faster.
+            jobs.queueing.background_tasks.LeaseLost: another worker has begun the batch.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         bucket, _, prefix = (template.manifest or "").removeprefix("s3://").partition("/")
@@ -106,51 +106,52 @@ class ChangedObjects:
             while page := list(islice(pictures, CHUNK)):
                 check()
                 listed += len(page)
-                found = [mark_of(one, recipe) for one in page]
-                for one, mark, known in zip(page, found, self._seen.known(schedule_id, found), strict=True):
-                    if not known:
+                page_marks = [mark_of(picture, recipe) for picture in page]
+                known = self._seen.known(schedule_id, page_marks)
+                for picture, mark, is_known in zip(page, page_marks, known, strict=True):
+                    if not is_known:
                         changed += 1
-                        rows.write(_row(bucket, prefix, one.key))
+                        rows.write(_row(bucket, prefix, picture.key))
                         marks.write(mark.line.encode() + b"\n")
             check()
             if self._batches.state(batch_id) is not None:
                 raise LeaseLost(f"{batch_id} was begun by another worker")
             if changed:
-                # The manifest comes last: where it lies, its marks do.
+                # The manifest is written last: if it exists, its marks exist.
                 self._put(marks_key(tenant, batch_id), marks)
                 self._put(manifest_key(tenant, batch_id), rows)
         return ListingResult(listed, changed)
 
     def record_successes(self, *, schedule_id: str, tenant: str, batch_id: str, check: Callable[[], None]) -> None:
-        """Remember what the batch's successful rows were when they were listed. Doing it again changes nothing.
+        """Record the marks of the batch's succeeded rows, as they were listed. A second call changes nothing.
 
-        A picture that changed between its listing and its edit differs from what is remembered: the next run takes it.
+        If a picture changed between its listing and its edit, its mark differs: the next run takes it.
 
         Raises:
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         with self._marks(tenant, batch_id) as marks:
             row = 1
-            while stretch := list(islice(marks, CHUNK)):
+            while chunk := list(islice(marks, CHUNK)):
                 check()
                 pipe = self._redis.pipeline(transaction=False)
-                for number in range(row, row + len(stretch)):
+                for number in range(row, row + len(chunk)):
                     pipe.hget(self._keys.job(batch_job_id(batch_id, number)), "state")
                 states = pipe.execute()
-                ended = [mark for mark, state in zip(stretch, states, strict=True) if state == State.SUCCEEDED]
-                self._seen.record(schedule_id, ended)
-                row += len(stretch)
+                succeeded = [mark for mark, state in zip(chunk, states, strict=True) if state == State.SUCCEEDED]
+                self._seen.record(schedule_id, succeeded)
+                row += len(chunk)
 
     def _pictures(self, bucket: str, prefix: str) -> Iterator[Listed]:
-        for one in self._bucket.list_objects(bucket, prefix):
-            if PurePosixPath(one.key).suffix.lower() in IMAGE_SUFFIXES:
-                yield one
+        for listed in self._bucket.list_objects(bucket, prefix):
+            if PurePosixPath(listed.key).suffix.lower() in IMAGE_SUFFIXES:
+                yield listed
 
     def recipe_of(self, template: ScheduleTemplate) -> str:
-        """What decides how a result looks and where it goes: with another prompt every picture is new."""
-        told = template.defaults.model_dump(mode="json", include=set(_RECIPE), exclude_defaults=True)
-        told["model"] = self._catalogue.get(template.defaults.model).name
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        """Digest of the fields that decide a result and its key: after a change of the prompt, every picture is new."""
+        fields = template.defaults.model_dump(mode="json", include=set(_RECIPE), exclude_defaults=True)
+        fields["model"] = self._catalogue.get(template.defaults.model).name
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def _put(self, key: str, file: IO[bytes]) -> None:
         file.seek(0)
@@ -159,7 +160,7 @@ class ChangedObjects:
 
     @contextmanager
     def _marks(self, tenant: str, batch_id: str) -> Iterator[Iterator[Mark]]:
-        """The marks of a batch's rows; none where it has none."""
+        """The marks of a batch's rows; empty if it has none."""
         with tempfile.TemporaryFile() as file:
             try:
                 for piece in read_pieces(self._bucket, self._bucket.name, marks_key(tenant, batch_id)):
@@ -171,6 +172,6 @@ class ChangedObjects:
 
 
 def _row(bucket: str, prefix: str, key: str) -> bytes:
-    # As the ingest of a whole prefix names its rows.
+    # The same custom_id as in the ingest of a whole prefix.
     row = {"custom_id": key.removeprefix(prefix)[-256:], "image": f"s3://{bucket}/{key}"}
     return json.dumps(row).encode() + b"\n"

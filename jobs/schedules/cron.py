@@ -1,11 +1,11 @@
-"""When a schedule is due: cron expressions over time zones. Pure: every moment is given, none is asked for.
+"""Cron expressions in time zones. Pure: the caller passes the time.
 
 cronsim reads expressions as Debian's cron does (https://manpages.debian.org/cron, "Local time changes"), and so do we:
 
-- An expression that names its minutes and hours (`30 2 * * *`) means the clock on the wall. A time that a change of the
-  clocks leaves out fires once, in the first minute after the gap. One that comes twice fires once, the first time.
-- One whose minute or hour begins with `*` (`0 * * * *`, `*/15 9-17 * * *`) follows time as it passes: nothing fires
-  for what is left out, and what comes twice fires twice, an hour apart.
+- An expression that names its minutes and hours (`30 2 * * *`) follows the local time. When the clocks change, a time
+  that does not exist fires once, in the first minute after the gap. A time that exists twice fires only the first time.
+- An expression with a minute or hour that begins with `*` (`0 * * * *`, `*/15 9-17 * * *`) follows the elapsed time: a
+  time that does not exist does not fire, and a time that exists twice fires twice, an hour apart.
 """
 
 import re
@@ -34,11 +34,11 @@ _SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Cron:
-    """A cron expression in a time zone. Make one by `parse`.
+    """A cron expression in a time zone; created by `parse`.
 
     Attributes:
         expression: five fields.
-        zone: whose clock it means.
+        zone: its time zone.
     """
 
     expression: str
@@ -46,46 +46,46 @@ class Cron:
 
     @classmethod
     def parse(cls, expression: str, timezone: str) -> "Cron":
-        """Read an expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
+        """Parse an expression of five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
 
         Raises:
-            BadCron: it is none, or no moment fits it.
+            BadCron: it is invalid, or no moment matches it.
             BadZone: there is no such time zone.
         """
         return cls(parse_expression(expression), parse_zone(timezone))
 
     def after(self, moment: datetime) -> Iterator[datetime]:
-        """The moments when it is due, all later than `moment`, in UTC, rising; they end where nothing fits any more."""
+        """Its ticks after `moment`, in UTC, ascending."""
         last = moment.astimezone(UTC)
-        # Of a time that comes twice, cronsim gives the first one wherever it begins: that may lie before `moment`.
+        # For a time that exists twice, cronsim returns the first one, which may be before `moment`.
         for local in CronSim(self.expression, last.astimezone(self.zone)):
-            found = local.astimezone(UTC)
-            if found > last:
-                last = found
-                yield found
+            tick = local.astimezone(UTC)
+            if tick > last:
+                last = tick
+                yield tick
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first moment after `moment` when it is due; None where there is none within fifty years."""
+        """Its first tick after `moment`; None if there is none within fifty years."""
         return next(self.after(moment), None)
 
-    def some_after(self, moment: datetime, most: int) -> list[datetime]:
-        """The first `most` moments after `moment`."""
-        return list(islice(self.after(moment), most))
+    def some_after(self, moment: datetime, limit: int) -> list[datetime]:
+        """Its first `limit` ticks after `moment`."""
+        return list(islice(self.after(moment), limit))
 
 
 class BadCron(ValueError):
-    """No cron expression that fires."""
+    """An invalid cron expression, or one that never fires."""
 
 
 class BadZone(ValueError):
-    """No time zone."""
+    """An unknown time zone."""
 
 
 def parse_expression(text: str) -> str:
     """The five fields of an expression.
 
     Raises:
-        BadCron: saying what is wrong.
+        BadCron: it is invalid, or no moment matches it; the message names the fault.
     """
     expression = NAMED.get(text.strip().lower(), text.strip())
     fields = expression.split()
@@ -95,15 +95,15 @@ def parse_expression(text: str) -> str:
         raise BadCron("five fields: minute, hour, day of the month, month, day of the week; or @daily and the like")
     for field in fields:
         if not _FIELD.fullmatch(field):
-            raise BadCron(f"{field!r} is no field of a cron expression")
+            raise BadCron(f"{field!r} is not a field of a cron expression")
     try:
-        found = next(CronSim(expression, _SOME_DAY), None)
+        first = next(CronSim(expression, _SOME_DAY), None)
     except CronSimError as error:
         raise BadCron(f"{str(error).lower()} in {expression!r}") from error
     except (ValueError, TypeError, AssertionError) as error:
         raise BadCron(f"{expression!r} cannot be read") from error
-    if found is None:
-        raise BadCron(f"no moment within fifty years fits {expression!r}")
+    if first is None:
+        raise BadCron(f"no moment within fifty years matches {expression!r}")
     return " ".join(fields)
 
 
@@ -111,12 +111,12 @@ def parse_zone(name: str) -> ZoneInfo:
     """The time zone of an IANA name, as Europe/Berlin.
 
     Raises:
-        BadZone: there is none of that name.
+        BadZone: the name is unknown.
     """
     try:
-        # Files such as `localtime` are this machine's own, and no names of IANA's.
+        # Files such as `localtime` belong to this machine and are not IANA names.
         if _ZONE.fullmatch(name) and len(name) <= 64:
             return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
         raise BadZone(f"there is no time zone {name!r}: an IANA name, as Europe/Berlin or UTC") from error
-    raise BadZone(f"{name[:64]!r} is no time zone: an IANA name, as Europe/Berlin or UTC")
+    raise BadZone(f"{name[:64]!r} is not a time zone: an IANA name, as Europe/Berlin or UTC")

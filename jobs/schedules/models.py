@@ -1,4 +1,4 @@
-"""What a schedule and its runs are, as they are submitted and as the API shows them."""
+"""Models of schedules and runs, as they are submitted and as the API shows them."""
 
 import hashlib
 from datetime import datetime
@@ -23,15 +23,15 @@ Items = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ITEMS
 
 
 class ScheduleTemplate(BatchOptions):
-    """What a schedule is told, all but inline items: those lie in the bucket.
+    """The fields of a schedule except inline items, which are in the bucket.
 
     Attributes:
         cron: five fields, or `@daily` and the like; see `jobs.schedules.cron`.
-        timezone: IANA name of the clock that `cron` means.
+        timezone: IANA name of the time zone of `cron`.
         manifest: `s3://bucket/key`, `https://…`, or `s3://bucket/prefix/` for every picture under it.
-        only_changed: of a prefix: only pictures that are new or changed since their last success.
-        overlap: what becomes of a run that is due while the one before goes on.
-        catch_up_s: after a downtime, ticks missed longer ago than this many seconds are recorded and not made up for.
+        only_changed: take only those pictures of a prefix that are new or changed since their last success.
+        overlap: how a run is handled that is due while an earlier one is open.
+        catch_up_s: after a downtime, ticks older than this many seconds are recorded as missed.
         ends_at: no run is due after this moment.
         trial, budget_usd, webhook_url, metadata, …: of each run's batch.
     """
@@ -60,17 +60,17 @@ class ScheduleTemplate(BatchOptions):
     @classmethod
     def _starts_when_due(cls, value: object) -> object:
         if isinstance(value, datetime) or (isinstance(value, BatchDefaults) and value.not_before is not None):
-            raise ValueError("a schedule's jobs may start when their run is due: it takes no not_before")
+            raise ValueError("not_before is not allowed: the jobs of a schedule start when their run is due")
         return value
 
     @property
     def is_prefix(self) -> bool:
-        """Whether its source is every picture under a prefix."""
+        """Whether its source is a prefix."""
         return is_prefix(self.manifest)
 
 
 class ScheduleRequest(ScheduleTemplate):
-    """`POST /v1/schedules`: items, or the address of a manifest or prefix."""
+    """`POST /v1/schedules`, with items or the address of a manifest or prefix."""
 
     items: Items | None = None
     paused: bool = False
@@ -83,7 +83,7 @@ class ScheduleRequest(ScheduleTemplate):
 
 
 class ScheduleChange(Record):
-    """`PATCH /v1/schedules/{id}`: what is left out stays, what is null goes."""
+    """`PATCH /v1/schedules/{id}`: a missing field keeps its value, a null field is removed."""
 
     name: Name | None = None
     cron: str | None = None
@@ -108,35 +108,35 @@ class ScheduleChange(Record):
 
 
 class ScheduleState(StrEnum):
-    """Whether a schedule fires."""
+    """The state of a schedule."""
 
     ACTIVE = "active"
-    """It is due at its next tick."""
+    """It fires at its next tick."""
     PAUSED = "paused"
-    """Nothing is due until it is resumed; ticks in between are nobody's."""
+    """It does not fire until it is resumed; ticks before then are ignored."""
     ENDED = "ended"
-    """Its end date is over."""
+    """Its end date has passed."""
 
 
 class RunState(StrEnum):
-    """What became of a run."""
+    """The state of a run."""
 
     DUE = "due"
-    """Its batch is being made."""
+    """Its batch is being created."""
     QUEUED = "queued"
-    """It waits for the run before."""
+    """It waits for the previous run."""
     RUNNING = "running"
-    """Its batch goes on."""
+    """Its batch has not ended."""
     COMPLETED = "completed"
-    """Its batch has ended; `counts` and `cost_usd` say how."""
+    """Its batch has ended; see `counts` and `cost_usd`."""
     UNCHANGED = "unchanged"
-    """Nothing was new or changed: there is no batch."""
+    """No picture was new or changed: there is no batch."""
     CANCELED = "canceled"
-    """Its batch was canceled, or a later run took its place."""
+    """Its batch was canceled, or a later run replaced it."""
     FAILED = "failed"
-    """It has no batch, or one without a row that can be edited; `reason` says why."""
+    """It has no batch, or its batch has no valid row; `reason` gives the reason."""
     SKIPPED = "skipped"
-    """The run before had not ended."""
+    """The previous run had not ended."""
     MISSED = "missed"
     """It was due during a downtime, longer ago than the catch-up window."""
 
@@ -148,12 +148,12 @@ class Run(Record):
     """One run of a schedule.
 
     Attributes:
-        scheduled_at: its tick; of a manual run the moment it was asked for.
+        scheduled_at: its tick, or the moment of the request for a manual run.
         trigger: `cron` or `manual`.
-        reason: why it is what it is, where that needs words.
-        waits_for: what keeps its batch from being made.
-        listed, unchanged: of a prefix with `only_changed`: pictures found, and those that were left out.
-        counts, cost_usd: of its batch, as it is now.
+        reason: why it is in its state, if that is not obvious.
+        waits_for: why its batch is not created yet.
+        listed, unchanged: pictures found under a prefix with `only_changed`, and those left out.
+        counts, cost_usd: of its batch, as of now.
     """
 
     id: str
@@ -174,7 +174,7 @@ class Run(Record):
 
 
 class RunTotals(Record):
-    """How a schedule's runs ended, since ever."""
+    """The number of a schedule's runs in each final state."""
 
     completed: int = 0
     unchanged: int = 0
@@ -188,10 +188,10 @@ class Schedule(Record):
     """A schedule as the API shows it.
 
     Attributes:
-        items_count: how many inline items there are; None where its source is a manifest or a prefix.
-        next_run_at: when it is due next; None where it is not active.
-        next_runs: the first few moments it will be due.
-        current_run: id of the run that goes on.
+        items_count: number of inline items; None if its source is a manifest or a prefix.
+        next_run_at: its next tick; None if it is not active.
+        next_runs: its next few ticks.
+        current_run: id of the open run.
     """
 
     id: str
@@ -225,7 +225,7 @@ class Schedule(Record):
 
 
 def is_prefix(manifest: str | None) -> bool:
-    """Whether an address means every picture under it: it ends with `/`, or names a bucket alone."""
+    """Whether an address means every picture under it: it ends with `/`, or names only a bucket."""
     if manifest is None or not manifest.startswith("s3://"):
         return False
     _, slash, key = manifest[5:].partition("/")
@@ -233,10 +233,10 @@ def is_prefix(manifest: str | None) -> bool:
 
 
 def run_id(schedule_id: str, tick_ms: int, *, manual: bool = False) -> str:
-    """The id of the run of a tick: the same, whoever makes it."""
+    """The id of the run of a tick; every process derives the same one."""
     return f"run_{schedule_id.removeprefix('sch_')}-{tick_ms:013d}{'m' * manual}"
 
 
 def batch_id_of(run: str, made_ms: int) -> str:
-    """The id of a run's batch, from what the run's record says: the same, whoever makes it."""
+    """The id of a run's batch; every process derives the same one from the run's record."""
     return f"bat_{ULID.from_bytes(made_ms.to_bytes(6, 'big') + hashlib.sha256(run.encode()).digest()[:10])}"

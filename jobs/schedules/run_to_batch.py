@@ -1,4 +1,4 @@
-"""From a run's record to its batch, and from the batch's end back to the record. Any worker may go on at any point."""
+"""Creates the batches of runs and records their ends. Any worker can continue after any step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from jobs.schedules.schedules import Schedules
 from jobs.storage.bucket import Bucket
 from jobs.storage.object_keys import manifest_key, parse_s3_url
 
-PATIENCE_S = 3600.0
-"""A run whose batch cannot be made for so long has failed."""
+BATCH_TIMEOUT_S = 3600.0
+"""A run fails if its batch cannot be created within this time."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class RunToBatch:
-    """Makes the batches of runs, and records their ends. Safe in any number of threads at once.
+    """Creates the batches of runs, and records their ends. Safe in any number of threads at once.
 
     Attributes:
         keys: names of the keys.
@@ -37,8 +37,8 @@ class RunToBatch:
         schedules: records of the schedules.
         batches: records of the batches.
         batch_submission: begins batches.
-        bucket: where manifests are.
-        changed: finds what is new or changed under a prefix.
+        bucket: of the manifests.
+        changed: finds new and changed pictures under a prefix.
     """
 
     keys: Keys
@@ -49,111 +49,111 @@ class RunToBatch:
     bucket: Bucket
     changed: ChangedObjects
 
-    def work_on(self, run_id: str, held: TaskLease) -> None:
-        """Do what is due for a run: make its batch, cancel it, or record its end.
+    def work_on(self, run_id: str, lease: TaskLease) -> None:
+        """Do the next step of a run: create its batch, cancel it, or record its end.
 
         Args:
             run_id: the run.
-            held: the chore; its number fences what is written.
+            lease: of the background task; its number fences every write.
 
         Raises:
-            jobs.queueing.background_tasks.LeaseLost: another worker has the run by now.
+            jobs.queueing.background_tasks.LeaseLost: another worker has claimed the run.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """
         record = self.runs.record(run_id)
         if "state" in record:
-            _Work(self, run_id, record, held).do()
+            _RunStep(self, run_id, record, lease).do()
 
 
-class _Work:
-    """One run in one worker's hands."""
+class _RunStep:
+    """The next step of one run in one worker."""
 
-    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], held: TaskLease) -> None:
+    def __init__(self, parts: RunToBatch, run_id: str, record: Mapping[str, str], lease: TaskLease) -> None:
         self._parts = parts
         self._run_id = run_id
         self._record = record
-        self._held = held
+        self._lease = lease
         self._tenant = record["tenant"]
         self._schedule_id = parts.keys.id_of(record["schedule"])
         self._batch_id = record.get("batch") or batch_id_of(run_id, int(float(record["made"])))
 
     def do(self) -> None:
         if self._record["state"] != RunState.DUE:
-            self._look()
+            self._check_batch()
         elif "cancel" in self._record:
-            self._turn(RunState.CANCELED, reason="a later run took its place")
+            self._update(RunState.CANCELED, reason="a later run replaced it")
         else:
-            self._make()
+            self._create_batch()
 
-    def _make(self) -> None:
+    def _create_batch(self) -> None:
         try:
             template, schedule = self._parts.schedules.read(self._tenant, self._schedule_id)
         except NotFound:
             log.info("run.schedule_gone", run_id=self._run_id)
             return
         try:
-            taken = self._begin(template, schedule)
+            listing = self._begin(template, schedule)
         except (InvalidInput, NotFound) as error:
-            self._turn(RunState.FAILED, reason=str(error))
+            self._update(RunState.FAILED, reason=str(error))
             return
         except Unavailable as error:
-            if self._parts.schedules.now() - moment(self._record["made"]) < timedelta(seconds=PATIENCE_S):
+            if self._parts.schedules.now() - moment(self._record["made"]) < timedelta(seconds=BATCH_TIMEOUT_S):
                 raise
-            self._turn(RunState.FAILED, reason=f"its batch could not be made for an hour: {error}")
+            self._update(RunState.FAILED, reason=f"its batch could not be created for an hour: {error}")
             return
-        told = {"listed": str(taken.listed), "unchanged": str(taken.listed - taken.changed)} if taken else {}
-        if taken is not None and taken.changed == 0:
-            self._turn(RunState.UNCHANGED, **told)
+        fields = {"listed": str(listing.listed), "unchanged": str(listing.listed - listing.changed)} if listing else {}
+        if listing is not None and listing.changed == 0:
+            self._update(RunState.UNCHANGED, **fields)
         else:
-            self._turn(RunState.RUNNING, batch=self._batch_id, **told)
-            log.info("run.begun", run_id=self._run_id, batch_id=self._batch_id, **told)
+            self._update(RunState.RUNNING, batch=self._batch_id, **fields)
+            log.info("run.begun", run_id=self._run_id, batch_id=self._batch_id, **fields)
 
     def _begin(self, template: ScheduleTemplate, schedule: Mapping[str, str]) -> ListingResult | None:
-        """Write the batch, unless there is nothing to do; once, however often it is called."""
+        """Write the batch, unless no picture has changed. A second call writes no other batch."""
         parts, batch_id = self._parts, self._batch_id
-        known = parts.batches.record(batch_id)
-        if known:
-            return ListingResult(int(known["listed"]), int(known["changed"])) if "listed" in known else None
+        batch = parts.batches.record(batch_id)
+        if batch:
+            return ListingResult(int(batch["listed"]), int(batch["changed"])) if "listed" in batch else None
         options = options_of(template)
         more = {
             "run": parts.keys.run(self._run_id),
             "run_id": self._run_id,
             "schedule_id": self._schedule_id,
         }
-        taken = None
+        listing = None
         if template.is_prefix and template.only_changed:
-            taken = parts.changed.save_changed(
+            listing = parts.changed.save_changed(
                 template,
                 schedule_id=self._schedule_id,
                 tenant=self._tenant,
                 batch_id=batch_id,
-                check=self._held.check,
+                check=self._lease.check,
             )
-            if taken.changed == 0:
-                return taken
-            more |= {"listed": str(taken.listed), "changed": str(taken.changed), "given": template.manifest or ""}
+            if listing.changed == 0:
+                return listing
+            more |= {"listed": str(listing.listed), "changed": str(listing.changed), "given": template.manifest or ""}
         elif template.manifest is None:
             parts.bucket.copy(*parse_s3_url(schedule["items"]), parts.bucket.name, manifest_key(self._tenant, batch_id))
         else:
             options = BatchRequest.model_validate({**dict(options), "manifest": template.manifest})
-        self._held.check()
+        self._lease.check()
         saved = not isinstance(options, BatchRequest)
         parts.batch_submission.begin(options, tenant=self._tenant, batch_id=batch_id, saved=saved, more=more)
-        return taken
+        return listing
 
-    def _look(self) -> None:
-        """See how the batch is."""
+    def _check_batch(self) -> None:
+        """Cancel the batch if requested, and record its end."""
         batch = self._parts.batches.record(self._batch_id)
         if "cancel" in self._record and batch and batch["state"] not in ENDED:
             try:
                 self._parts.batches.cancel(self._tenant, self._batch_id)
             except (Conflict, NotFound) as error:
-                log.info("run.not_canceled", run_id=self._run_id, why=str(error))
+                log.info("run.not_canceled", run_id=self._run_id, error=str(error))
             batch = self._parts.batches.record(self._batch_id)
         if not batch:
-            self._turn(RunState.FAILED, reason="its batch is gone")
+            self._update(RunState.FAILED, reason="its batch is gone")
         elif batch["state"] not in ENDED:
-            self._turn(None)
+            self._update(None)
         else:
             self._close(batch)
 
@@ -163,13 +163,13 @@ class _Work:
                 schedule_id=self._schedule_id,
                 tenant=self._tenant,
                 batch_id=self._batch_id,
-                check=self._held.check,
+                check=self._lease.check,
             )
         state = {BatchState.FAILED: RunState.FAILED, BatchState.CANCELED: RunState.CANCELED}.get(
             BatchState(batch["state"]), RunState.COMPLETED
         )
-        reason = batch.get("reason") or ("a later run took its place" if "cancel" in self._record else "")
-        self._turn(
+        reason = batch.get("reason") or ("a later run replaced it" if "cancel" in self._record else "")
+        self._update(
             state,
             seen=batch.get("finished", ""),
             counts=counts_of(batch).model_dump_json(exclude_defaults=True),
@@ -178,12 +178,11 @@ class _Work:
         )
         log.info("run.ended", run_id=self._run_id, batch_id=self._batch_id, state=state)
 
-    def _turn(self, state: RunState | None, *, seen: str = "", **fields: str) -> None:
-        said = {**fields, **({"state": str(state)} if state else {})}
-        self._parts.runs.turn(
+    def _update(self, state: RunState | None, *, seen: str = "", **fields: str) -> None:
+        self._parts.runs.update(
             self._run_id,
-            self._held.number,
-            said,
+            self._lease.number,
+            {**fields, **({"state": str(state)} if state else {})},
             schedule_id=self._schedule_id,
             batch_id=self._batch_id,
             seen=seen,
@@ -191,7 +190,7 @@ class _Work:
 
 
 def options_of(template: ScheduleTemplate) -> BatchOptions:
-    """What the batch of a run is told; it takes over equal edits unless the schedule says otherwise."""
+    """The options of a run's batch. It reuses results of equal edits unless the schedule sets `reuse`."""
     options = BatchOptions(**{name: getattr(template, name) for name in BatchOptions.model_fields})
     if options.defaults.reuse is not None:
         return options

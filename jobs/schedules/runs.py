@@ -1,4 +1,4 @@
-"""Runs: what became of a schedule's ticks. Each is a record and, while it is open, a chore."""
+"""The runs of schedules. Each is a record and, while it is open, a background task."""
 
 import json
 import re
@@ -35,10 +35,14 @@ class Runs:
         self._keys = keys
         self._scripts = scripts
 
-    def turn(
+    def update(
         self, run: str, number: int, fields: Mapping[str, str], *, schedule_id: str, batch_id: str = "-", seen: str = ""
     ) -> bool:
-        """A run goes on: `fields` with its new `state`; False where the claim `number` is another's by now."""
+        """Write fields of a run; `fields` may have a new `state`.
+
+        Returns:
+            False if another worker has claimed the task `number`.
+        """
         keys = [
             self._keys.background_tasks,
             self._keys.run(run),
@@ -46,11 +50,11 @@ class Runs:
             self._keys.runs_waiting(schedule_id),
             self._keys.batch(batch_id),
         ]
-        order = json.dumps({"fields": fields, "seen": seen}, ensure_ascii=False)
-        return bool(self._scripts.run("schedules/advance_run", keys, [number, order]))
+        command = json.dumps({"fields": fields, "seen": seen}, ensure_ascii=False)
+        return bool(self._scripts.run("schedules/advance_run", keys, [number, command]))
 
     def record(self, run: str) -> dict[str, str]:
-        """The run's hash as it is stored; empty where there is none."""
+        """The run's hash as stored; empty if there is no such run."""
         record: dict[Any, Any] = self._redis.hgetall(self._keys.run(run))
         return record
 
@@ -58,7 +62,7 @@ class Runs:
         """One run.
 
         Raises:
-            NotFound: the schedule has no such run, or is not this tenant's.
+            NotFound: the schedule has no such run, or belongs to another tenant.
         """
         record = self.record(run)
         if record.get("tenant") != tenant or record.get("schedule") != self._keys.schedule(schedule_id):
@@ -69,7 +73,7 @@ class Runs:
         """A schedule's runs, the latest first.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
+            NotFound: the tenant has no schedule with this id.
             InvalidInput: naming `limit` or `cursor`.
         """
         if self._redis.hget(self._keys.schedule(schedule_id), "tenant") != tenant:
@@ -79,27 +83,27 @@ class Runs:
         last = read_cursor(cursor, re.escape(run_id(schedule_id, 0)[:-13]) + r"\d{13}m?") if cursor else None
         if last:
             high = int(last.rpartition("-")[2].removesuffix("m"))
-        # A tick and a manual run may have the same moment: the cursor's own is passed over by its id.
-        found: Any = self._redis.zrevrangebyscore(self._keys.runs(schedule_id), high, "-inf", start=0, num=limit + 3)
-        ids = [one for one in map(self._keys.id_of, found) if last is None or one < last]
+        # A tick and a manual run may have the same moment: the run of the cursor is excluded by its id.
+        members: Any = self._redis.zrevrangebyscore(self._keys.runs(schedule_id), high, "-inf", start=0, num=limit + 3)
+        ids = [run for run in map(self._keys.id_of, members) if last is None or run < last]
         pipe = self._redis.pipeline(transaction=False)
-        for one in ids[:limit]:
-            pipe.hgetall(self._keys.run(one))
+        for run in ids[:limit]:
+            pipe.hgetall(self._keys.run(run))
         records = zip(ids, pipe.execute(), strict=False)
-        data = self._shown([(one, record) for one, record in records if "state" in record])
+        data = self._shown([(run, record) for run, record in records if "state" in record])
         return Page(data, write_cursor(ids[limit - 1]) if len(ids) > limit else None)
 
     def data_of(self, event: Event) -> Any:
-        """The `data` of an event about a run: the run as it was then, as the API shows it."""
+        """The `data` of an event about a run: the run at that time, as the API shows it."""
         return _decode_run(self._keys, event.subject, json.loads(event.data), {}).model_dump(mode="json")
 
     def _shown(self, runs: Sequence[tuple[str, dict[str, str]]]) -> list[Run]:
-        """Runs, those that go on with what their batches say now."""
-        going = [record["batch"] for _, record in runs if record["state"] == RunState.RUNNING]
+        """Decode runs; a running one gets the current counts and cost of its batch."""
+        running = [record["batch"] for _, record in runs if record["state"] == RunState.RUNNING]
         pipe = self._redis.pipeline(transaction=False)
-        for batch_id in going:
+        for batch_id in running:
             pipe.hmget(self._keys.batch(batch_id), [*COUNTED, "cost"])
-        now = dict(zip(going, pipe.execute(), strict=True))
+        now = dict(zip(running, pipe.execute(), strict=True))
         shown = []
         for run, record in runs:
             values = now.get(record.get("batch", ""))

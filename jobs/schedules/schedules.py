@@ -1,4 +1,4 @@
-"""Schedules: read, paused, resumed, run, deleted; and their ticks claimed, each once however many callers there are."""
+"""Commands on schedules: read, pause, resume, run, delete; and the claim of due ticks, which claims each tick once."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from jobs.schedules.runs import Runs
 
 MAX_PAGE = 200
 MAX_TICKS = 200
-"""Ticks of one claim."""
+"""Ticks of one script call."""
 SHOWN_TICKS = 3
 
 
@@ -37,8 +37,8 @@ class Due:
 
     Attributes:
         tick_ms: the tick, ms since 1970.
-        cron, timezone: as its record says.
-        now: by the server's clock.
+        cron, timezone: of its record.
+        now: the server's clock.
     """
 
     schedule_id: str
@@ -50,7 +50,7 @@ class Due:
 
 @dataclass(frozen=True)
 class Claimed:
-    """What a claim of ticks made: runs that were placed, and ticks recorded as missed."""
+    """The result of a claim: the numbers of runs created and of ticks recorded as missed."""
 
     runs: int
     missed: int
@@ -63,7 +63,7 @@ class Schedules:
         redis: a client that decodes answers.
         keys: names of the keys.
         scripts: runs the scripts.
-        runs: what became of their ticks.
+        runs: records of their runs.
     """
 
     def __init__(self, redis: Redis, keys: Keys, scripts: ScriptRunner, runs: Runs) -> None:
@@ -73,30 +73,30 @@ class Schedules:
         self._runs = runs
 
     def now(self) -> datetime:
-        """The server's clock, the only one that schedules know."""
+        """The server's clock; schedules use no other clock."""
         return moment(self._scripts.run("schedules/list_due", [self._keys.schedules_due], [0])[0])
 
-    def due(self, *, most: int = 50) -> list[Due]:
+    def due(self, *, limit: int = 50) -> list[Due]:
         """Schedules whose tick has come."""
-        now, *found = self._scripts.run("schedules/list_due", [self._keys.schedules_due], [most])
-        fields = iter(found)
+        now, *values = self._scripts.run("schedules/list_due", [self._keys.schedules_due], [limit])
+        fields = iter(values)
         return [
             Due(self._keys.id_of(key), int(float(tick)), cron, zone, moment(now))
             for key, tick, cron, zone in zip(fields, fields, fields, fields, strict=True)
         ]
 
     def claim(self, due: Due) -> Claimed | None:
-        """Turn its ticks up to now into runs, and move it to its next tick; None where another caller was faster.
+        """Create runs for its ticks up to now, and set its next tick; None if another caller has claimed them.
 
         Raises:
-            ValueError: its expression or time zone cannot be read here.
+            ValueError: this machine cannot parse its expression or time zone.
         """
         cron = Cron.parse(due.cron, due.timezone)
         first, claimed = due.tick_ms, Claimed(0, 0)
         while True:
-            ticks, after = _stretch(cron, first, due.now)
-            order = {"trigger": "cron", "ticks": ticks, "next": after, "made_up": claimed.runs > 0}
-            answer = self._fire(due.schedule_id, [run_id(due.schedule_id, tick) for tick in ticks], order)
+            ticks, after = _chunk_of_ticks(cron, first, due.now)
+            command = {"trigger": "cron", "ticks": ticks, "next": after, "made_up": claimed.runs > 0}
+            answer = self._fire(due.schedule_id, [run_id(due.schedule_id, tick) for tick in ticks], command)
             if answer[0] != "ok":
                 return claimed if first != due.tick_ms else None
             claimed = Claimed(claimed.runs + int(answer[1]), claimed.missed + int(answer[2]))
@@ -104,24 +104,24 @@ class Schedules:
                 return claimed
             first = after
 
-    def _fire(self, schedule_id: str, runs: Sequence[str], order: Mapping[str, Any]) -> list[Any]:
+    def _fire(self, schedule_id: str, runs: Sequence[str], command: Mapping[str, Any]) -> list[Any]:
         keys = [
             self._keys.schedules_due,
             self._keys.background_tasks,
             self._keys.schedule(schedule_id),
             self._keys.runs(schedule_id),
             self._keys.runs_waiting(schedule_id),
-            *(self._keys.run(one) for one in runs),
+            *map(self._keys.run, runs),
         ]
-        answer: list[Any] = self._scripts.run("schedules/fire", keys, [json.dumps(order)])
+        answer: list[Any] = self._scripts.run("schedules/fire", keys, [json.dumps(command)])
         return answer
 
     def run_now(self, tenant: str, schedule_id: str) -> Run:
-        """A run beside its ticks, also of one that is paused or has ended.
+        """Start a manual run; the schedule may be paused or ended.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
-            Conflict: a run goes on, and the schedule does not let runs overlap.
+            NotFound: the tenant has no schedule with this id.
+            Conflict: a run is open, and the schedule does not allow overlap.
         """
         self._record(tenant, schedule_id)
         now = to_ms(self.now())
@@ -130,7 +130,7 @@ class Schedules:
         if answer[0] == "gone":
             raise NotFound(f"there is no schedule {schedule_id}")
         if answer[0] == "busy":
-            raise Conflict(f"a run of {schedule_id} goes on: wait for its end, or let runs queue (`overlap`)")
+            raise Conflict(f"a run of {schedule_id} is open: wait for its end, or let runs queue (`overlap`)")
         return self._runs.get(tenant, schedule_id, run)
 
     def write(
@@ -145,20 +145,20 @@ class Schedules:
         keep_tick: bool = False,
         more: Mapping[str, str] | None = None,
     ) -> bool:
-        """Make a schedule or write it anew.
+        """Create or replace a schedule.
 
         Args:
             schedule_id: its id.
-            tenant: whose it is.
-            template: what it is told.
-            revision: of its record as it was read; "" of a new one.
-            state: whether it fires.
-            next_tick: when it is due next.
-            keep_tick: it is due when it was, whatever that is by now.
-            more: further fields.
+            tenant: its owner.
+            template: its fields.
+            revision: of the record that was read; "" for a new schedule.
+            state: its new state.
+            next_tick: its next tick.
+            keep_tick: whether the stored tick stays, and `next_tick` is ignored.
+            more: additional fields.
 
         Returns:
-            False where it was changed or deleted since `revision` was read.
+            False if it was changed or deleted after `revision` was read.
         """
         fields = {
             "tenant": tenant,
@@ -176,7 +176,7 @@ class Schedules:
         }
         drop = [name for name in ("ends", "webhook_url", "webhook_events") if name not in fields]
         drop += ["items", "items_count"] if template.manifest is not None else []
-        order = {
+        command = {
             "revision": revision,
             "set": fields,
             "drop": drop,
@@ -184,10 +184,10 @@ class Schedules:
             "next": to_ms(next_tick) if next_tick and state is ScheduleState.ACTIVE else None,
         }
         keys = [self._keys.schedule(schedule_id), self._keys.schedules_due, self._keys.schedules(tenant)]
-        return bool(self._scripts.run("schedules/write", keys, [json.dumps(order, ensure_ascii=False)]))
+        return bool(self._scripts.run("schedules/write", keys, [json.dumps(command, ensure_ascii=False)]))
 
     def record(self, schedule_id: str) -> dict[str, str]:
-        """The schedule's hash as it is stored; empty where there is none."""
+        """The schedule's hash as stored; empty if there is no such schedule."""
         record: dict[Any, Any] = self._redis.hgetall(self._keys.schedule(schedule_id))
         return record
 
@@ -201,16 +201,16 @@ class Schedules:
         """One schedule.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
+            NotFound: the tenant has no schedule with this id.
         """
         record = self._record(tenant, schedule_id)
         return self._decode(schedule_id, record, self._next_tick(schedule_id))
 
     def read(self, tenant: str, schedule_id: str) -> tuple[ScheduleTemplate, dict[str, str]]:
-        """What a schedule was told, and its hash as it is stored.
+        """The template of a schedule, and its hash as stored.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
+            NotFound: the tenant has no schedule with this id.
         """
         record = self._record(tenant, schedule_id)
         return ScheduleTemplate.model_validate_json(record["template"]), record
@@ -237,24 +237,24 @@ class Schedules:
         return Page(data, write_cursor(self._keys.id_of(keys[-1])) if more else None)
 
     def pause(self, tenant: str, schedule_id: str) -> Schedule:
-        """Let nothing more be due; a run that goes on goes on.
+        """Pause a schedule; an open run continues.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
+            NotFound: the tenant has no schedule with this id.
             Conflict: it is not active.
         """
-        return self._turn_to(tenant, schedule_id, ScheduleState.ACTIVE, ScheduleState.PAUSED)
+        return self._change_state(tenant, schedule_id, ScheduleState.ACTIVE, ScheduleState.PAUSED)
 
     def resume(self, tenant: str, schedule_id: str) -> Schedule:
-        """Go on with the first tick after now.
+        """Resume a schedule; it fires at its first tick after now.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
+            NotFound: the tenant has no schedule with this id.
             Conflict: it is not paused.
         """
-        return self._turn_to(tenant, schedule_id, ScheduleState.PAUSED, ScheduleState.ACTIVE)
+        return self._change_state(tenant, schedule_id, ScheduleState.PAUSED, ScheduleState.ACTIVE)
 
-    def _turn_to(self, tenant: str, schedule_id: str, source: ScheduleState, target: ScheduleState) -> Schedule:
+    def _change_state(self, tenant: str, schedule_id: str, source: ScheduleState, target: ScheduleState) -> Schedule:
         while True:
             template, record = self.read(tenant, schedule_id)
             if record["state"] != source:
@@ -264,7 +264,7 @@ class Schedules:
                 return self.get(tenant, schedule_id)
 
     def plan(self, template: ScheduleTemplate, state: ScheduleState) -> tuple[ScheduleState, datetime | None]:
-        """The state it really has then, and its next tick: one without a tick before its end has ended."""
+        """Its state and next tick after a change to `state`; without a tick before its end it has ended."""
         if state is ScheduleState.PAUSED:
             return state, None
         tick = Cron.parse(template.cron, template.timezone).next_after(self.now())
@@ -273,10 +273,10 @@ class Schedules:
         return ScheduleState.ACTIVE, tick
 
     def delete(self, tenant: str, schedule_id: str) -> None:
-        """Forget it and its runs; batches that they made go on.
+        """Delete it and its runs; batches that they created continue.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
+            NotFound: the tenant has no schedule with this id.
         """
         self._record(tenant, schedule_id)
         keys = [
@@ -295,14 +295,14 @@ class Schedules:
 
     def _decode(self, schedule_id: str, record: Mapping[str, str], tick: datetime | None) -> Schedule:
         template = ScheduleTemplate.model_validate_json(record["template"])
-        told = template.model_dump(exclude={"not_before", "defaults"})
+        fields = template.model_dump(exclude={"not_before", "defaults"})
         ticks: list[datetime] = []
         if tick is not None:
             following = Cron.parse(template.cron, template.timezone).some_after(tick, SHOWN_TICKS - 1)
-            ticks = [one for one in (tick, *following) if template.ends_at is None or one <= template.ends_at]
+            ticks = [shown for shown in (tick, *following) if template.ends_at is None or shown <= template.ends_at]
         current = record.get("current")
         return Schedule(
-            **told,
+            **fields,
             defaults=template.defaults.model_dump(mode="json", exclude_defaults=True),
             id=schedule_id,
             tenant=record["tenant"],
@@ -316,8 +316,8 @@ class Schedules:
         )
 
 
-def _stretch(cron: Cron, first_ms: int, now: datetime) -> tuple[list[int], int | None]:
-    """Ticks from a first one up to `now`, a stretch of them; and the one after the last, None where there is none."""
+def _chunk_of_ticks(cron: Cron, first_ms: int, now: datetime) -> tuple[list[int], int | None]:
+    """At most `MAX_TICKS` ticks from `first_ms` up to `now`, and the tick after them or None."""
     ticks = [first_ms]
     for tick in cron.after(moment(first_ms)):
         if tick > now or len(ticks) == MAX_TICKS:

@@ -1,4 +1,4 @@
-"""From a request for a schedule, or for a change of one, to a checked and durable record."""
+"""Creates, changes and deletes schedules: checks the request and writes the record."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from jobs.storage.object_keys import items_key, parse_s3_url
 from jobs.storage.streams import put_pieces
 
 NULLABLE = ("ends_at", "trial", "budget_usd", "priority", "webhook_url", "webhook_events", "webhook_digest_s")
-TRIES = 5
+MAX_ATTEMPTS = 5
 
 
 class ScheduleSubmission:
@@ -25,9 +25,9 @@ class ScheduleSubmission:
 
     Args:
         schedules: their records.
-        seen: what each schedule has seen.
-        bucket: where lists of items are kept.
-        batch_submission: checks what their batches will be submitted with.
+        seen: marks of each schedule's successes.
+        bucket: stores lists of items.
+        batch_submission: checks the options of their batches.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ScheduleSubmission:
         self._batch_submission = batch_submission
 
     def create(self, request: ScheduleRequest, *, tenant: str) -> Schedule:
-        """Make a schedule. It is due at its first tick after now, unless it begins paused.
+        """Create a schedule. It fires at its first tick after now, unless it starts paused.
 
         Raises:
             InvalidInput: naming every field that breaks a rule.
@@ -55,14 +55,14 @@ class ScheduleSubmission:
         return self._schedules.get(tenant, schedule_id)
 
     def change(self, tenant: str, schedule_id: str, change: ScheduleChange) -> Schedule:
-        """Change what is given. Another expression, time zone or end counts from now; open runs stay what they are.
+        """Change the fields that are set. A new expression, time zone or end applies from now; open runs do not change.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
+            NotFound: the tenant has no schedule with this id.
             InvalidInput: naming every field that breaks a rule.
-            Conflict: others change it at the same time, again and again.
+            Conflict: concurrent changes won every attempt.
         """
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             before, record = self._schedules.read(tenant, schedule_id)
             template = _changed(before, change)
             self._check(template, tenant)
@@ -70,10 +70,10 @@ class ScheduleSubmission:
                 raise InvalidInput.of("manifest", "a schedule needs a manifest, or items")
             more = self._save_items(tenant, schedule_id, change.items) if change.items else {}
             state, tick = ScheduleState(record["state"]), None
-            same = _times(template) == _times(before)
-            if not same:
-                asked = ScheduleState.PAUSED if state is ScheduleState.PAUSED else ScheduleState.ACTIVE
-                state, tick = self._schedules.plan(template, asked)
+            same_times = _times(template) == _times(before)
+            if not same_times:
+                wanted = ScheduleState.PAUSED if state is ScheduleState.PAUSED else ScheduleState.ACTIVE
+                state, tick = self._schedules.plan(template, wanted)
             if self._schedules.write(
                 schedule_id,
                 tenant,
@@ -81,17 +81,17 @@ class ScheduleSubmission:
                 revision=record["revision"],
                 state=state,
                 next_tick=tick,
-                keep_tick=same,
+                keep_tick=same_times,
                 more=more,
             ):
                 return self._schedules.get(tenant, schedule_id)
-        raise Conflict(f"schedule {schedule_id} changes faster than it can be changed; try again")
+        raise Conflict(f"schedule {schedule_id} was changed by other requests at the same time; try again")
 
     def delete(self, tenant: str, schedule_id: str) -> None:
-        """Forget a schedule, its runs and what it has seen; batches that it made go on.
+        """Delete a schedule, its runs and its marks; batches that it created continue.
 
         Raises:
-            NotFound: no schedule of that id is this tenant's.
+            NotFound: the tenant has no schedule with this id.
         """
         _, record = self._schedules.read(tenant, schedule_id)
         self._schedules.delete(tenant, schedule_id)
@@ -115,21 +115,21 @@ def _times(template: ScheduleTemplate) -> tuple[object, ...]:
 
 
 def parse_schedule(body: dict[str, Any]) -> ScheduleRequest:
-    """A request as JSON holds it.
+    """Parse a request in JSON.
 
     Raises:
-        InvalidInput: naming every field of a wrong type, and every unknown one.
+        InvalidInput: naming every field of a wrong type, and every unknown field.
     """
     return validated(ScheduleRequest.model_validate, body)
 
 
 def _changed(before: ScheduleTemplate, change: ScheduleChange) -> ScheduleTemplate:
-    given = change.model_dump(exclude_unset=True)
-    wrong = [name for name, value in given.items() if value is None and name not in (*NULLABLE, "items", "manifest")]
+    changes = change.model_dump(exclude_unset=True)
+    wrong = [name for name, value in changes.items() if value is None and name not in (*NULLABLE, "items", "manifest")]
     if wrong:
         raise InvalidInput.of(wrong[0], "cannot be null")
-    if given.get("items") is not None and given.get("manifest") is not None:
+    if changes.get("items") is not None and changes.get("manifest") is not None:
         raise InvalidInput.of("items", "either items or a manifest")
-    if given.pop("items", None) is not None:
-        given["manifest"] = None
-    return validated(ScheduleTemplate.model_validate, {**before.model_dump(), **given})
+    if changes.pop("items", None) is not None:
+        changes["manifest"] = None
+    return validated(ScheduleTemplate.model_validate, {**before.model_dump(), **changes})

@@ -34,7 +34,7 @@ class SchedulePoller:
         """
         runs = 0
         failed: set[str] = set()
-        while due := [one for one in self._schedules.due(most=MAX_DUE + len(failed)) if one.schedule_id not in failed]:
+        while due := [one for one in self._schedules.due(limit=MAX_DUE + len(failed)) if one.schedule_id not in failed]:
             for schedule in due:
                 try:
                     claimed = self._schedules.claim(schedule)

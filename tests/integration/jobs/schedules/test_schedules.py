@@ -118,14 +118,14 @@ def test_a_worker_lost_between_claim_and_batch_leaves_a_run_that_another_complet
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()
     (run,) = timetable.open_chores(TaskKind.RUN)
-    # It held the chore, began the batch and was gone before it could say so.
+    # The worker held the lease, began the batch and was lost before it recorded that.
     with timetable.domain.background_tasks.hold(TaskKind.RUN, run) as held:
         assert held is not None
-        from jobs.schedules.run_to_batch import _Work  # noqa: PLC0415
+        from jobs.schedules.run_to_batch import _RunStep  # noqa: PLC0415
 
-        work = _Work(timetable.domain.run_to_batch, run, timetable.domain.runs.record(run), held)
+        step = _RunStep(timetable.domain.run_to_batch, run, timetable.domain.runs.record(run), held)
         template, record = timetable.domain.schedules.read("acme", schedule)
-        work._begin(template, record)
+        step._begin(template, record)
     assert timetable.hands.do(TaskKind.RUN, run).startswith("dropped")
     timetable.clock.advance(10)
     assert timetable.finish() == 1
