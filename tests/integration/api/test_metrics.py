@@ -32,8 +32,8 @@ def metrics_of(api: Api) -> str:
 
 
 def test_exactly_the_catalogued_fleet_metrics_are_exported(with_a_job: Api) -> None:
-    found = scraped(f"{with_a_job.http.base_url}/metrics")
-    named = {name: {label for label, _ in labels} for name, labels in found if not name.endswith("_bucket")}
+    samples = scraped(f"{with_a_job.http.base_url}/metrics")
+    named = {name: {label for label, _ in labels} for name, labels in samples if not name.endswith("_bucket")}
     for metric in FLEET:
         assert named.get(metric.name) == set(metric.labels), metric.name
     known = {series for metric in METRICS for series in metric.series}
@@ -60,9 +60,9 @@ def test_tenant_metrics_are_exported_only_if_the_setting_is_on(make_settings: Ca
 
 def test_a_draining_worker_does_not_count_for_its_queues(domain: Domain) -> None:
     def pulse(*, draining: bool) -> None:
-        words = {"host": "h", "pid": 1, "queues": ["edits", "webhooks"], "slots": 0, "draining": draining}
-        told = json.dumps({**words, "seen_at": time.time()})
-        domain.planner.renew("w@h", slots=0, words=told, held=[])
+        worker_info = {"host": "h", "pid": 1, "queues": ["edits", "webhooks"], "slots": 0, "draining": draining}
+        heartbeat = json.dumps({**worker_info, "seen_at": time.time()})
+        domain.planner.renew("w@h", slots=0, words=heartbeat, held=[])
 
     with served(domain) as url:
         pulse(draining=False)
@@ -100,21 +100,21 @@ def test_metrics_are_exported_without_redis(make_settings: Callable[..., Setting
 
 
 def test_tenants_see_their_own_stats_and_operators_also_the_fleet(domain: Domain) -> None:
-    with api_of(domain) as one, api_of(domain) as other:
-        one.succeed(one.submitted())
+    with api_of(domain) as own, api_of(domain) as other:
+        own.succeed(own.submitted())
         other.submitted()
         other.submitted()
-        mine = one.http.get("/v1/stats").raise_for_status().json()
+        mine = own.http.get("/v1/stats").raise_for_status().json()
         assert mine["fleet"] is None
-        assert mine["tenant"]["name"] == one.tenant
+        assert mine["tenant"]["name"] == own.tenant
         assert {state: n for state, n in mine["tenant"]["jobs"].items() if n} == {"succeeded": 1}
         assert mine["tenant"]["submitted_today"] == 1
-        key = domain.tenants.create_key(one.tenant, admin=True)
-        answer = one.http.get("/v1/stats", headers={"authorization": f"Bearer {key}"}).raise_for_status().json()
+        key = domain.tenants.create_key(own.tenant, admin=True)
+        answer = own.http.get("/v1/stats", headers={"authorization": f"Bearer {key}"}).raise_for_status().json()
         assert answer["tenant"]["jobs"] == mine["tenant"]["jobs"]
         assert sum(answer["fleet"]["jobs"].values()) == 3
         assert [worker["name"] for worker in answer["fleet"]["workers"]] == ["test-worker"]
-        problem(httpx.get(f"{one.http.base_url}/v1/stats", timeout=60), 401)
+        problem(httpx.get(f"{own.http.base_url}/v1/stats", timeout=60), 401)
 
 
 def test_openapi_describes_the_fields_of_stats(domain: Domain) -> None:
