@@ -46,9 +46,9 @@ def hands(api: Api) -> Hands:
 def posted(api: Api, **body: Any) -> dict[str, Any]:
     answer = api.http.post("/v1/batches", json=body)
     assert answer.status_code == 202, answer.text
-    made: dict[str, Any] = answer.json()
-    assert answer.headers["location"] == f"/v1/batches/{made['id']}"
-    return made
+    batch: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/batches/{batch['id']}"
+    return batch
 
 
 def uploaded(api: Api, data: bytes, **fields: str) -> httpx.Response:
@@ -60,22 +60,22 @@ def items(number: int) -> list[dict[str, Any]]:
 
 
 def test_inline_items_become_a_batch(api: Api, hands: Hands) -> None:
-    made = posted(api, name="shoes", defaults={"prompt": PROMPT}, items=items(3), metadata={"season": "winter"})
-    assert (made["state"], made["name"], made["metadata"]) == ("ingesting", "shoes", {"season": "winter"})
-    hands.read(made["id"])
-    batch = api.http.get(f"/v1/batches/{made['id']}").json()
+    batch = posted(api, name="shoes", defaults={"prompt": PROMPT}, items=items(3), metadata={"season": "winter"})
+    assert (batch["state"], batch["name"], batch["metadata"]) == ("ingesting", "shoes", {"season": "winter"})
+    hands.read(batch["id"])
+    batch = api.http.get(f"/v1/batches/{batch['id']}").json()
     assert (batch["state"], batch["counts"]["queued"], batch["counts"]["total"]) == ("running", 3, 3)
     assert "tenant" not in batch
-    job = api.http.get("/v1/jobs", params={"batch_id": made["id"], "custom_id": "SKU-2"}).json()["data"][0]
-    assert (job["batch_id"], job["prompt"]) == (made["id"], PROMPT)
+    job = api.http.get("/v1/jobs", params={"batch_id": batch["id"], "custom_id": "SKU-2"}).json()["data"][0]
+    assert (job["batch_id"], job["prompt"]) == (batch["id"], PROMPT)
 
 
 def test_an_uploaded_manifest_takes_the_fields_of_a_job_as_defaults(api: Api, hands: Hands) -> None:
     answer = uploaded(api, hands.csv(2), prompt=PROMPT, steps="8", trial="1", budget_usd="2.5")
     assert answer.status_code == 202, answer.text
-    made = answer.json()
-    assert made["defaults"] == {"prompt": PROMPT, "steps": 8, "model": "step-image-edit-2"}
-    assert (made["trial"], made["budget_usd"]) == (1, 2.5)
+    batch = answer.json()
+    assert batch["defaults"] == {"prompt": PROMPT, "steps": 8, "model": "step-image-edit-2"}
+    assert (batch["trial"], batch["budget_usd"]) == (1, 2.5)
 
 
 def test_the_same_key_and_request_return_the_same_batch(api: Api, hands: Hands) -> None:
@@ -109,16 +109,16 @@ def test_the_same_key_and_request_return_the_same_batch(api: Api, hands: Hands) 
     ],
 )
 def test_an_invalid_batch_is_refused_with_the_field_name(api: Api, body: dict[str, Any], field: str) -> None:
-    told = problem(api.http.post("/v1/batches", json=body), 422)
-    assert field in {one["field"] for one in told["errors"]}
+    refusal = problem(api.http.post("/v1/batches", json=body), 422)
+    assert field in {error["field"] for error in refusal["errors"]}
     assert api.http.get("/v1/batches").json() == {"data": [], "next_cursor": None}
 
 
 @pytest.mark.parametrize("address", ["", "s3://retouch/" + "x" * 2048])
 def test_a_form_with_an_invalid_manifest_address_is_refused(api: Api, address: str) -> None:
     form = {"prompt": (None, PROMPT), "manifest": (None, address)}
-    told = problem(api.http.post("/v1/batches", files=form), 422)
-    assert {one["field"] for one in told["errors"]} == {"manifest"}
+    refusal = problem(api.http.post("/v1/batches", files=form), 422)
+    assert {error["field"] for error in refusal["errors"]} == {"manifest"}
 
 
 def test_a_batch_is_invisible_to_other_tenants(api: Api, domain: Domain) -> None:
@@ -133,7 +133,9 @@ def test_a_batch_is_invisible_to_other_tenants(api: Api, domain: Domain) -> None
         ("GET", "/sheet/1"),
         *(("POST", f"/{act}") for act in ("approve", "pause", "resume", "cancel", "retry")),
     ]:
-        answer = api.http.request(method, f"/v1/batches/{made['id']}{path}", headers={"Authorization": f"Bearer {key}"})
+        answer = api.http.request(
+            method, f"/v1/batches/{batch['id']}{path}", headers={"Authorization": f"Bearer {key}"}
+        )
         problem(answer, 404)
 
 
@@ -163,14 +165,14 @@ def test_results_are_in_manifest_order_and_include_refused_rows(api: Api, hands:
     for claim in hands.start():
         hands.end(claim, State.FAILED if claim.job_id.endswith("4") else State.SUCCEEDED)
     path = f"/v1/batches/{batch_id}/results"
-    found = [json.loads(line) for line in api.http.get(path).text.splitlines()]
-    assert [(one["row"], one["state"]) for one in found] == [
+    rows = [json.loads(line) for line in api.http.get(path).text.splitlines()]
+    assert [(row["row"], row["state"]) for row in rows] == [
         (1, "succeeded"),
         (2, "rejected"),
         (3, "succeeded"),
         (4, "failed"),
     ]
-    assert found[1]["errors"][0]["field"] == "image"
+    assert rows[1]["errors"][0]["field"] == "image"
     failed = api.http.get(path, params={"state": "failed"}).text.splitlines()
     assert [json.loads(line)["custom_id"] for line in failed] == ["SKU-3"]
     table = list(csv.DictReader(io.StringIO(api.http.get(path, params={"format": "csv"}).content.decode("utf-8-sig"))))
@@ -227,21 +229,21 @@ def test_an_ended_batch_stores_its_record_with_the_pictures(api: Api, hands: Han
     hands.do(TaskKind.RESULTS, batch_id)
     kept = api.http.get(f"/v1/batches/{batch_id}").json()["results"]
     prefix = f"s3://{domain.bucket.name}/outputs/{batch_id}"
-    assert (kept["jsonl"], kept["csv"]) == (f"{prefix}/results.jsonl", f"{prefix}/results.csv")
+    assert (results["jsonl"], results["csv"]) == (f"{prefix}/results.jsonl", f"{prefix}/results.csv")
     lines = domain.bucket.get(domain.bucket.name, f"outputs/{batch_id}/results.jsonl", max_bytes=1 << 20).splitlines()
     assert [json.loads(line)["state"] for line in lines] == ["succeeded"] * 3 + ["rejected"]
     # The batch's record is kept longer than its jobs'.
-    for row in range(1, 4):
-        domain.redis.delete(domain.keys.job(f"job_{batch_id[4:]}-{row:07d}"))
+    for number in range(1, 4):
+        domain.redis.delete(domain.keys.job(f"job_{batch_id[4:]}-{number:07d}"))
     domain.redis.hset(domain.keys.batch(batch_id), mapping={"created": 0, "finished": 1})
-    found = api.http.get(f"/v1/batches/{batch_id}/results", params={"state": "succeeded"}).text.splitlines()
-    assert [json.loads(line)["custom_id"] for line in found] == ["SKU-1", "SKU-2", "SKU-3"]
+    rows = api.http.get(f"/v1/batches/{batch_id}/results", params={"state": "succeeded"}).text.splitlines()
+    assert [json.loads(row)["custom_id"] for row in rows] == ["SKU-1", "SKU-2", "SKU-3"]
 
 
 def test_events_report_progress_and_then_the_final_state(api: Api, hands: Hands) -> None:
     batch_id = posted(api, defaults={"prompt": PROMPT}, items=items(2))["id"]
     hands.read(batch_id)
-    told: list[tuple[str, dict[str, Any]]] = []
+    events: list[tuple[str, dict[str, Any]]] = []
     with api.http.stream("GET", f"/v1/batches/{batch_id}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         kind = ""
@@ -249,12 +251,12 @@ def test_events_report_progress_and_then_the_final_state(api: Api, hands: Hands)
             if line.startswith("event:"):
                 kind = line.removeprefix("event:").strip()
             if line.startswith("data:"):
-                told.append((kind, json.loads(line.removeprefix("data:"))))
-                if len(told) == 1:
+                events.append((kind, json.loads(line.removeprefix("data:"))))
+                if len(events) == 1:
                     hands.work()
-    assert told[0][0] == "progress"
-    assert told[-1][0] == "completed"
-    assert told[-1][1]["counts"]["succeeded"] == 2
+    assert events[0][0] == "progress"
+    assert events[-1][0] == "completed"
+    assert events[-1][1]["counts"]["succeeded"] == 2
 
 
 def test_a_prefix_selects_every_picture_under_it(api: Api, hands: Hands, domain: Domain) -> None:

@@ -95,9 +95,9 @@ def test_without_the_broker_a_submit_is_still_durable(make_settings: Callable[..
 def test_every_response_has_the_request_id(api: Api):
     assert re.fullmatch(r"req_[0-9A-Z]{26}", api.http.get("/livez").headers["x-request-id"])
     assert api.http.get("/livez", headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
-    made = api.http.get("/v1/nothing", headers={"X-Request-Id": "a b\x7f" + "x" * 200})
-    assert made.headers["x-request-id"].startswith("req_")
-    assert problem(made, 404)["request_id"] == made.headers["x-request-id"]
+    generated = api.http.get("/v1/nothing", headers={"X-Request-Id": "a b\x7f" + "x" * 200})
+    assert generated.headers["x-request-id"].startswith("req_")
+    assert problem(generated, 404)["request_id"] == generated.headers["x-request-id"]
 
 
 def test_the_access_log_has_the_route_but_no_prompt(api: Api):

@@ -27,10 +27,10 @@ def test_an_uploaded_picture_is_stored_and_its_job_is_durable(api: Api):
     assert job["metadata"] == {"season": "winter", "colour": "red"}
     assert job["warnings"] == []
     assert "tenant" not in job
-    kept = job["input"]
-    assert kept["image"] == f"s3://{api.domain.bucket.name}/retouch/{api.tenant}/inputs/{job['id']}.jpg"
-    assert kept["sha256"] == hashlib.sha256(ROCKET).hexdigest()
-    assert (kept["bytes"], kept["media_type"], kept["width"], kept["height"]) == (len(ROCKET), "image/jpeg", 640, 427)
+    file = job["input"]
+    assert file["image"] == f"s3://{api.domain.bucket.name}/retouch/{api.tenant}/inputs/{job['id']}.jpg"
+    assert file["sha256"] == hashlib.sha256(ROCKET).hexdigest()
+    assert (file["bytes"], file["media_type"], file["width"], file["height"]) == (len(ROCKET), "image/jpeg", 640, 427)
     assert api.http.get(f"/v1/jobs/{job['id']}").json() == {k: v for k, v in job.items() if k != "warnings"}
     redirect = api.http.get(f"/v1/jobs/{job['id']}/input")
     assert redirect.status_code == 307

@@ -32,8 +32,8 @@ def metrics_of(api: Api) -> str:
 
 
 def test_exactly_the_catalogued_fleet_metrics_are_exported(with_a_job: Api) -> None:
-    found = scraped(f"{with_a_job.http.base_url}/metrics")
-    named = {name: {label for label, _ in labels} for name, labels in found if not name.endswith("_bucket")}
+    samples = scraped(f"{with_a_job.http.base_url}/metrics")
+    named = {name: {label for label, _ in labels} for name, labels in samples if not name.endswith("_bucket")}
     for metric in FLEET:
         assert named.get(metric.name) == set(metric.labels), metric.name
     known = {series for metric in METRICS for series in metric.series}
@@ -100,13 +100,13 @@ def test_metrics_are_exported_without_redis(make_settings: Callable[..., Setting
 
 
 def test_tenants_see_their_own_stats_and_operators_also_the_fleet(domain: Domain) -> None:
-    with api_of(domain) as one, api_of(domain) as other:
-        one.succeed(one.submitted())
+    with api_of(domain) as own, api_of(domain) as other:
+        own.succeed(own.submitted())
         other.submitted()
         other.submitted()
-        mine = one.http.get("/v1/stats").raise_for_status().json()
+        mine = own.http.get("/v1/stats").raise_for_status().json()
         assert mine["fleet"] is None
-        assert mine["tenant"]["name"] == one.tenant
+        assert mine["tenant"]["name"] == own.tenant
         assert {state: n for state, n in mine["tenant"]["jobs"].items() if n} == {"succeeded": 1}
         assert mine["tenant"]["submitted_today"] == 1
         key = domain.api_keys.create(one.tenant, admin=True)
@@ -114,7 +114,7 @@ def test_tenants_see_their_own_stats_and_operators_also_the_fleet(domain: Domain
         assert answer["tenant"]["jobs"] == mine["tenant"]["jobs"]
         assert sum(answer["fleet"]["jobs"].values()) == 3
         assert [worker["name"] for worker in answer["fleet"]["workers"]] == ["test-worker"]
-        problem(httpx.get(f"{one.http.base_url}/v1/stats", timeout=60), 401)
+        problem(httpx.get(f"{own.http.base_url}/v1/stats", timeout=60), 401)
 
 
 def test_openapi_describes_the_fields_of_stats(domain: Domain) -> None:

@@ -112,8 +112,8 @@ JSON_TABLE: list[tuple[str, dict[str, Any], set[str]]] = [
 
 @pytest.mark.parametrize(("changes", "fields"), [row[1:] for row in JSON_TABLE], ids=[row[0] for row in JSON_TABLE])
 def test_invalid_json_is_a_problem_that_names_its_fields(api: Api, changes: dict[str, Any], fields: set[str]):
-    wanted = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
-    body = problem(api.http.post("/v1/jobs", json=wanted), 422)
+    submitted = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+    body = problem(api.http.post("/v1/jobs", json=submitted), 422)
     assert body["type"] == "urn:retouch:problem:invalid-input"
     assert fields_of(body) == fields
     assert all(error["message"] and error["code"] for error in body["errors"])
@@ -155,11 +155,11 @@ FORMS: list[tuple[str, dict[str, Any], Any, set[str]]] = [
     ("no file", {}, {"metadata.x": (None, "y")}, {"image"}),
     ("seed that is no number", {"seed": "seven"}, FILE, {"seed"}),
     ("empty seed", {"seed": ""}, FILE, {"seed"}),
-    ("cfg_scale that is none", {"cfg_scale": "nan"}, FILE, {"cfg_scale"}),
-    ("text_mode that is none", {"text_mode": "maybe"}, FILE, {"text_mode"}),
+    ("invalid cfg_scale", {"cfg_scale": "nan"}, FILE, {"cfg_scale"}),
+    ("invalid text_mode", {"text_mode": "maybe"}, FILE, {"text_mode"}),
     ("metadata that is no JSON", {"metadata": "winter"}, FILE, {"metadata"}),
     ("a field twice", {"seed": ["1", "2"]}, FILE, {"seed"}),
-    ("several at once, beside a good picture", {"seed": "-1", "steps": "99"}, FILE, {"seed", "steps"}),
+    ("several invalid fields with a valid picture", {"seed": "-1", "steps": "99"}, FILE, {"seed", "steps"}),
 ]
 
 
@@ -260,9 +260,9 @@ def test_a_missing_resource_or_route_is_a_problem(api: Api, method: str, path: s
     assert status != 405 or answer.headers["allow"]
 
 
-@pytest.mark.parametrize("wanted", [{"filename": ""}, {"media_type": "text/html"}, {"name": "x"}, []])
-def test_an_invalid_upload_request_is_a_problem(api: Api, wanted: Any):
-    problem(api.http.post("/v1/uploads", json=wanted), 422)
+@pytest.mark.parametrize("request_body", [{"filename": ""}, {"media_type": "text/html"}, {"name": "x"}, []])
+def test_an_invalid_upload_request_is_a_problem(api: Api, request_body: Any):
+    problem(api.http.post("/v1/uploads", json=request_body), 422)
 
 
 class Endless(httpx.SyncByteStream):

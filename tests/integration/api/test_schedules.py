@@ -50,7 +50,7 @@ def test_a_schedule_is_created_read_changed_paused_resumed_and_deleted(api: Api)
     assert api.http.post(f"{path}/pause").json()["next_run_at"] is None
     problem(api.http.post(f"{path}/pause"), 409)
     assert api.http.post(f"{path}/resume").json()["state"] == "active"
-    assert [one["id"] for one in api.http.get("/v1/schedules").json()["data"]] == [schedule["id"]]
+    assert [item["id"] for item in api.http.get("/v1/schedules").json()["data"]] == [schedule["id"]]
     assert api.http.delete(path).status_code == 204
     problem(api.http.get(path), 404)
 
@@ -62,7 +62,7 @@ def test_a_manual_run_is_listed(api: Api) -> None:
     run = answer.json()
     assert (run["state"], run["trigger"]) == ("due", "manual")
     assert api.http.get(answer.headers["location"]).json() == run
-    assert [one["id"] for one in api.http.get(f"{path}/runs").json()["data"]] == [run["id"]]
+    assert [item["id"] for item in api.http.get(f"{path}/runs").json()["data"]] == [run["id"]]
     problem(api.http.get(f"{path}/runs/run_nonsense"), 404)
 
 
@@ -129,8 +129,8 @@ def test_the_client_supports_every_schedule_operation(client: Client) -> None:
     assert client.schedules.update(schedule.id, overlap="queue").overlap == "queue"
     run = client.schedules.run(schedule.id)
     assert not run.ended
-    assert [one.id for one in client.schedules.runs(schedule.id)] == [run.id]
-    assert [one.id for one in client.schedules.list(limit=1)] == [schedule.id]
+    assert [item.id for item in client.schedules.runs(schedule.id)] == [run.id]
+    assert [item.id for item in client.schedules.list(limit=1)] == [schedule.id]
     client.schedules.delete(schedule.id)
     with pytest.raises(ProblemError):
         client.schedules.get(schedule.id)

@@ -100,7 +100,7 @@ def test_attempts_are_listed_and_a_delivery_can_be_redelivered(
     assert webhooks.deliver_all() == ["the receiver answered 200"]
     assert {got.id for got in receiver.requests} == {delivery["event_id"]}
     (delivery,) = listed(api, endpoint["id"])
-    assert (delivery["state"], [one["status"] for one in delivery["attempts"]]) == ("succeeded", [500, 200])
+    assert (delivery["state"], [item["status"] for item in delivery["attempts"]]) == ("succeeded", [500, 200])
     assert api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver").status_code == 202
     release(api)
     webhooks.deliver_all()
@@ -129,15 +129,15 @@ def test_the_delivery_list_has_pages_and_filters(api: Api, webhooks: WebhookRunn
     while True:
         query = {"limit": 4, **({"cursor": cursor} if cursor else {})}
         page = api.http.get(f"/v1/webhooks/{endpoint['id']}/deliveries", params=query).json()
-        pages += [one["subject"] for one in page["data"]]
+        pages += [item["subject"] for item in page["data"]]
         cursor = page["next_cursor"]
         if cursor is None:
             break
     assert pages == subjects
-    assert {one["subject"] for one in listed(api, endpoint["id"], state="waiting")} == set(bad)
-    assert {one["subject"] for one in listed(api, endpoint["id"], event_type="job.succeeded")} == {*good, own}
+    assert {item["subject"] for item in listed(api, endpoint["id"], state="waiting")} == set(bad)
+    assert {item["subject"] for item in listed(api, endpoint["id"], event_type="job.succeeded")} == {*good, own}
     every = api.http.get("/v1/deliveries", params={"subject": own}).json()["data"]
-    assert sorted(one["endpoint_id"] or "" for one in every) == ["", endpoint["id"]]
+    assert sorted(item["endpoint_id"] or "" for item in every) == ["", endpoint["id"]]
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     assert listed(api, endpoint["id"], since=later) == []
     assert len(listed(api, endpoint["id"], until=later)) == 9
@@ -195,7 +195,7 @@ def test_a_deleted_endpoint_gets_no_more_deliveries(api: Api, webhooks: WebhookR
     webhooks.deliver_all()
     changed = api.http.get(f"/v1/deliveries/{delivery['id']}").json()
     assert (changed["state"], changed["reason"]) == ("exhausted", "its endpoint is disabled: deleted")
-    assert [one["id"] for one in api.http.get("/v1/deliveries").json()["data"]] == [delivery["id"]]
+    assert [item["id"] for item in api.http.get("/v1/deliveries").json()["data"]] == [delivery["id"]]
     problem(api.http.post(f"/v1/deliveries/{delivery['id']}/redeliver"), 409)
     for answer in (
         api.http.get(f"/v1/webhooks/{endpoint['id']}"),
