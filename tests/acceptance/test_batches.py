@@ -1,4 +1,4 @@
-"""A catalogue through the whole service: workers as processes, the command, and a kill -9 at any row."""
+"""Batches with real worker processes: the commands, a manifest from the web, and killed workers."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ PICTURES = ("rocket.jpg", "coffee.png", "chelsea.png")
 
 
 class Shop:
-    """A tenant with the command at hand."""
+    """A tenant who uses the `retouch` command."""
 
     def __init__(self, fleet: Fleet, url: str, home: Path) -> None:
         self.fleet = fleet
@@ -45,7 +45,7 @@ class Shop:
         }
 
     def retouch(self, *arguments: str, status: int = 0) -> str:
-        """Run the command; what it prints."""
+        """Run the command and return its stdout."""
         done = subprocess.run(
             [sys.executable, "-m", "retouch", *arguments],
             env=self.environment,
@@ -123,7 +123,7 @@ def test_a_catalogue_from_trial_to_downloaded_pictures(shop: Shop) -> None:
     shop.retouch("results", batch_id, "-o", "results.csv", status=1)
     text = (shop.home / "results.csv").read_text("utf-8-sig")
     assert [row["custom_id"] for row in csv.DictReader(io.StringIO(text))] == [*(name for name, _ in rows), "BAD"]
-    eventually(lambda: batch_of(shop.fleet, batch_id).results, what="its record is in the bucket")
+    eventually(lambda: batch_of(shop.fleet, batch_id).results, what="the results are in the bucket")
     first = shop.json("download", batch_id, "pictures", "--sheet")
     assert (first["fetched"], first["failed"]) == (5, 0)
     assert "data:image/jpeg;base64," in (shop.home / "pictures" / "sheet.html").read_text()
@@ -132,7 +132,7 @@ def test_a_catalogue_from_trial_to_downloaded_pictures(shop: Shop) -> None:
     assert (again["fetched"], again["there_already"]) == (1, 4)
 
 
-def test_files_become_a_batch_once_however_often_the_command_is_run(shop: Shop) -> None:
+def test_repeated_submissions_of_the_same_files_create_one_batch(shop: Shop) -> None:
     photos = shop.home / "photos"
     photos.mkdir()
     for name in PICTURES:
@@ -148,7 +148,7 @@ def test_files_become_a_batch_once_however_often_the_command_is_run(shop: Shop) 
     assert [entry["custom_id"] for entry in entries] == sorted(PICTURES)
 
 
-def test_what_failed_is_tried_again_by_one_command(shop: Shop) -> None:
+def test_retry_runs_the_failed_jobs_of_a_batch_again(shop: Shop) -> None:
     shop.fleet.knobs(error_rate=1.0, error_statuses=[400])
     (shop.home / "c.csv").write_bytes(table([("A", shop.images(1)[0])]))
     failed = shop.json("submit", "c.csv", "--prompt", "x", "--watch", status=1)
@@ -160,28 +160,28 @@ def test_what_failed_is_tried_again_by_one_command(shop: Shop) -> None:
     shop.json("cancel", failed["id"], status=1)
 
 
-def test_a_batch_that_is_canceled_while_it_runs_stops(shop: Shop) -> None:
-    # Long enough for `retouch cancel` to start while the batch runs, on a busy machine too.
+def test_a_batch_stops_if_it_is_canceled_while_it_runs(shop: Shop) -> None:
+    # On a busy machine, too, `retouch cancel` starts before the batch ends.
     shop.fleet.knobs(latency_ms=2000)
     try:
         (image,) = shop.images(1)
         rows = [(f"SKU-{n}", image) for n in range(1, 201)]
         (shop.home / "c.csv").write_bytes(table(rows))
         batch_id = shop.json("submit", "c.csv", "--prompt", "x")["id"]
-        eventually(lambda: batch_of(shop.fleet, batch_id).counts.succeeded, what="some have ended")
+        eventually(lambda: batch_of(shop.fleet, batch_id).counts.succeeded, what="some jobs have succeeded")
         canceled = shop.json("cancel", batch_id)["data"][0]
         assert canceled["state"] == "canceled"
-        eventually(lambda: batch_of(shop.fleet, batch_id).results, what="its record is in the bucket")
+        eventually(lambda: batch_of(shop.fleet, batch_id).results, what="the results are in the bucket")
         batch = batch_of(shop.fleet, batch_id)
         assert adds_up(batch)
         assert batch.counts.canceled == 200 - batch.counts.succeeded
-        eventually(lambda: shop.fleet.calls()["in_flight"] == 0, what="what was under way has ended")
+        eventually(lambda: shop.fleet.calls()["in_flight"] == 0, what="the running calls have ended")
     finally:
         shop.fleet.knobs(latency_ms=0)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_reader_killed_at_any_row_costs_no_row_and_doubles_none(
+def test_an_ingest_worker_killed_at_any_row_loses_and_repeats_no_row(
     make_fleet: Callable[..., Fleet], make_settings: Callable[..., Settings], seed: int
 ) -> None:
     fleet = make_fleet(settings=make_settings(lease_s=5))
@@ -189,14 +189,14 @@ def test_a_reader_killed_at_any_row_costs_no_row_and_doubles_none(
     dice = random.Random(seed)
     data = table([(f"SKU-{n}", f"https://example.com/{n}.jpg") for n in range(1, rows + 1)])
     batch_id = upload(fleet, data, trial=1)
-    fleet.domain.batches.pause("acme", batch_id)  # its jobs are not this test's subject
+    fleet.domain.batches.pause("acme", batch_id)  # this test is about the rows, not about their jobs
     kill_at = [dice.randrange(rows // 4), dice.randrange(rows // 2)]
     for least in kill_at:
         victim = fleet.worker(queues="ingest")
         eventually(partial(has_read, fleet, batch_id, least), what=f"{least} rows are read")
         victim.kill()
     fleet.worker(queues="ingest")
-    eventually(lambda: batch_of(fleet, batch_id).ingested, what="the whole manifest is read")
+    eventually(lambda: batch_of(fleet, batch_id).ingested, what="all rows are read")
     batch = batch_of(fleet, batch_id)
     assert (batch.counts.total, batch.counts.rejected) == (rows, 0)
     assert adds_up(batch)
@@ -212,13 +212,13 @@ def test_a_reader_killed_at_any_row_costs_no_row_and_doubles_none(
         assert domain.job_reader.get("acme", domain.keys.id_of(key)).custom_id == f"SKU-{int(key[-7:])}"
 
 
-def test_counts_add_up_and_the_end_is_told_once_after_chaos(make_fleet: Callable[..., Fleet]) -> None:
+def test_counts_add_up_and_one_event_reports_the_end_after_failures(make_fleet: Callable[..., Fleet]) -> None:
     with simulator_process(latency_ms=60, latency_jitter_ms=50, error_rate=0.15, reset_rate=0.05) as origin:
         fleet = make_fleet(origin)
         image = fleet.put_picture(photograph(PICTURES[0]).read_bytes(), "shop/a.jpg")
         victim = fleet.worker(queues="edits,ingest")
         batch_id = upload(fleet, table([(f"SKU-{n}", image) for n in range(1, 81)]))
-        eventually(lambda: batch_of(fleet, batch_id).counts.succeeded >= 10, what="some have ended")
+        eventually(lambda: batch_of(fleet, batch_id).counts.succeeded >= 10, what="some jobs have succeeded")
         victim.kill()
         fleet.worker(queues="edits,ingest")
         eventually(lambda: batch_of(fleet, batch_id).state in ENDED, what="the batch ends")
@@ -231,7 +231,7 @@ def test_counts_add_up_and_the_end_is_told_once_after_chaos(make_fleet: Callable
         assert [fields["type"] for _, fields in events if fields["type"].startswith("batch.")] == ["batch.completed"]
 
 
-def test_a_manifest_on_the_web_is_fetched_by_the_workers(fleet: Fleet, tmp_path: Path) -> None:
+def test_workers_download_a_manifest_from_the_web(fleet: Fleet, tmp_path: Path) -> None:
     fleet.worker(queues="ingest")
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "m.jsonl").write_text('{"custom_id": "A", "image": "https://example.com/a.jpg"}\n')
@@ -250,14 +250,17 @@ def test_a_manifest_on_the_web_is_fetched_by_the_workers(fleet: Fleet, tmp_path:
                 base_url=url, headers={"Authorization": f"Bearer {fleet.domain.api_keys.create('acme')}"}, timeout=60
             ) as http,
         ):
-            made = {}
+            batches = {}
             for name in ("m.jsonl", "absent.jsonl"):
                 body = {"manifest": f"http://127.0.0.1:{port}/{name}", "defaults": {"prompt": "x"}}
-                made[name] = http.post("/v1/batches", json=body).json()["id"]
-            eventually(lambda: batch_of(fleet, made["m.jsonl"]).ingested, what="it is read")
-            assert batch_of(fleet, made["m.jsonl"]).counts.total == 1
-            eventually(lambda: batch_of(fleet, made["absent.jsonl"]).state in ENDED, what="it is refused")
-            assert "404" in str(batch_of(fleet, made["absent.jsonl"]).reason)
+                batches[name] = http.post("/v1/batches", json=body).json()["id"]
+            eventually(lambda: batch_of(fleet, batches["m.jsonl"]).ingested, what="the manifest is read")
+            assert batch_of(fleet, batches["m.jsonl"]).counts.total == 1
+            eventually(
+                lambda: batch_of(fleet, batches["absent.jsonl"]).state in ENDED,
+                what="the batch without a manifest ends",
+            )
+            assert "404" in str(batch_of(fleet, batches["absent.jsonl"]).reason)
     finally:
         server.terminate()
         server.wait(10)

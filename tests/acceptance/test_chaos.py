@@ -8,7 +8,7 @@ from infra.chaos.__main__ import ChaosPlan, run
 
 
 @pytest.mark.timeout(300)
-def test_every_job_ends_and_is_notified_whatever_process_is_killed() -> None:
+def test_every_job_ends_and_sends_its_event_after_processes_are_killed() -> None:
     seed = secrets.randbelow(1 << 31)
     plan = ChaosPlan(
         faults=("kill_api", "kill_worker", "kill_worker", "kill_store", "kill_bucket"),

@@ -1,4 +1,4 @@
-"""What a killed process costs: one lease of time, and nothing else."""
+"""A killed process delays its jobs by one lease and loses none of them."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,7 +17,7 @@ from tests.support.photographs import photograph
 from tests.support.waiting import eventually
 
 
-def test_a_worker_killed_with_jobs_in_hand_loses_none_and_no_two_live_attempts_edit_one(
+def test_a_killed_worker_loses_no_job_and_no_job_has_two_calls_at_once(
     make_fleet: Callable[..., Fleet],
 ) -> None:
     with simulator_process(latency_ms=700) as origin:
@@ -27,8 +27,8 @@ def test_a_worker_killed_with_jobs_in_hand_loses_none_and_no_two_live_attempts_e
         jobs = [fleet.submit(image, f"kill {n}") for n in range(24)]
         eventually(lambda: fleet.calls()["calls"] >= 8, what="8 calls have begun")
         victim.kill()
-        held = [j for j in jobs if fleet.job(j).state is State.RUNNING]
-        assert held
+        running = [job_id for job_id in jobs if fleet.job(job_id).state is State.RUNNING]
+        assert running
         fleet.worker()
         for job_id in jobs:
             job = fleet.ended(job_id, within_s=120)
@@ -40,10 +40,10 @@ def test_a_worker_killed_with_jobs_in_hand_loses_none_and_no_two_live_attempts_e
             ]
             spans.sort()
             assert all(before[1] <= after[0] for before, after in pairwise(spans))
-            assert len(spans) <= (2 if job_id in held else 1)
+            assert len(spans) <= (2 if job_id in running else 1)
 
 
-def test_valkey_killed_right_after_the_202s_loses_no_job(
+def test_valkey_killed_right_after_the_submissions_loses_no_job(
     make_fleet: Callable[..., Fleet], make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     with Valkey(tmp_path) as valkey, simulator_process(latency_ms=100) as origin:
@@ -60,7 +60,7 @@ def test_valkey_killed_right_after_the_202s_loses_no_job(
         assert len(calls) <= 2 * len(jobs)
 
 
-def test_an_answered_edit_whose_download_fails_and_whose_worker_dies_is_bought_once(
+def test_an_edit_is_paid_once_if_its_download_fails_and_its_worker_is_killed(
     make_fleet: Callable[..., Fleet],
 ) -> None:
     fleet = make_fleet()

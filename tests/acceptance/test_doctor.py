@@ -95,7 +95,7 @@ def test_disabled_persistence_is_a_fault(own_valkey: Valkey, own_settings: Setti
 def test_an_unreachable_redis_is_a_fault_and_the_bucket_is_still_checked(
     make_settings: Callable[..., Settings],
 ) -> None:
-    nowhere = SecretStr(f"redis://127.0.0.1:{Ports().choose('nobody')}/0")
+    nowhere = SecretStr(f"redis://127.0.0.1:{Ports().choose('unused')}/0")
     findings = examine(make_settings(redis_url=nowhere, broker_url=nowhere))
     assert {"redis", "broker", "workers", "models", "clock"} <= set(faults(findings))
     assert "RETOUCH_REDIS_URL" in faults(findings)["redis"].advice
@@ -146,7 +146,7 @@ def test_a_queue_with_only_a_draining_worker_is_a_fault(settings: Settings) -> N
 
 
 def test_an_unreachable_bucket_is_a_fault(make_settings: Callable[..., Settings]) -> None:
-    port = Ports().choose("nobody")
+    port = Ports().choose("unused")
     found = faults(examine(make_settings(s3_endpoint_url=f"http://127.0.0.1:{port}")))["bucket list"]
     assert "cannot be reached" in found.said
     assert "RETOUCH_S3_ENDPOINT_URL" in found.advice
@@ -213,7 +213,7 @@ def test_a_clock_offset_of_a_worker_is_a_fault(settings: Settings) -> None:
 def test_a_parked_model_is_a_fault_with_its_reason(fleet: Fleet) -> None:
     fleet.worker()
     image = fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
-    fleet.submit(image, "[sim:fail=402] nobody paid")
+    fleet.submit(image, "[sim:fail=402] unpaid")
     eventually(lambda: fleet.domain.status.models()[0].parked, what="the model is parked")
     found = faults(examine(fleet.domain.settings))["model step-image-edit-2"]
     assert "402" in found.said or "quota" in found.said

@@ -1,4 +1,4 @@
-"""Workers that are told to stop: what runs is finished, the rest is handed back, and nothing is bought twice."""
+"""Stopping workers: running jobs finish or are handed back, and no edit is paid twice."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -18,14 +18,14 @@ def picture(fleet: Fleet) -> str:
     return fleet.put_picture(photograph("rocket.jpg").read_bytes(), "in/rocket.jpg")
 
 
-def begun(fleet: Fleet, prompt: str, number: int) -> None:
-    """Wait until the endpoint has got so many calls. On a busy machine the first of them may have ended by then."""
+def wait_for_calls(fleet: Fleet, prompt: str, number: int) -> None:
+    """Wait until the endpoint has received `number` calls. Some of them may have ended by then."""
     eventually(lambda: fleet.calls(prompt=prompt)["calls"] >= number, what=f"{number} calls have begun")
 
 
-def drains(fleet: Fleet, worker: Worker) -> None:
+def wait_until_draining(fleet: Fleet, worker: Worker) -> None:
     eventually(
-        lambda: any(one.name == worker.name and one.draining for one in fleet.domain.status.workers()),
+        lambda: any(info.name == worker.name and info.draining for info in fleet.domain.status.workers()),
         what=f"{worker.name} drains",
     )
 
@@ -34,15 +34,15 @@ def tries(fleet: Fleet, job_id: str) -> int:
     return int(str(fleet.domain.redis.hget(fleet.domain.keys.job(job_id), "tries") or 0))
 
 
-def test_sigterm_finishes_what_ends_within_the_grace_and_hands_the_rest_back_unharmed(fleet: Fleet) -> None:
+def test_sigterm_finishes_short_jobs_and_hands_long_ones_back(fleet: Fleet) -> None:
     worker = fleet.worker(concurrency=4, grace_s=12)
     image = picture(fleet)
     short = [fleet.submit(image, f"[sim:latency={1.5 * ONE_S:.0f}] drain short {n}") for n in range(2)]
     long = [fleet.submit(image, f"[sim:latency={60 * ONE_S}*1] drain long {n}") for n in range(2)]
-    begun(fleet, "drain long", 2)
-    begun(fleet, "drain short", 2)
+    wait_for_calls(fleet, "drain long", 2)
+    wait_for_calls(fleet, "drain short", 2)
     worker.terminate()
-    drains(fleet, worker)
+    wait_until_draining(fleet, worker)
     late = fleet.submit(image, "drain late")
     assert worker.process.wait(120) == 0
     assert [fleet.job(job_id).state for job_id in short] == [State.SUCCEEDED] * 2
@@ -58,13 +58,13 @@ def test_sigterm_finishes_what_ends_within_the_grace_and_hands_the_rest_back_unh
     assert fleet.calls(prompt="drain short")["calls"] == 2
 
 
-def test_a_second_sigterm_hands_everything_back_at_once(fleet: Fleet) -> None:
+def test_a_second_sigterm_hands_all_jobs_back_at_once(fleet: Fleet) -> None:
     worker = fleet.worker(concurrency=4, grace_s=600)
     image = picture(fleet)
     jobs = [fleet.submit(image, f"[sim:latency={600 * ONE_S}*1] drain quickly {n}") for n in range(4)]
-    begun(fleet, "drain quickly", 4)
+    wait_for_calls(fleet, "drain quickly", 4)
     worker.terminate()
-    drains(fleet, worker)
+    wait_until_draining(fleet, worker)
     worker.terminate()
     assert worker.process.wait(120) == 0
     assert {fleet.job(job_id).state for job_id in jobs} == {State.QUEUED}
@@ -73,7 +73,7 @@ def test_a_second_sigterm_hands_everything_back_at_once(fleet: Fleet) -> None:
     assert {fleet.ended(job_id).state for job_id in jobs} == {State.SUCCEEDED}
 
 
-def test_a_rolling_restart_under_load_loses_nothing_and_buys_nothing_twice(make_fleet: Callable[..., Fleet]) -> None:
+def test_a_rolling_restart_loses_no_job_and_pays_for_none_twice(make_fleet: Callable[..., Fleet]) -> None:
     with simulator_process(latency_ms=500, fast=True) as origin:
         fleet = make_fleet(origin)
         first = [fleet.worker(concurrency=6), fleet.worker(concurrency=6)]
@@ -81,7 +81,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_buys_nothing_twice(make_
         jobs: list[str] = []
         for worker in first:
             jobs += [fleet.submit(image, f"rolling {n}") for n in range(len(jobs), len(jobs) + 50)]
-            begun(fleet, "rolling", len(jobs) - 42)
+            wait_for_calls(fleet, "rolling", len(jobs) - 42)
             worker.terminate()
             assert worker.process.wait(120) == 0
             fleet.worker(concurrency=6)

@@ -1,4 +1,4 @@
-"""What a run leaves in its logs: whose job each line is about, and nothing that was secret or said in confidence."""
+"""Log lines name their job and trace, and contain no secret and no prompt."""
 
 import json
 from collections.abc import Callable
@@ -30,13 +30,17 @@ def picture() -> bytes:
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
-    """Every line, each of which is JSON, but for what Celery prints to stdout when a signal comes."""
-    said = log.read_text().replace("\nworker: Warm shutdown (MainProcess)\n", "")
-    return [json.loads(line) for line in said.splitlines()]
+    """The JSON lines of a log, without the message that Celery prints to stdout for a signal."""
+    text = log.read_text().replace("\nworker: Warm shutdown (MainProcess)\n", "")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def run(fleet: Fleet, directory: Path, level: str) -> tuple[list[str], Path, list[Path], list[str]]:
-    """Jobs of all kinds, each with a webhook: their ids, the log of the API, those of the workers, and all secrets."""
+    """Run jobs of all kinds, each with a webhook.
+
+    Returns:
+        the job ids, the log of the API, the logs of the workers, and all secrets.
+    """
     domain = fleet.domain
     key = domain.api_keys.create("acme")
     settings = domain.settings.model_copy(update={"log_level": level})
@@ -61,8 +65,8 @@ def run(fleet: Fleet, directory: Path, level: str) -> tuple[list[str], Path, lis
             ids.append(answer.raise_for_status().json()["id"])
         states = [fleet.ended(job_id).state for job_id in ids]
         assert states == [State.SUCCEEDED, State.SUCCEEDED, State.FAILED, State.FILTERED, State.SUCCEEDED]
-        told = receiver.wait_for(lambda got: len(got) >= len(ids))
-        assert {got.headers.get("traceparent") for got in told} == {CONTEXT}
+        requests = receiver.wait_for(lambda got: len(got) >= len(ids))
+        assert {got.headers.get("traceparent") for got in requests} == {CONTEXT}
     secrets = [
         key,
         KEY,
@@ -73,8 +77,8 @@ def run(fleet: Fleet, directory: Path, level: str) -> tuple[list[str], Path, lis
 
     def counted() -> Any:
         # An attempt is counted after its settlement has made the job final.
-        found = scraped(f"http://127.0.0.1:{metrics['port']}/metrics")
-        return total(found, "retouch_step_seconds_count", step="put") == 3 and found
+        scrape = scraped(f"http://127.0.0.1:{metrics['port']}/metrics")
+        return total(scrape, "retouch_step_seconds_count", step="put") == 3 and scrape
 
     samples = eventually(counted, what="the metrics count three puts")
     assert total(samples, "retouch_provider_answers_total", answer="server_error") == 1
@@ -98,7 +102,7 @@ def _state(batch: str, headers: dict[str, str]) -> str:
     return str(httpx.get(batch, headers=headers, timeout=60).raise_for_status().json()["state"])
 
 
-def test_every_line_of_an_attempt_names_its_job_and_the_submitter_s_trace_reaches_provider_and_receiver(
+def test_log_lines_name_the_job_and_the_trace_reaches_provider_and_receiver(
     make_fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     fleet = make_fleet()
@@ -111,9 +115,9 @@ def test_every_line_of_an_attempt_names_its_job_and_the_submitter_s_trace_reache
         assert (line["tenant"], line["trace_id"], line["model"]) == ("acme", TRACE, "step-image-edit-2")
         assert line["attempt"] >= 1
         assert line["steps"]["provider"] > 0
-    told = [line for line in lines_of(logs[1]) if line["event"] == "deliver.tried"]
-    assert len(told) == len(ids)
-    assert {(line["tenant"], line["trace_id"]) for line in told} == {("acme", TRACE)}
+    deliveries = [line for line in lines_of(logs[1]) if line["event"] == "deliver.tried"]
+    assert len(deliveries) == len(ids)
+    assert {(line["tenant"], line["trace_id"]) for line in deliveries} == {("acme", TRACE)}
     submits = [line for line in lines_of(api_log) if line["event"] == "request" and line["method"] == "POST"]
     assert [line["job_id"] for line in submits] == ids
     assert {line["trace_id"] for line in submits} == {TRACE}
@@ -123,7 +127,7 @@ def test_every_line_of_an_attempt_names_its_job_and_the_submitter_s_trace_reache
         assert secret not in text
 
 
-def test_a_batch_passes_its_submitter_s_trace_on_and_its_lines_name_its_tenant(
+def test_a_batch_keeps_its_trace_and_its_log_lines_name_the_tenant(
     make_fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     fleet = make_fleet()
@@ -138,13 +142,13 @@ def test_a_batch_passes_its_submitter_s_trace_on_and_its_lines_name_its_tenant(
     items = [{"prompt": "a traced row", "image": image} for _ in range(2)]
     with receiving() as receiver:
         api.wait_until(lambda: _lives(f"http://127.0.0.1:{port}"))
-        asked = {"items": items, "trial": 1, "webhook_url": receiver.url, "webhook_events": ["job.*", "batch.*"]}
-        made = (
-            httpx.post(url, headers={**headers, "traceparent": CONTEXT}, json=asked, timeout=60)
+        body = {"items": items, "trial": 1, "webhook_url": receiver.url, "webhook_events": ["job.*", "batch.*"]}
+        created = (
+            httpx.post(url, headers={**headers, "traceparent": CONTEXT}, json=body, timeout=60)
             .raise_for_status()
             .json()
         )
-        batch = f"{url}/{made['id']}"
+        batch = f"{url}/{created['id']}"
         eventually(lambda: _state(batch, headers) == "awaiting_approval", what="the trial ends")
         approved = (
             httpx.post(f"{batch}/approve", headers=headers, json={"prompt": "an approved row"}, timeout=60)
@@ -154,32 +158,32 @@ def test_a_batch_passes_its_submitter_s_trace_on_and_its_lines_name_its_tenant(
         assert set(approved["defaults"]) == {"model"}
         assert CONTEXT not in json.dumps(approved)
         eventually(lambda: _state(batch, headers) == "completed", what="the batch ends")
-        told = receiver.wait_for(lambda got: len(got) >= 4)
-        assert {got.headers.get("traceparent") for got in told} == {CONTEXT}
+        requests = receiver.wait_for(lambda got: len(got) >= 4)
+        assert {got.headers.get("traceparent") for got in requests} == {CONTEXT}
     for prompt in ("a traced row", "an approved row"):
         (call,) = httpx.get(f"{fleet.origin}/_sim/calls", params={"prompt": prompt}, timeout=60).json()["data"]
         assert call["headers"].get("traceparent") == CONTEXT
     for row in (1, 2):
-        assert TRACE not in str(domain.redis.hgetall(domain.keys.job(batch_job_id(made["id"], row))))
-    eventually(lambda: httpx.get(batch, headers=headers, timeout=60).json()["results"], what="its record is kept")
+        assert TRACE not in str(domain.redis.hgetall(domain.keys.job(batch_job_id(created["id"], row))))
+    eventually(
+        lambda: httpx.get(batch, headers=headers, timeout=60).json()["results"], what="the results are in the bucket"
+    )
     worker.terminate()
     eventually(lambda: worker.process.poll() is not None, what="the worker has ended")
     api.close(grace_s=25)
     lines = lines_of(worker.log)
     settled = [line for line in lines if line["event"] == "edit.settled"]
-    assert {(line["batch_id"], line["trace_id"]) for line in settled} == {(made["id"], TRACE)}
-    chores = [line for line in lines if line["event"].startswith("chore.")]
-    assert {(line["kind"], line["batch_id"], line["tenant"]) for line in chores} == {
-        ("ingest", made["id"], "acme"),
-        ("results", made["id"], "acme"),
+    assert {(line["batch_id"], line["trace_id"]) for line in settled} == {(created["id"], TRACE)}
+    background = [line for line in lines if line["event"].startswith("chore.")]
+    assert {(line["kind"], line["batch_id"], line["tenant"]) for line in background} == {
+        ("ingest", created["id"], "acme"),
+        ("results", created["id"], "acme"),
     }
     (submit,) = [line for line in lines_of(api.log) if line.get("path") == "/v1/batches"]
-    assert (submit["tenant"], submit["batch_id"], submit["trace_id"]) == ("acme", made["id"], TRACE)
+    assert (submit["tenant"], submit["batch_id"], submit["trace_id"]) == ("acme", created["id"], TRACE)
 
 
-def test_no_secret_is_in_the_logs_even_when_everything_is_logged(
-    make_fleet: Callable[..., Fleet], tmp_path: Path
-) -> None:
+def test_logs_of_level_debug_contain_no_secret(make_fleet: Callable[..., Fleet], tmp_path: Path) -> None:
     fleet = make_fleet()
     _, api_log, logs, secrets = run(fleet, tmp_path, "DEBUG")
     text = "".join(log.read_text() for log in (api_log, *logs))

@@ -1,4 +1,4 @@
-"""Redis, the broker and the bucket go away and come back: no job is lost, none uses up a try, none is bought twice."""
+"""Outages of Redis, the broker and the bucket: no job is lost, uses up a try, or is paid twice."""
 
 import os
 import signal
@@ -25,28 +25,27 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Valkey]:
-    """A Valkey of the test's own, to be killed."""
+    """A Valkey that the test may kill."""
     with Valkey(tmp_path) as server:
         yield server
 
 
 @pytest.fixture
 def bucket(tmp_path: Path, seaweedfs: SeaweedFS) -> Iterator[SeaweedFS]:
-    """A SeaweedFS of the test's own, to be stopped, that takes the session's credentials."""
-    own = SeaweedFS(tmp_path, access_key=seaweedfs.access_key, secret_key=seaweedfs.secret_key)
-    with own as server:
+    """A SeaweedFS that the test may kill; it accepts the session's credentials."""
+    with SeaweedFS(tmp_path, access_key=seaweedfs.access_key, secret_key=seaweedfs.secret_key) as server:
         yield server
 
 
-def on(server: Valkey, make_settings: MakeSettings) -> Settings:
+def settings_on(server: Valkey, make_settings: MakeSettings) -> Settings:
     return make_settings(redis_url=SecretStr(server.url), broker_url=SecretStr(server.url_of(1)))
 
 
-def test_redis_away_for_longer_than_a_lease_costs_its_jobs_nothing(
+def test_a_redis_outage_longer_than_a_lease_repeats_no_attempt(
     store: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet
 ) -> None:
     with simulator_process(latency_ms=1500, fast=True) as origin:
-        settings = on(store, make_settings)
+        settings = settings_on(store, make_settings)
         fleet = make_fleet(origin, settings)
         workers = [fleet.worker(queues="edits,webhooks"), fleet.worker()]
         image = fleet.put_picture(small(), "in/small.png")
@@ -59,33 +58,33 @@ def test_redis_away_for_longer_than_a_lease_costs_its_jobs_nothing(
             eventually(lambda: fleet.calls()["calls"] >= 8, what="8 calls have begun")
             store.kill()
 
-            def is_told() -> bool:
+            def answers_503() -> bool:
                 answer = api.post("/v1/jobs", json={"prompt": "while it is away", "image": image})
                 return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
 
-            outlast(settings.lease_s + 2, is_told)
+            outlast(settings.lease_s + 2, answers_503)
             store.restart()
-            made = eventually(
+            accepted = eventually(
                 lambda: (
                     (answer := api.post("/v1/jobs", json={"prompt": "it is back", "image": image})).is_success
                     and answer
                 ),
                 what="the API accepts jobs again",
             )
-            jobs.append(made.json()["id"])
+            jobs.append(accepted.json()["id"])
             all_end(fleet, jobs)
         assert {fleet.job(job_id).state for job_id in jobs} == {State.SUCCEEDED}
         assert Counter(name for job_id in jobs for name in outcomes(fleet, job_id)) == {"succeeded": len(jobs)}
         assert set(purchases(origin).values()) == {1}
         assert [worker.process.poll() for worker in workers] == [None, None]
-        eventually(lambda: len(fleet.domain.status.workers()) == 2, what="both pulses are felt again")
+        eventually(lambda: len(fleet.domain.status.workers()) == 2, what="both workers are registered again")
 
 
-def test_an_api_that_is_started_while_redis_is_away_answers_503_and_then_serves(
+def test_an_api_that_starts_without_redis_answers_503_until_redis_is_back(
     store: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
-    fleet = make_fleet(settings=on(store, make_settings))
-    key = fleet.domain.api_keys.create("acme")
+    fleet = make_fleet(settings=settings_on(store, make_settings))
+    key = fleet.domain.tenants.create_key("acme")
     image = fleet.put_picture(small(), "in/small.png")
     model = fleet.domain.keys.model(MODEL)
     fleet.domain.redis.delete(model)
@@ -111,16 +110,16 @@ def test_an_api_that_is_started_while_redis_is_away_answers_503_and_then_serves(
                 lambda: api.post("/v1/jobs", json={"prompt": "in time", "image": image}).is_success,
                 what="the API accepts jobs",
             )
-            eventually(lambda: fleet.domain.redis.exists(model), what="the models are known")
+            eventually(lambda: fleet.domain.redis.exists(model), what="the models are registered")
     finally:
         server.close()
 
 
-def test_redis_that_hangs_for_longer_than_a_lease_costs_its_jobs_nothing(
+def test_a_redis_that_hangs_longer_than_a_lease_repeats_no_attempt(
     store: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet
 ) -> None:
     with simulator_process(latency_ms=1000, fast=True) as origin:
-        settings = on(store, make_settings)
+        settings = settings_on(store, make_settings)
         fleet = make_fleet(origin, settings)
         worker = fleet.worker()
         image = fleet.put_picture(small(), "in/small.png")
@@ -142,7 +141,7 @@ def test_redis_that_hangs_for_longer_than_a_lease_costs_its_jobs_nothing(
         assert worker_lives()
 
 
-def test_a_flushed_broker_costs_its_jobs_a_lease_and_no_try(
+def test_jobs_in_a_flushed_broker_run_again_after_a_lease_without_a_try(
     valkey: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet
 ) -> None:
     settings = make_settings(broker_url=SecretStr(valkey.url_of(5)), key_prefix="flush:")
@@ -154,7 +153,7 @@ def test_a_flushed_broker_costs_its_jobs_a_lease_and_no_try(
     os.kill(worker.process.pid, signal.SIGSTOP)
     try:
         jobs = [fleet.submit(image, f"flushed {n}") for n in range(16)]
-        # Twelve were published for its threads; one or two lie in its socket already.
+        # Twelve messages were published; the worker's socket may hold one or two of them already.
         assert int(str(broker.llen("flush:celery:edits"))) >= 10
         broker.flushdb()
     finally:
@@ -168,24 +167,25 @@ def test_a_flushed_broker_costs_its_jobs_a_lease_and_no_try(
 
 
 @pytest.mark.parametrize("dialect", ["stepfun", "openai"])
-def test_a_bucket_that_is_away_while_results_come_costs_no_try_and_no_second_purchase(
+def test_results_during_a_bucket_outage_use_no_try_and_are_paid_once(
     dialect: str, bucket: SeaweedFS, make_settings: MakeSettings, make_fleet: MakeFleet
 ) -> None:
-    # Slow enough for six calls to begin before the first is answered, on a busy machine too.
+    # On a busy machine, too, six calls begin before the first is answered.
     with simulator_process(latency_ms=8000, fast=True) as origin:
         settings = make_settings(s3_endpoint_url=bucket.endpoint_url, s3_bucket=bucket.bucket)
-        spoken = {"openai": {"dialect": "openai", "provider_model": "gpt-image-1.5"}, "stepfun": {}}[dialect]
-        fleet = make_fleet(origin, settings, **spoken)
+        dialect_fields = {"openai": {"dialect": "openai", "provider_model": "gpt-image-1.5"}, "stepfun": {}}[dialect]
+        fleet = make_fleet(origin, settings, **dialect_fields)
         fleet.worker()
         image = fleet.put_picture(small(), "in/small.png")
         jobs = [fleet.submit(image, f"bought {n}", seed=None) for n in range(6)]
-        eventually(lambda: fleet.calls()["in_flight"] == 6, what="6 calls are under way")
+        eventually(lambda: fleet.calls()["in_flight"] == 6, what="6 calls are in flight")
         bucket.kill()
         fleet.knobs(latency_ms=100)
         eventually(lambda: fleet.calls()["in_flight"] == 0, what="the endpoint has answered")
         later = [fleet.submit(image, f"not fetched {n}", seed=None) for n in range(2)]
         eventually(
-            lambda: all(len(outcomes(fleet, job_id)) >= 2 for job_id in later), what="the input was asked for twice"
+            lambda: all(len(outcomes(fleet, job_id)) >= 2 for job_id in later),
+            what="two fetches of each input have failed",
         )
         if dialect == "stepfun":
             eventually(lambda: all(outcomes(fleet, job_id) for job_id in jobs), what="each put has failed")

@@ -1,4 +1,4 @@
-"""What programs outside see of a running Retouch: Flower's API, and the official OpenAI SDK at the drop-in."""
+"""Retouch as other programs see it: Flower's API, and the official OpenAI SDK on the compatible route."""
 
 import base64
 import sys
@@ -64,9 +64,7 @@ def api(fleet: Fleet, tmp_path: Path) -> Iterator[str]:
         process.close()
 
 
-def test_flower_shows_success_retry_and_failure_as_they_were_under_the_jobs_ids(
-    fleet: Fleet, flower: httpx.Client
-) -> None:
+def test_flower_shows_success_retry_and_failure_under_the_job_ids(fleet: Fleet, flower: httpx.Client) -> None:
     worker = fleet.worker()
     eventually(
         lambda: worker.name in flower.get("/api/workers", params={"refresh": "1"}).text, what="Flower sees the worker"
@@ -84,8 +82,8 @@ def test_flower_shows_success_retry_and_failure_as_they_were_under_the_jobs_ids(
         answer = flower.get(f"/api/task/info/{job_id}")
         return dict(answer.json()) if answer.is_success else {}
 
-    for job_id, told in ((good, "SUCCESS"), (refused, "FAILURE"), (filtered, "FAILURE")):
-        eventually(partial(lambda i, t: shown(i).get("state") == t, job_id, told), what=f"{job_id} is {told}")
+    for job_id, expected in ((good, "SUCCESS"), (refused, "FAILURE"), (filtered, "FAILURE")):
+        eventually(partial(lambda i, t: shown(i).get("state") == t, job_id, expected), what=f"{job_id} is {expected}")
         task = shown(job_id)
         assert (task["name"], task["uuid"]) == ("edit", job_id)
     eventually(lambda: shown(waits).get("state") == "RETRY", what="a job that will be tried again is RETRY")
@@ -95,13 +93,13 @@ def test_flower_shows_success_retry_and_failure_as_they_were_under_the_jobs_ids(
     assert "503" in str(shown(waits)["exception"])
 
 
-def test_flower_is_closed_to_whoever_has_no_password(flower: httpx.Client) -> None:
+def test_flower_requires_its_password(flower: httpx.Client) -> None:
     for path in ("/", "/workers", "/api/workers", "/api/tasks"):
         assert httpx.get(f"{flower.base_url}{path}", timeout=60).status_code == 401
 
 
 @pytest.mark.parametrize("form", ["url", "b64_json"])
-def test_the_openai_sdk_edits_an_image_and_sees_the_same_shape_as_at_the_endpoint(
+def test_the_openai_sdk_gets_the_same_fields_from_retouch_as_from_the_endpoint(
     fleet: Fleet, api: str, form: str, tmp_path: Path
 ) -> None:
     fleet.worker()
@@ -122,14 +120,14 @@ def test_the_openai_sdk_edits_an_image_and_sees_the_same_shape_as_at_the_endpoin
     assert shape(ours.model_dump(exclude_none=True)) == shape(theirs.model_dump(exclude_none=True))
     for answer in (ours, theirs):
         assert answer.data
-        (one,) = answer.data
-        data = base64.b64decode(one.b64_json) if one.b64_json else httpx.get(one.url or "", timeout=60).content
+        (image,) = answer.data
+        data = base64.b64decode(image.b64_json) if image.b64_json else httpx.get(image.url or "", timeout=60).content
         assert Image.open(BytesIO(data)).size == Image.open(picture).size
     assert ours.data
     assert ours.data[0].model_dump()["seed"] == 7
 
 
-def test_a_url_job_and_a_waiting_request_go_through_the_whole_of_it(fleet: Fleet, api: str) -> None:
+def test_a_waiting_request_returns_the_url_of_the_edited_picture(fleet: Fleet, api: str) -> None:
     fleet.worker()
     key = fleet.domain.api_keys.create("acme")
     with photograph("chelsea.png").open("rb") as file:
@@ -148,7 +146,7 @@ def test_a_url_job_and_a_waiting_request_go_through_the_whole_of_it(fleet: Fleet
 
 
 def shape(value: object) -> object:
-    """Names and types, without what differs from call to call."""
+    """Field names and types, without ids."""
     if isinstance(value, dict):
         return {name: shape(part) for name, part in value.items() if name != "id"}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Schedules with real workers: each tick once though workers are killed, and nights that pay for what changed alone."""
+"""Schedules with real workers: each tick makes one run, and a run pays only for changed pictures."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 QUEUES = "edits,ingest"
 
 
-def made(fleet: Fleet, **fields: Any) -> str:
+def create_schedule(fleet: Fleet, **fields: Any) -> str:
     body = {"name": "nightly", "cron": "0 3 1 1 *", "defaults": {"prompt": "brighter"}, **fields}
     return fleet.domain.schedule_submission.create(parse_schedule(body), tenant="acme").id
 
@@ -29,20 +29,20 @@ def ended(fleet: Fleet, schedule_id: str) -> bool:
 
 
 def due_now(fleet: Fleet, schedules: Sequence[str]) -> None:
-    """Let the next tick of all of them be this moment, whatever their expressions say."""
+    """Make all the schedules due now, regardless of their cron expressions."""
     tick = int(time.time() * 1000)
     domain = fleet.domain
     domain.redis.zadd(domain.keys.schedules_due, {domain.keys.schedule(one): tick for one in schedules})
 
 
-def test_two_hundred_due_at_once_with_four_workers_of_which_one_is_killed_are_two_hundred_runs(
+def test_two_hundred_due_schedules_make_one_run_each_though_a_worker_is_killed(
     make_fleet: Callable[..., Fleet],
 ) -> None:
     with simulator_process(fast=True) as origin:
         fleet = make_fleet(origin)
         workers = [fleet.worker(queues=QUEUES, concurrency=4) for _ in range(4)]
         image = fleet.put_picture(picture(1), "in/one.png")
-        schedules = [made(fleet, items=[{"custom_id": "A", "image": image}]) for _ in range(200)]
+        schedules = [create_schedule(fleet, items=[{"custom_id": "A", "image": image}]) for _ in range(200)]
         due_now(fleet, schedules)
         keys = fleet.domain.keys
         eventually(lambda: any(fleet.domain.redis.zcard(keys.runs(one)) for one in schedules), what="the first run")
@@ -60,7 +60,7 @@ def test_two_hundred_due_at_once_with_four_workers_of_which_one_is_killed_are_tw
         assert fleet.domain.redis.zcard(keys.batches("acme")) == 200
 
 
-def test_a_night_pays_for_what_changed_alone(make_fleet: Callable[..., Fleet]) -> None:
+def test_a_nightly_run_pays_only_for_changed_pictures(make_fleet: Callable[..., Fleet]) -> None:
     with simulator_process(fast=True) as origin:
         fleet = make_fleet(origin)
         bucket = fleet.domain.bucket
@@ -71,16 +71,16 @@ def test_a_night_pays_for_what_changed_alone(make_fleet: Callable[..., Fleet]) -
         bucket.put(bucket.name, "lists/night.csv", f"custom_id,image\n{rows}".encode(), media_type="text/csv")
         listed, under = unique("by its list"), unique("by its folder")
         schedules = {
-            listed: made(fleet, manifest=f"s3://{bucket.name}/lists/night.csv", defaults={"prompt": listed}),
-            under: made(fleet, manifest=f"s3://{bucket.name}/night/", defaults={"prompt": under}),
+            listed: create_schedule(fleet, manifest=f"s3://{bucket.name}/lists/night.csv", defaults={"prompt": listed}),
+            under: create_schedule(fleet, manifest=f"s3://{bucket.name}/night/", defaults={"prompt": under}),
         }
         fleet.worker(queues=QUEUES, concurrency=16)
 
         def night(prompt: str) -> Run:
             before = len(runs(fleet, schedules[prompt]))
             due_now(fleet, [schedules[prompt]])
-            eventually(lambda: len(runs(fleet, schedules[prompt])) > before, what="a run")
-            eventually(lambda: runs(fleet, schedules[prompt])[0].state in FINAL_RUNS, what="its end")
+            eventually(lambda: len(runs(fleet, schedules[prompt])) > before, what="a new run")
+            eventually(lambda: runs(fleet, schedules[prompt])[0].state in FINAL_RUNS, what="the end of the run")
             return runs(fleet, schedules[prompt])[0]
 
         assert [night(prompt).state for prompt in schedules] == [RunState.COMPLETED] * 2

@@ -1,4 +1,4 @@
-"""One trace from the submitter through submit, plan, edit and delivery, as a collector of OpenTelemetry receives it."""
+"""An OpenTelemetry collector receives one trace of the submission, the plan, the edit and the delivery."""
 
 import gzip
 import sys
@@ -32,7 +32,7 @@ collected = pytest.importorskip(
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[Any]]]:
-    """An OTLP receiver; its address, and the spans it has got."""
+    """An OTLP collector: its address, and the spans that it has received."""
     spans: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -41,7 +41,9 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
             request = collected.ExportTraceServiceRequest.FromString(body)
-            spans.extend(span for one in request.resource_spans for scope in one.scope_spans for span in scope.spans)
+            spans.extend(
+                span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
+            )
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -68,13 +70,13 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
     held = BytesIO()
     Image.new("RGB", (96, 64), "seagreen").save(held, "PNG")
     with collector() as (address, spans), receiving() as receiver:
-        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-        fleet.worker(**told)
-        fleet.worker(queues="webhooks", **told)
+        otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        fleet.worker(**otel)
+        fleet.worker(queues="webhooks", **otel)
         port = Ports().choose("api")
         url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "retouch", "api", "--port", str(port)]
-        api = Process(command, tmp_path / "api.log", environment_of(fleet.domain.settings, **told))
+        api = Process(command, tmp_path / "api.log", environment_of(fleet.domain.settings, **otel))
         try:
             api.wait_until(lambda: _lives(url))
             answer = httpx.post(
@@ -92,7 +94,7 @@ def test_submit_plan_edit_and_delivery_are_spans_of_the_submitter_s_trace(
                 return {span.name: span for span in spans if span.trace_id.hex() == TRACE}
 
             wanted = {"POST /v1/jobs", "plan", "edit", "fetch", "provider", "download", "put", "settle", "deliver"}
-            eventually(lambda: wanted <= set(ours()), what="all spans have come")
+            eventually(lambda: wanted <= set(ours()), what="all spans are received")
             found = ours()
             submit = found["POST /v1/jobs"]
             assert submit.parent_span_id.hex() == SUBMITTER
@@ -120,7 +122,7 @@ def test_the_edits_of_a_batch_are_spans_of_its_submitter_s_trace(make_fleet: Cal
         def ours() -> dict[str, Any]:
             return {span.name: span for span in spans if span.trace_id.hex() == TRACE}
 
-        eventually(lambda: {"plan", "edit", "provider", "settle"} <= set(ours()), what="all spans have come")
+        eventually(lambda: {"plan", "edit", "provider", "settle"} <= set(ours()), what="all spans are received")
         assert ours()["edit"].parent_span_id.hex() == SUBMITTER
 
 

@@ -189,13 +189,13 @@ def test_a_second_stack_in_the_same_directory_is_rejected(up: Up) -> None:
     assert up.get("/livez").status_code == 200
 
 
-def test_a_used_port_is_one_line_with_the_port_and_the_flag(up: Up, tmp_path: Path) -> None:
+def test_a_used_port_is_reported_in_one_line_with_the_flag(up: Up, tmp_path: Path) -> None:
     other = Up(tmp_path, port=up.port)
     assert other.wait() == 1
     assert other.lines == [f"retouch up: port {up.port} is in use: choose another with --port"]
 
 
-def test_a_directory_that_is_not_writable_is_one_line(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_writable_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
     other = Up(tmp_path / "file" / "data")
     assert other.wait() == 1
