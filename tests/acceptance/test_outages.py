@@ -84,7 +84,7 @@ def test_an_api_that_starts_without_redis_answers_503_until_redis_is_back(
     store: Valkey, make_settings: MakeSettings, make_fleet: MakeFleet, tmp_path: Path
 ) -> None:
     fleet = make_fleet(settings=settings_on(store, make_settings))
-    key = fleet.domain.tenants.create_key("acme")
+    key = fleet.domain.api_keys.create("acme")
     image = fleet.put_picture(small(), "in/small.png")
     model = fleet.domain.keys.model(MODEL)
     fleet.domain.redis.delete(model)

@@ -122,7 +122,7 @@ def test_a_form_with_an_invalid_manifest_address_is_refused(api: Api, address: s
 
 
 def test_a_batch_is_invisible_to_other_tenants(api: Api, domain: Domain) -> None:
-    made = posted(api, defaults={"prompt": PROMPT}, items=items(1))
+    batch = posted(api, defaults={"prompt": PROMPT}, items=items(1))
     key = domain.api_keys.create("stranger")
     for method, path in [
         ("GET", ""),
@@ -227,7 +227,7 @@ def test_an_ended_batch_stores_its_record_with_the_pictures(api: Api, hands: Han
     hands.work()
     assert api.http.get(f"/v1/batches/{batch_id}").json()["results"] is None
     hands.do(TaskKind.RESULTS, batch_id)
-    kept = api.http.get(f"/v1/batches/{batch_id}").json()["results"]
+    results = api.http.get(f"/v1/batches/{batch_id}").json()["results"]
     prefix = f"s3://{domain.bucket.name}/outputs/{batch_id}"
     assert (results["jsonl"], results["csv"]) == (f"{prefix}/results.jsonl", f"{prefix}/results.csv")
     lines = domain.bucket.get(domain.bucket.name, f"outputs/{batch_id}/results.jsonl", max_bytes=1 << 20).splitlines()

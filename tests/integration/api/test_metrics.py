@@ -109,8 +109,8 @@ def test_tenants_see_their_own_stats_and_operators_also_the_fleet(domain: Domain
         assert mine["tenant"]["name"] == own.tenant
         assert {state: n for state, n in mine["tenant"]["jobs"].items() if n} == {"succeeded": 1}
         assert mine["tenant"]["submitted_today"] == 1
-        key = domain.api_keys.create(one.tenant, admin=True)
-        answer = one.http.get("/v1/stats", headers={"authorization": f"Bearer {key}"}).raise_for_status().json()
+        key = domain.api_keys.create(own.tenant, admin=True)
+        answer = own.http.get("/v1/stats", headers={"authorization": f"Bearer {key}"}).raise_for_status().json()
         assert answer["tenant"]["jobs"] == mine["tenant"]["jobs"]
         assert sum(answer["fleet"]["jobs"].values()) == 3
         assert [worker["name"] for worker in answer["fleet"]["workers"]] == ["test-worker"]
