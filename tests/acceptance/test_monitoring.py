@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,7 @@ def in_flower(tasks: dict[str, dict[str, Any]]) -> Counter[str]:
     return Counter(state_of(task) for task in tasks.values() if task["name"] == "edit")
 
 
-def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remembers(
-    make_fleet: Callable[..., Fleet], tmp_path: Path
-) -> None:
+def test_flower_metrics_stats_and_store_agree_on_every_count(make_fleet: Callable[..., Fleet], tmp_path: Path) -> None:
     fleet = make_fleet()
     domain = fleet.domain
     key = domain.api_keys.create("acme", admin=True)
@@ -85,12 +83,6 @@ def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remember
         worker = fleet.worker(concurrency=16)
         eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
         ids = submit_mixed(fleet)
-
-        def counted() -> dict[str, Any]:
-            answer = httpx.get(f"{api}/v1/stats", headers={"authorization": f"Bearer {key}"}, timeout=30)
-            stats: dict[str, Any] = answer.raise_for_status().json()
-            return stats
-
         eventually(
             lambda: sum(domain.stats.tenant("acme").jobs[state] for state in FINAL) == len(ids), what="all jobs end"
         )
@@ -98,56 +90,73 @@ def test_flower_metrics_stats_and_store_agree_on_every_count_and_flower_remember
         assert states == EXPECTED
         assert outcomes["retry"] >= 70
         assert outcomes["succeeded"] == 370
-
-        stats = counted()
-        (model,) = stats["fleet"]["models"]
-        for told in (stats["tenant"]["jobs"], stats["fleet"]["jobs"], model["jobs"]):
-            assert {state: number for state, number in told.items() if number} == EXPECTED
-        assert {state: number for state, number in model["ended"].items() if number} == EXPECTED
-        assert {outcome: number for outcome, number in model["attempts"].items() if number} == outcomes
-        assert model["submitted"] == 500
-        assert model["started"] == sum(outcomes.values())
-        assert stats["fleet"]["last_hour"]["succeeded"] == 370
-        assert stats["fleet"]["last_hour"]["retried"] == outcomes["retry"]
-        assert model["cost_usd"] == round(sum(job.cost_usd for job in domain.job_reader.get_many("acme", ids)), 6)
-
-        metrics = scraped(f"{api}/metrics")
-        for state in State:
-            assert total(metrics, "retouch_jobs", state=state) == EXPECTED.get(state, 0)
-        for outcome in model["attempts"]:
-            assert total(metrics, "retouch_attempts_total", outcome=outcome) == outcomes[outcome], outcome
-        assert total(metrics, "retouch_attempts_started_total", model=MODEL) == model["started"]
-
+        model = check_stats(fleet, f"{api}/v1/stats", key, ids, outcomes)
+        check_metrics(f"{api}/metrics", model, outcomes)
         eventually(lambda: in_flower(flower.tasks()) == EXPECTED, what="Flower has heard all events")
-        tasks = flower.tasks()
-        assert set(tasks) == set(ids)
-        retried = ids[0]
-        for job_id in ids:
-            attempts = fleet.job(job_id).attempts
-            assert json.loads(tasks[job_id]["args"].replace("'", '"')) == [job_id, len(attempts)]
-            retried = job_id if len(attempts) > 1 else retried
-        assert tasks[retried]["retries"] is not None
-        events = scraped(f"{flower.root}/metrics")
-        for event, number in (
-            ("task-succeeded", outcomes["succeeded"]),
-            ("task-failed", outcomes["failed"] + outcomes["filtered"]),
-            ("task-retried", outcomes["retry"] + outcomes["rate_limited"]),
-            ("task-started", sum(outcomes.values())),
-        ):
-            assert total(events, "flower_events_total", type=event, task="edit") == number, event
-
+        retried = check_flower(fleet, flower, ids, outcomes)
+        task = flower.tasks()[retried]
         flower.stop()
-        with Flower(domain.settings, tmp_path) as again:
-            assert in_flower(again.tasks()) == EXPECTED
-            assert again.tasks()[retried]["args"] == tasks[retried]["args"]
-            eventually(lambda: again.sees(worker.name), what="Flower hears the worker again")
+        with Flower(domain.settings, tmp_path) as restarted:
+            assert in_flower(restarted.tasks()) == EXPECTED
+            assert restarted.tasks()[retried]["args"] == task["args"]
+            eventually(lambda: restarted.sees(worker.name), what="Flower hears the worker again")
             more = fleet.submit(fleet.put_picture(small_picture(), "in/small.png"), "[sim:latency=600] once more")
             assert fleet.ended(more).state is State.SUCCEEDED
             seen = eventually(
-                lambda: (t := again.tasks().get(more)) and t["state"] == "SUCCESS" and t, what="the new task is seen"
+                lambda: (t := restarted.tasks().get(more)) and t["state"] == "SUCCESS" and t,
+                what="the new task is seen",
             )
             assert seen["runtime"] >= 0.6
-            assert set(ids) < set(again.tasks())
+            assert set(ids) < set(restarted.tasks())
+
+
+def check_stats(fleet: Fleet, url: str, key: str, ids: list[str], outcomes: Mapping[str, int]) -> dict[str, Any]:
+    """`GET /v1/stats` agrees with the records; returns what it says about the model."""
+    answer = httpx.get(url, headers={"authorization": f"Bearer {key}"}, timeout=30)
+    stats: dict[str, Any] = answer.raise_for_status().json()
+    model: dict[str, Any]
+    (model,) = stats["fleet"]["models"]
+    for jobs in (stats["tenant"]["jobs"], stats["fleet"]["jobs"], model["jobs"]):
+        assert {state: number for state, number in jobs.items() if number} == EXPECTED
+    assert {state: number for state, number in model["ended"].items() if number} == EXPECTED
+    assert {outcome: number for outcome, number in model["attempts"].items() if number} == outcomes
+    assert model["submitted"] == 500
+    assert model["started"] == sum(outcomes.values())
+    assert stats["fleet"]["last_hour"]["succeeded"] == 370
+    assert stats["fleet"]["last_hour"]["retried"] == outcomes["retry"]
+    assert model["cost_usd"] == round(sum(job.cost_usd for job in fleet.domain.job_reader.get_many("acme", ids)), 6)
+    return model
+
+
+def check_metrics(url: str, model: Mapping[str, Any], outcomes: Mapping[str, int]) -> None:
+    """`GET /metrics` agrees with the records."""
+    metrics = scraped(url)
+    for state in State:
+        assert total(metrics, "retouch_jobs", state=state) == EXPECTED.get(state, 0)
+    for outcome in model["attempts"]:
+        assert total(metrics, "retouch_attempts_total", outcome=outcome) == outcomes[outcome], outcome
+    assert total(metrics, "retouch_attempts_started_total", model=MODEL) == model["started"]
+
+
+def check_flower(fleet: Fleet, flower: Flower, ids: list[str], outcomes: Mapping[str, int]) -> str:
+    """Flower's tasks and counters agree with the records; returns a job that was retried."""
+    tasks = flower.tasks()
+    assert set(tasks) == set(ids)
+    retried = ids[0]
+    for job_id in ids:
+        attempts = fleet.job(job_id).attempts
+        assert json.loads(tasks[job_id]["args"].replace("'", '"')) == [job_id, len(attempts)]
+        retried = job_id if len(attempts) > 1 else retried
+    assert tasks[retried]["retries"] is not None
+    events = scraped(f"{flower.root}/metrics")
+    for event, number in (
+        ("task-succeeded", outcomes["succeeded"]),
+        ("task-failed", outcomes["failed"] + outcomes["filtered"]),
+        ("task-retried", outcomes["retry"] + outcomes["rate_limited"]),
+        ("task-started", sum(outcomes.values())),
+    ):
+        assert total(events, "flower_events_total", type=event, task="edit") == number, event
+    return retried
 
 
 def test_flower_tells_the_truth_of_deliveries_and_ingests(make_fleet: Callable[..., Fleet], tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def output_sha256(job: Job) -> str:
     return job.output.sha256
 
 
-def test_a_result_under_a_key_that_is_taken_is_its_next_version_and_the_one_before_is_kept(studio: Studio) -> None:
+def test_a_result_under_a_used_key_is_its_next_version_and_the_earlier_one_stays(studio: Studio) -> None:
     shop = Shop(studio, ["A"])
     jobs = [studio.job(shop.edit(season)) for season in ("spring", "summer", "autumn")]
     assert [job.output.version for job in jobs if job.output] == [1, 2, 3]
@@ -68,7 +68,7 @@ def test_a_result_under_a_key_that_is_taken_is_its_next_version_and_the_one_befo
     assert len({output_sha256(job) for job in jobs}) == 3
 
 
-def test_a_rollback_brings_the_version_before_back_and_doing_it_again_changes_nothing(studio: Studio) -> None:
+def test_a_rollback_restores_the_previous_version_and_is_idempotent(studio: Studio) -> None:
     shop = Shop(studio, ["A", "B", "C"])
     spring = shop.edit("spring")
     before = [shop.sha256(name) for name in "ABC"]

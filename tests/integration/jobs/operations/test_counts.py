@@ -150,7 +150,7 @@ def test_a_batch_that_was_held_is_queued_since_it_goes_on(plans: Plans) -> None:
     assert (claim.claimed_at - claim.queued_at).total_seconds() == 7
 
 
-def test_a_job_that_was_not_due_or_came_back_is_queued_since_then_and_not_since_its_submit(plans: Plans) -> None:
+def test_the_queued_age_of_a_waiting_or_retried_job_starts_when_it_is_queued(plans: Plans) -> None:
     plans.submit()
     (claim,) = plans.start()
     plans.end(claim, State.WAITING, delay_ms=600_000)

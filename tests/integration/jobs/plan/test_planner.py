@@ -118,7 +118,7 @@ def test_after_a_silence_of_the_whole_fleet_no_lease_is_taken_back_unheard(plans
     assert plans.end(claim)
 
 
-def test_a_pulse_learns_that_its_job_was_canceled_and_the_window_waits_for_its_worker(plans: Plans) -> None:
+def test_a_heartbeat_returns_a_canceled_job_which_stays_in_the_window_until_settled(plans: Plans) -> None:
     (job_id,) = plans.submit()
     (claim,) = plans.start()
     plans.planner.cancel(job_id)
@@ -326,7 +326,7 @@ def test_an_end_that_is_sent_again_after_a_lost_answer_is_the_end_that_was_writt
         assert not plans.end(claim, State.FILTERED)
 
 
-def test_a_submit_that_is_sent_again_after_a_lost_answer_is_within_the_quota_it_used_up(plans: Plans) -> None:
+def test_a_repeated_submit_does_not_count_twice_against_the_quota(plans: Plans) -> None:
     plans.quotas.set("acme", Quotas(max_queued=1, max_daily=1))
     draft = plans.draft()
     assert plans.submitted([draft]).job_ids == plans.submitted([draft]).job_ids

@@ -26,7 +26,7 @@ def advance(plans: Plans, seconds: float) -> None:
     plans.beat()
 
 
-def test_an_account_whose_limits_are_not_known_begins_with_eight_and_grows_by_one_a_window(
+def test_an_unknown_limit_starts_at_eight_and_grows_by_one_a_window(
     make_plans: Callable[..., Plans],
 ) -> None:
     plans = make_plans(model(concurrency=100, rpm=0))
@@ -51,7 +51,7 @@ def test_a_known_limit_is_used_at_once_and_never_exceeded(make_plans: Callable[.
         advance(plans, 1)
 
 
-def test_too_many_in_flight_shrinks_the_window_by_a_third_and_what_was_sent_before_says_nothing_more(
+def test_a_concurrency_429_shrinks_the_window_once_by_a_third(
     make_plans: Callable[..., Plans],
 ) -> None:
     plans = make_plans(model(concurrency=30, rpm=60_000))
@@ -131,7 +131,7 @@ def test_nothing_starts_before_the_endpoint_s_retry_after_is_over(make_plans: Ca
     assert plans.plan()
 
 
-def test_a_lowered_pace_rises_by_little_after_its_rest_and_is_forgotten_at_the_configured_one(
+def test_a_lowered_pace_recovers_slowly_up_to_the_configured_rate(
     make_plans: Callable[..., Plans],
 ) -> None:
     plans = make_plans(model(concurrency=50, rpm=600))

@@ -107,7 +107,7 @@ def test_a_new_seasons_prompt_makes_every_picture_new(night: Night) -> None:
     assert (night.calls(prompt), night.calls(winter)) == (4, 4)
 
 
-def test_without_only_changed_all_are_taken_and_reuse_pays_for_the_changed_ones_alone(night: Night) -> None:
+def test_without_only_changed_all_objects_run_and_reuse_pays_for_changed_ones(night: Night) -> None:
     prompt = unique("all")
     night.open(prompt, only_changed=False)
     night.fill(NAMES[:10])

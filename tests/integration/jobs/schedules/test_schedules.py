@@ -62,7 +62,7 @@ def test_five_hours_of_downtime_with_a_window_of_two_are_two_runs_and_three_miss
     assert all(run.reason for run in timetable.runs(schedule)[:3])
 
 
-def test_a_month_of_minutes_is_gone_through_in_stretches_and_its_newest_runs_are_kept(timetable: Timetable) -> None:
+def test_a_month_of_missed_minutes_is_claimed_in_chunks_and_keeps_the_newest_runs(timetable: Timetable) -> None:
     schedule = timetable.make("* * * * *", catch_up_s=120)
     timetable.set(MIDNIGHT + timedelta(days=1, seconds=5))
     assert timetable.fire() == 2
@@ -113,7 +113,7 @@ def test_a_caller_whose_clock_is_ahead_claims_nothing_before_its_time(timetable:
     assert timetable.schedule(schedule).next_run_at == MIDNIGHT + hours(1)
 
 
-def test_a_worker_lost_between_claim_and_batch_leaves_a_run_that_another_completes_once(timetable: Timetable) -> None:
+def test_a_run_whose_worker_dies_before_its_batch_is_completed_once_by_another(timetable: Timetable) -> None:
     schedule = timetable.make()
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()

@@ -39,7 +39,7 @@ def refused(http: Http, url: str, reach: Reach = Reach.USER, **options: object) 
         get(http, url, reach, **options)
 
 
-def test_a_name_that_resolves_to_a_private_address_is_refused_before_anything_is_sent() -> None:
+def test_a_name_that_resolves_to_a_private_address_is_refused_before_sending() -> None:
     with serve(OK) as server:
         for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1", "169.254.169.254", "64:ff9b::7f00:1"):
             http = Http(resolve=always(address))

@@ -11,7 +11,7 @@ def test_a_process_of_one_queue_gives_it_all_its_threads() -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 8, 64])
-def test_deliveries_beside_edits_have_as_many_threads_of_their_own_as_may_be_published(concurrency: int) -> None:
+def test_deliveries_get_one_extra_thread_for_each_message_that_may_be_published(concurrency: int) -> None:
     threads = Threads.of(["edits", "webhooks", "ingest"], concurrency)
     assert threads.edits == concurrency
     # deliveries/plan.lua: twice the threads for quick receivers; a quarter each, at least one, for new and slow ones.
