@@ -1,8 +1,8 @@
-"""Versions of an output under one key: the newest lies under the key itself, each earlier one beside it.
+"""Versions of an output under one key: the key holds the newest version, a folder beside it the earlier ones.
 
-The version that is there is copied aside before it is written over, and the copy's name follows from what is copied, so
-that doing it again changes nothing: at every moment the key holds one version or the next, whole. The record of the job
-whose output was copied aside follows in the next step; until then its URL shows the newer version.
+Before a version is overwritten, it is copied aside under a name made of its version and job, so that
+the copy is idempotent. At every moment the key holds a whole version. The record of the older job is updated in the
+next step; until then its URL shows the newer version.
 """
 
 from collections.abc import Mapping
@@ -25,17 +25,17 @@ from jobs.storage.objects import JOB, StoredObject
 VERSION, BEFORE, REPLACED, TOP = "version", "version-before", "replaced", "version-top"
 """Metadata: an object's version, the one before it and that one's job, and the highest that its key ever had."""
 ROLLED_BACK = "rolled-back"
-"""Metadata: the job whose output this object stands for again."""
+"""Metadata: the job whose output a rollback restored here."""
 NOBODY = "-"
 FOLDER = ".versions"
 
 
 @dataclass(frozen=True)
 class ObjectVersion:
-    """What an object says of its version.
+    """The version of an object, from its metadata.
 
     Attributes:
-        job_id: whose output it is; `NOBODY` of an object that Retouch did not put.
+        job_id: the job that made it; `NOBODY` for an object that Retouch did not put.
         version: from 1.
         top: the highest version that its key ever had.
         before: the version before it, and its job; None where there was none.
@@ -61,7 +61,7 @@ class ObjectVersion:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What an object of this standing says, its job left out."""
+        """The metadata of an object of this version, without its job."""
         said = {VERSION: str(self.version), TOP: str(self.top)}
         return said | ({BEFORE: str(self.before[0]), REPLACED: self.before[1]} if self.before else {})
 
@@ -88,7 +88,7 @@ def aside_key(key: str, version: int, job_id: str) -> str:
     found = f"{folder}{slash}{FOLDER}/{name}/{file}"
     if len(found.encode(errors="surrogatepass")) <= MAX_KEY_BYTES:
         return found
-    # key_part shortens what is long and keeps two of them apart.
+    # key_part shortens a long key and keeps two long keys distinct.
     return f"{FOLDER}/{key_part(key)}/{file}"
 
 

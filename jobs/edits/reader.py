@@ -76,7 +76,7 @@ class JobReader:
         """A tenant's jobs, the newest first.
 
         Args:
-            tenant: whose.
+            tenant: its name.
             state: only those in this state.
             batch_id: only those of this batch.
             custom_id: only those with this custom_id.
@@ -127,7 +127,7 @@ class JobReader:
             yield self._keys.id_of(member.rpartition("\0")[2])
 
     def _indexes_of(self, state: State | None, batch_id: str | None) -> list[State]:
-        """Where the ids of jobs in a state may be. Records of a canceled batch follow what the batch says."""
+        """The indexes that may hold jobs in a state. The records of a canceled batch change some time after the batch."""
         if state is None:
             return list(State)
         if state is State.CANCELED and batch_id and self._redis.hexists(self._keys.batch(batch_id), "sweep"):
@@ -159,7 +159,7 @@ class JobReader:
 
 @dataclass(frozen=True)
 class _Lane:
-    """What a lane says of all its jobs: whose they are, of a trial or not, stopped with their batch or not."""
+    """The fields of a lane that hold for all its jobs: the tenant, whether it is a trial's, whether its batch was canceled."""
 
     owner: str | None
     trial: bool
@@ -168,7 +168,7 @@ class _Lane:
 
 @dataclass(frozen=True)
 class _Shared:
-    """What a batch says of all its jobs."""
+    """The fields of a batch that hold for all its jobs."""
 
     defaults: dict[str, Any] | None = None
     changes: dict[str, Any] | None = None

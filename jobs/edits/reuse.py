@@ -32,7 +32,7 @@ _FIELD = 9
 
 @dataclass(frozen=True)
 class FinishedEdit:
-    """An equal edit that has ended well: its job and what that says of its output."""
+    """A finished edit: its job and the output in its record."""
 
     job_id: str
     output: Output
@@ -40,13 +40,13 @@ class FinishedEdit:
 
 @dataclass(frozen=True)
 class LastRead:
-    """What a picture's address held when it was last read.
+    """The content of a picture's address when it was last read.
 
     Attributes:
         etag: as the source wrote it, quotes included.
         sha256: of the bytes, in hexadecimal.
         size: in bytes.
-        picture: what they are.
+        picture: format and size of the bytes.
     """
 
     etag: str
@@ -56,10 +56,10 @@ class LastRead:
 
 
 def edit_fingerprint(tenant: str, sha256: str, spec: JobSpec, model: ModelSpec) -> bytes:
-    """SHA-256 over all that decides what a picture becomes. Edits of one fingerprint may stand for each other.
+    """SHA-256 of everything that decides the result. Edits with the same fingerprint may reuse each other's output.
 
     Args:
-        tenant: whose edit it is.
+        tenant: its name.
         sha256: of the input, in hexadecimal.
         spec: the edit; its seed counts only where the user gave it.
         model: what edits it; parameters that it is not sent do not count.
@@ -96,7 +96,7 @@ class Reuse:
         return ReuseEntry(key, field, job_id.removeprefix("job_"), int((self._retention_s + self._period_s) * 1000))
 
     def find(self, tenant: str, fingerprint: bytes, at: datetime) -> FinishedEdit | None:
-        """The latest edit of this fingerprint whose record is there still. Whether its output is, is not asked."""
+        """The latest edit with this fingerprint and a record. It does not check that the output still exists."""
         now = int(at.timestamp() // self._period_s)
         pipe = self._redis.pipeline(transaction=False)
         # One period more on either side: clocks differ.
@@ -115,7 +115,7 @@ class Reuse:
         return self._keys.edit_results(tenant, period, part), b64encode(fingerprint[2 : 2 + _FIELD]).decode()
 
     def last_read(self, tenant: str, address: str) -> LastRead | None:
-        """What an address held when it was last read for a tenant; None where that is not known."""
+        """The content of an address when it was last read for a tenant; None if unknown."""
         text = self._redis.get(self._read_key(tenant, address))
         if not text:
             return None
@@ -123,7 +123,7 @@ class Reuse:
         return LastRead(etag, sha256, size, Picture(media_type, width, height, exif_rotated=rotated))
 
     def remember(self, tenant: str, address: str, read: LastRead) -> None:
-        """This is what an address held now."""
+        """Record the content of an address."""
         picture = read.picture
         known = [read.etag, read.sha256, read.size]
         known += [picture.media_type, picture.width, picture.height, picture.exif_rotated]

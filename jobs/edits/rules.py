@@ -35,7 +35,7 @@ class CheckedJob:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the rules say of a request.
+    """The findings of the rules for a request.
 
     Attributes:
         faults: every broken rule.
@@ -52,9 +52,9 @@ class JobRules:
     """Checks requests. Safe in any number of threads at once.
 
     Args:
-        catalogue: the models, each with rules of its own.
+        catalogue: the models with their rules.
         settings: buckets, networks and ports that submitters may name.
-        pictures: checks pictures whose bytes come with the request.
+        pictures: checks pictures that come with the request.
     """
 
     def __init__(self, catalogue: Catalogue, settings: Settings, pictures: UploadedPictures) -> None:
@@ -66,8 +66,8 @@ class JobRules:
         """Check a request, its picture's bytes included. Nothing is written.
 
         Args:
-            request: what was submitted; its fields have the right types already.
-            tenant: whose job it is.
+            request: the submitted fields, already of the right types.
+            tenant: its name.
             job_id: the id that it gets.
             upload: the picture's bytes, where they came in a file part.
 
@@ -91,8 +91,8 @@ class JobRules:
         """Every broken rule, except those about the picture's bytes.
 
         Args:
-            request: what was submitted.
-            tenant: whose job it is.
+            request: the submitted fields.
+            tenant: its name.
             job_id: the id that it gets.
             uploaded: the picture came in a file part.
         """

@@ -33,7 +33,7 @@ class AcceptedJob:
     Attributes:
         job: as the API shows it, in the state in which it was written; as it is now where `replayed`.
         replayed: it is the job of an earlier submit with the same Idempotency-Key; nothing was written.
-        warnings: what was accepted and has no effect, one sentence each.
+        warnings: accepted fields without effect, one sentence each.
     """
 
     job: Job
@@ -60,7 +60,7 @@ def parse_fields(fields: Mapping[str, object]) -> JobRequest:
 
 
 def request_fingerprint(request: JobRequest, picture_sha256: str | None) -> str:
-    """SHA-256 (hex) of what a request means: the same for the same fields and picture, in any order and form."""
+    """SHA-256 (hex) of a request. It is the same for the same fields and picture in any order and form."""
     meaning = request.model_dump(mode="json", exclude_defaults=True)
     if picture_sha256 is not None:
         meaning["image"] = f"sha256:{picture_sha256}"
@@ -71,7 +71,7 @@ class JobSubmission:
     """Submits single jobs. Safe in any number of threads at once.
 
     Args:
-        rules: what a request must keep.
+        rules: check requests.
         pictures: where uploaded pictures are put.
         planner: writes the job.
         dispatch: starts the jobs that may start.
@@ -105,13 +105,13 @@ class JobSubmission:
         idempotency_key: str | None = None,
         traceparent: str | None = None,
     ) -> AcceptedJob:
-        """Check a request, put its picture, write the job and start what may start.
+        """Check a request, put its picture, write the job and plan.
 
         When this returns the job is durable.
 
         Args:
-            request: what was submitted; its fields have the right types already.
-            tenant: whose job it is.
+            request: the submitted fields, already of the right types.
+            tenant: its name.
             upload: the picture's bytes, where they came in a file part.
             idempotency_key: 1 to 255 printable ASCII characters.
             traceparent: W3C trace context of the request; an invalid one is ignored.
@@ -119,7 +119,7 @@ class JobSubmission:
         Raises:
             InvalidInput: naming every field that breaks a rule.
             TooLarge: the picture has over `settings.max_upload_bytes`.
-            IdempotencyMismatch, QuotaExceeded: as `Planner.submit` says.
+            IdempotencyMismatch, QuotaExceeded: see `Planner.submit`.
             NotFound: the job of a replayed submit has expired.
             Unavailable, redis.exceptions.RedisError: a store does not answer.
         """

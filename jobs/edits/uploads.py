@@ -1,4 +1,4 @@
-"""Pictures whose bytes come with a request: decoded, probed, put into the bucket, deleted if the submit is refused."""
+"""Pictures that come with a request: decoded, probed, put into the bucket, deleted if the submit is refused."""
 
 import hashlib
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Uploaded:
 
     Attributes:
         data: its bytes.
-        input: what is known of it; `input.image` is the `s3://` address that it gets.
+        input: its description; `input.image` is its future `s3://` address.
         key: of the object.
     """
 

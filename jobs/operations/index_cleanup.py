@@ -1,7 +1,7 @@
-"""Indexes are tidied: records expire by themselves, their places in sorted sets do not.
+"""Cleans the indexes. Records expire in Redis, but their members in sorted sets do not.
 
-The indexes are walked a stretch at a time, round and round; where a walk has come to is kept in the store, so that any
-process may take the next step. What is gone cannot come back, so two that step at once do no harm.
+The cleaner visits the indexes chunk by chunk and stores its position in Redis, so that any process can take the next
+step. An expired record never returns, so two steps at the same time do no harm.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ STRETCH = 1000
 
 
 class IndexCleaner:
-    """Removes from the indexes what has expired.
+    """Removes the members of expired records from the indexes.
 
     Args:
         redis: a client that decodes answers.

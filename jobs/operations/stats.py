@@ -1,4 +1,4 @@
-"""What was counted, read from the store: of the fleet, and of one tenant. Nothing is counted here."""
+"""Reads the counts of the fleet and of a tenant. The scripts count; this module only reads."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ SAMPLE_MS = 10_000
 """How often jobs/plan.lua keeps a sample."""
 MOST_LANES = 2000
 BREAKER_MS = 86_400_000
-"""A receiver that nothing was told to for so long is no longer counted as left alone."""
+"""After this time without a delivery a receiver no longer counts as paused."""
 OUTCOMES: tuple[str, ...] = Outcome.__args__  # type: ignore[attr-defined]
 _OF_TENANT = ["in_flight", "day", "today", "max_queued", "max_in_flight", "max_daily"]
 _PRIORITY_OF = {weight: priority for priority, weight in WEIGHTS.items()}
@@ -55,7 +55,7 @@ class ModelStats(Record):
 
     Attributes:
         jobs: by the state they are in; an ended one counts also when its record has expired. Those that run are those
-            that occupy the window: one that was canceled goes on until its worker lets go.
+            that occupy the window; a canceled job occupies it until its worker settles.
         ended: ends by state; a job that was tried again by its user has several.
         attempts: ended attempts by their outcome in the jobs' logs.
         leases_lost: by who held them: a `worker` that died, or `nobody`, since the message was lost.
@@ -99,7 +99,7 @@ class DeliveryStats(Record):
         tries: by how they ended.
         breakers_open: receivers left alone after failures in a row.
         endpoints_disabled: how often one was, because it kept failing.
-        outbox: events that have not been turned into deliveries.
+        outbox: events without deliveries yet.
     """
 
     waiting: int
@@ -187,7 +187,7 @@ class Stats:
         return StatsReport(at=moment(self.now_ms()), tenant=self.tenant(tenant), fleet=self.fleet() if fleet else None)
 
     def fleet(self) -> FleetStats:
-        """All counts, in five round trips whatever there is, and a sixth in the hour after a pause of planning."""
+        """All counts. It takes five round trips, and a sixth in the hour after planning paused."""
         specs = list(self._catalogue.models.values())
         now, *lanes = self._scripts.run(
             "models/queue_ages", [self._keys.model(spec.name) for spec in specs], [MOST_LANES]
@@ -233,13 +233,13 @@ class Stats:
         )
 
     def _hours(self, names: list[str], minutes: list[list[str]], oldest: list[str | None], now: int) -> list[list[str]]:
-        """For each model the samples that tell of its last hour, newest first.
+        """For each model its samples of the last hour, newest first.
 
         The last of its list is the oldest of the hour. Only after a pause of planning it is older, until the plan has
         trimmed the list, a little at each sample; then the list is read as far as an hour can go back.
         """
         hours = [[*minute, last] if last else minute for minute, last in zip(minutes, oldest, strict=True)]
-        # Where even the newest is older than an hour, nothing was planned since, and it is the one that counts.
+        # If even the newest sample is older than an hour, nothing was planned since then, and the sample is current.
         paused = [i for i, hour in enumerate(hours) if hour and _inside(hour[0], now) and not _inside(hour[-1], now)]
         if paused:
             pipe = self._redis.pipeline(transaction=False)
@@ -255,7 +255,7 @@ class Stats:
         return counted
 
     def tenants(self) -> list[TenantStats]:
-        """Every tenant's counts, in two round trips whatever their number."""
+        """The counts of every tenant, in two round trips."""
         return self._counted(sorted(str(tenant) for tenant in self._redis.smembers(self._keys.tenants)))
 
     def _counted(self, tenants: list[str]) -> list[TenantStats]:

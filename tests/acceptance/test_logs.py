@@ -174,7 +174,7 @@ def test_a_batch_keeps_its_trace_and_its_log_lines_name_the_tenant(
     lines = lines_of(worker.log)
     settled = [line for line in lines if line["event"] == "edit.settled"]
     assert {(line["batch_id"], line["trace_id"]) for line in settled} == {(created["id"], TRACE)}
-    background = [line for line in lines if line["event"].startswith("chore.")]
+    background = [line for line in lines if line["event"].startswith("background_task.")]
     assert {(line["kind"], line["batch_id"], line["tenant"]) for line in background} == {
         ("ingest", created["id"], "acme"),
         ("results", created["id"], "acme"),

@@ -104,7 +104,7 @@ class BatchWork:
         try:
             self.results.write(self.batches.get(tenant, batch_id), held)
         except NotFound:
-            log.info("chore.batch_gone", batch_id=batch_id)
+            log.info("background_task.batch_gone", batch_id=batch_id)
 
 
 class BackgroundTaskRunner:
@@ -163,21 +163,21 @@ class BackgroundTaskRunner:
         return {}
 
     def _attempt(self, kind: TaskKind, batch_id: str, held: TaskLease) -> None:
-        log.info("chore.begun", number=held.number)
+        log.info("background_task.started", number=held.number)
         try:
             self._do(kind, batch_id, held)
-        except Postponed as put_off:
-            log.info("chore.put_off", why=str(put_off))
-            raise Retry(str(put_off), exc=put_off) from put_off
+        except Postponed as postponed:
+            log.info("background_task.postponed", why=str(postponed))
+            raise Retry(str(postponed), exc=postponed) from postponed
         except RedisError as error:
             # The task's lease ends by itself; then the task is due again.
-            log.warning("chore.store_unreachable", error=str(error))
+            log.warning("background_task.store_unreachable", error=str(error))
             raise Retry(str(error), exc=error) from error
         except ManifestFault as fault:
-            log.info("chore.failed", why=str(fault))
+            log.info("background_task.failed", why=str(fault))
             self._publisher.publish_due()
             raise
-        log.info("chore.ended")
+        log.info("background_task.ended")
 
     def _do(self, kind: TaskKind, batch_id: str, held: TaskLease) -> None:
         try:
