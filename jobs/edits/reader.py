@@ -127,7 +127,7 @@ class JobReader:
             yield self._keys.id_of(member.rpartition("\0")[2])
 
     def _indexes_of(self, state: State | None, batch_id: str | None) -> list[State]:
-        """The indexes that may hold jobs in a state. The records of a canceled batch change some time after the batch."""
+        """The indexes that may hold jobs in a state. Records of a canceled batch change after the batch."""
         if state is None:
             return list(State)
         if state is State.CANCELED and batch_id and self._redis.hexists(self._keys.batch(batch_id), "sweep"):
@@ -159,7 +159,7 @@ class JobReader:
 
 @dataclass(frozen=True)
 class _Lane:
-    """The fields of a lane that hold for all its jobs: the tenant, whether it is a trial's, whether its batch was canceled."""
+    """The fields of a lane that hold for all its jobs: the tenant, trial or not, canceled with its batch or not."""
 
     owner: str | None
     trial: bool

@@ -159,7 +159,9 @@ def check_flower(fleet: Fleet, flower: Flower, ids: list[str], outcomes: Mapping
     return retried
 
 
-def test_flower_tells_the_truth_of_deliveries_and_ingests(make_fleet: Callable[..., Fleet], tmp_path: Path) -> None:
+def test_flower_shows_the_true_states_of_deliveries_and_ingests(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
     fleet = make_fleet()
     domain = fleet.domain
     bucket = domain.settings.s3_bucket
@@ -202,9 +204,7 @@ def test_flower_tells_the_truth_of_deliveries_and_ingests(make_fleet: Callable[.
             assert total(events, "flower_events_total", type=event, task=task) == 1, (task, event)
 
 
-def test_flower_is_told_of_a_task_that_ends_while_its_worker_drains(
-    make_fleet: Callable[..., Fleet], tmp_path: Path
-) -> None:
+def test_flower_sees_a_task_that_ends_while_its_worker_drains(make_fleet: Callable[..., Fleet], tmp_path: Path) -> None:
     fleet = make_fleet()
     with Flower(fleet.domain.settings, tmp_path) as flower:
         worker = fleet.worker()
@@ -245,7 +245,7 @@ def test_a_message_that_comes_again_leaves_a_success_in_flower_as_it_is(
     assert any(line["event"].startswith("Visit me at http://") for line in told)
 
 
-def test_flower_asks_for_its_password_and_lets_nobody_act_through_it(fleet: Fleet, tmp_path: Path) -> None:
+def test_flower_requires_its_password_and_refuses_control_actions(fleet: Fleet, tmp_path: Path) -> None:
     with Flower(fleet.domain.settings, tmp_path, "--url-prefix", "/behind/flower", prefix="/behind/flower") as flower:
         for path in ("/", "/tasks", "/api/tasks", "/api/workers"):
             assert httpx.get(flower.root + path, trust_env=False, timeout=60).status_code == 401, path

@@ -42,7 +42,7 @@ def test_a_manifest_becomes_jobs_and_the_last_one_completes_the_batch_once(hands
     assert hands.events() == ["batch.completed"]
 
 
-def test_a_row_is_stored_once_and_what_it_shares_is_not_stored_with_it(hands: Hands) -> None:
+def test_a_row_is_stored_once_without_the_shared_defaults(hands: Hands) -> None:
     batch_id = hands.running(2, defaults={"steps": 8, "metadata": {"season": "winter"}})
     stored = hands.domain.redis.hget(hands.domain.keys.job(batch_job_id(batch_id, 1)), "spec")
     assert "winter" not in str(stored)
@@ -129,7 +129,7 @@ def test_a_reader_goes_on_at_the_row_where_another_was_killed(
     assert hands.batch(batch_id).counts.succeeded == 95
 
 
-def test_a_reader_that_was_overtaken_writes_nothing_more(
+def test_an_ingest_that_lost_its_lease_writes_no_more_rows(
     hands: Hands, monkeypatch: pytest.MonkeyPatch, domain: Domain
 ) -> None:
     monkeypatch.setattr("jobs.batches.ingest.CHUNK", 10)
@@ -196,7 +196,7 @@ def test_a_trial_of_everything_needs_no_approval(hands: Hands) -> None:
     assert hands.batch(batch_id).state is BatchState.COMPLETED
 
 
-def test_canceling_after_the_trial_spends_nothing_more(hands: Hands) -> None:
+def test_canceling_after_the_trial_stops_spending(hands: Hands) -> None:
     batch_id = hands.running(10, trial=3)
     hands.work()
     hands.domain.batches.cancel("acme", batch_id)
@@ -204,7 +204,7 @@ def test_canceling_after_the_trial_spends_nothing_more(hands: Hands) -> None:
     assert hands.batch(batch_id).counts.canceled == 7
 
 
-def test_a_paused_batch_starts_nothing_and_what_runs_goes_on(hands: Hands) -> None:
+def test_a_paused_batch_starts_no_job_and_running_jobs_continue(hands: Hands) -> None:
     batch_id = hands.running(5)
     (running,) = hands.start(limit=1)
     assert hands.domain.batches.pause("acme", batch_id).state is BatchState.PAUSED
@@ -263,7 +263,7 @@ def test_a_sweep_goes_on_where_another_was_killed(hands: Hands, domain: Domain) 
     assert set(stored) == {"canceled"}
 
 
-def test_retry_puts_the_failed_ones_back_and_the_end_is_told_again(hands: Hands, domain: Domain) -> None:
+def test_retry_queues_the_failed_jobs_and_the_second_end_sends_an_event(hands: Hands, domain: Domain) -> None:
     batch_id = hands.running(6)
     for number, claim in enumerate(hands.start()):
         hands.end(claim, State.FAILED if number % 2 else State.SUCCEEDED)
@@ -329,7 +329,7 @@ def test_a_budget_stops_the_batch_before_it_is_exceeded(hands: Hands, domain: Do
     assert hands.batch(batch_id).state is BatchState.COMPLETED
 
 
-def test_what_is_under_way_counts_against_the_budget(hands: Hands) -> None:
+def test_running_calls_count_against_the_budget(hands: Hands) -> None:
     batch_id = hands.running(10, budget_usd=0.009)
     assert len(hands.start()) == 3
     assert hands.batch(batch_id).reason == "budget"
@@ -375,7 +375,7 @@ def test_batches_are_listed_newest_first_a_page_at_a_time(hands: Hands, domain: 
     assert rest.next_cursor is None
 
 
-def test_counts_add_up_whatever_happens_to_the_jobs(hands: Hands, domain: Domain) -> None:
+def test_counts_add_up_after_every_kind_of_end(hands: Hands, domain: Domain) -> None:
     batch_id = hands.running(hands.csv(40) + b"SKU-1,s3://retouch/x.png\n")
     claims = hands.start(limit=20)
     for number, claim in enumerate(claims):

@@ -136,7 +136,7 @@ def test_an_object_that_retouch_did_not_put_is_kept_too(studio: Studio) -> None:
     assert shop.sha256("A") == hashlib.sha256(picture(99)).hexdigest()
 
 
-def test_a_reused_output_is_a_version_like_another_and_the_same_one_is_none(studio: Studio) -> None:
+def test_a_reused_output_is_a_new_version_unless_it_is_the_same_object(studio: Studio) -> None:
     shop = Shop(studio, ["A"])
     prompt = unique("spring")
     options = {"defaults": {"prompt": prompt, "reuse": True}}
@@ -154,7 +154,7 @@ def test_a_reused_output_is_a_version_like_another_and_the_same_one_is_none(stud
     assert shop.roll_back(same).unversioned == 1
 
 
-def test_jobs_of_earlier_batches_that_wait_under_the_same_name_give_way(studio: Studio) -> None:
+def test_waiting_jobs_of_earlier_batches_with_the_same_name_are_canceled(studio: Studio) -> None:
     items = [{"custom_id": name, "image": studio.put(f"in/way/{name}.png", n)} for n, name in enumerate("ABC")]
     later = [{**items[0], "not_before": "2099-01-01T00:00:00Z"}, items[1]]
     first = studio.hands.ask(items=later, defaults={"prompt": unique("first")})
@@ -172,7 +172,7 @@ def test_jobs_of_earlier_batches_that_wait_under_the_same_name_give_way(studio: 
     assert (counts.canceled, counts.succeeded, counts.total) == (1, 1, 2)
 
 
-def test_without_supersede_nothing_gives_way(studio: Studio) -> None:
+def test_without_supersede_no_job_of_an_earlier_batch_is_canceled(studio: Studio) -> None:
     items = [{"custom_id": "A", "image": studio.put("in/stay.png", 1), "not_before": "2099-01-01T00:00:00Z"}]
     first = studio.hands.ask(items=items, defaults={"prompt": unique("first")})
     studio.chores(TaskKind.INGEST)

@@ -125,7 +125,7 @@ def test_an_output_that_is_not_there_any_more_is_bought_again(studio: Studio, fa
     assert whole(studio, studio.job(batch_id))
 
 
-def test_one_that_goes_where_its_result_lies_already_writes_nothing(studio: Studio) -> None:
+def test_a_reused_result_already_in_its_place_is_not_written_again(studio: Studio) -> None:
     prompt = unique("in place")
     image = studio.put("in/place.png", 9)
     defaults = {"reuse": True, "output_key": "shop/{custom_id}.{ext}"}
@@ -192,7 +192,7 @@ def test_an_unchanged_picture_on_the_web_is_asked_for_by_its_etag(studio: Studio
         assert [one.headers.get("if-none-match") for one in server.requests][4:] == ['"v2"', None]
 
 
-def test_a_weak_etag_does_not_stand_for_the_same_bytes(studio: Studio) -> None:
+def test_a_weak_etag_does_not_prove_equal_bytes(studio: Studio) -> None:
     prompt = unique("weak")
     with serve(answer(200, picture(14), etag='W/"v1"')) as server:
         for _ in range(2):

@@ -107,7 +107,7 @@ def test_a_lost_lease_counts_by_who_held_it(plans: Plans) -> None:
     assert model.attempts["lease_lost"] == 1
 
 
-def test_the_oldest_queued_job_is_told_by_priority(plans: Plans) -> None:
+def test_the_oldest_queued_job_is_reported_by_priority(plans: Plans) -> None:
     (first,) = plans.submit(priority="high")
     (second,) = plans.submit(priority="low")
     plans.clock.now_ms = round(made_at(second).timestamp() * 1000) + 90_000
@@ -165,7 +165,7 @@ def test_the_queued_age_of_a_waiting_or_retried_job_starts_when_it_is_queued(pla
     assert (again.claimed_at - again.queued_at).total_seconds() == 20
 
 
-def test_rates_are_those_of_the_last_minute_and_hour_whatever_was_before(plans: Plans) -> None:
+def test_rates_cover_only_the_last_minute_and_hour(plans: Plans) -> None:
     def edit(number: int) -> None:
         plans.submit(number)
         for claim in plans.start():
@@ -241,7 +241,7 @@ def test_every_tenant_is_counted_in_as_many_round_trips_as_one(plans: Plans, mon
     assert every[3] == stats.tenant("t03")
 
 
-def test_counts_survive_what_is_forgotten_of_a_job(plans: Plans) -> None:
+def test_counts_survive_the_expiry_of_a_job_record(plans: Plans) -> None:
     (job_id,) = plans.submit()
     (claim,) = plans.start()
     plans.end(claim)

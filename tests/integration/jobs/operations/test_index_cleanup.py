@@ -3,7 +3,7 @@ from jobs.operations.index_cleanup import IndexCleaner
 from tests.support.plans import Plans
 
 
-def test_what_has_expired_leaves_the_indexes_and_what_has_not_stays(plans: Plans) -> None:
+def test_expired_records_leave_the_indexes_and_others_stay(plans: Plans) -> None:
     jobs = [plans.submit(custom_id=f"sku-{n}")[0] for n in range(25)]
     while claims := plans.start():
         for claim in claims:

@@ -51,7 +51,7 @@ def test_two_attempts_of_one_job_under_way_hold_and_give_back_a_part_each(hands:
     assert counted(hands, batch_id) == (0, 0, 0)
 
 
-def test_a_call_that_is_given_up_counts_as_spent_until_it_is_known_what_it_cost(hands: Hands) -> None:
+def test_an_abandoned_call_counts_as_spent_until_its_cost_is_known(hands: Hands) -> None:
     batch_id = hands.running(1, budget_usd=0.003)
     (claim,) = hands.start()
     assert hand_back(hands, claim, suspect=True)
@@ -74,7 +74,7 @@ def test_an_attempt_that_goes_on_from_a_recorded_answer_is_not_suspected(hands: 
     assert counted(hands, batch_id) == (PRICE, 0, 0)
 
 
-def test_what_was_charged_once_is_not_charged_again_by_a_late_end(hands: Hands) -> None:
+def test_a_late_settlement_does_not_charge_a_call_twice(hands: Hands) -> None:
     batch_id = hands.running(1)
     (first,) = hands.start()
     assert hands.domain.planner.checkpoint(first, ANSWER, cost_micro_usd=PRICE)

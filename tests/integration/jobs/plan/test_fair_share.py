@@ -37,7 +37,7 @@ def test_priorities_share_a_tenants_part_sixteen_to_four_to_one(plans: Plans) ->
     assert counts["low"] == pytest.approx(10, abs=2)
 
 
-def test_a_newcomer_is_served_next_whatever_the_backlog_of_another(plans: Plans) -> None:
+def test_a_new_tenant_is_served_next_despite_the_backlog_of_another(plans: Plans) -> None:
     plans.submit(500, "acme")
     taken(plans, 200)
     (mine,) = plans.submit(1, "globex")

@@ -61,7 +61,7 @@ def test_a_checkpoint_outlives_the_attempt_that_recorded_it(plans: Plans) -> Non
     assert plans.job_reader.get("acme", claim.job_id).cost_usd == pytest.approx(0.003)
 
 
-def test_what_an_attempt_cost_counts_once_however_often_it_is_said(plans: Plans) -> None:
+def test_the_cost_of_an_attempt_counts_once_if_it_is_reported_twice(plans: Plans) -> None:
     plans.submit()
     (claim,) = plans.start()
     answer = Checkpoint(kind="url", url="http://r", at=moment(plans.clock.now_ms), attempt=1)
@@ -139,7 +139,7 @@ def test_a_job_not_before_a_moment_waits_for_it(plans: Plans) -> None:
     assert [one.job_id for one in plans.plan()] == [job_id]
 
 
-def test_a_retry_waits_for_its_moment_and_goes_ahead_of_what_was_never_tried(plans: Plans) -> None:
+def test_a_retry_waits_until_it_is_due_and_precedes_untried_jobs(plans: Plans) -> None:
     first, second = plans.submit(2)
     (claim,) = plans.start(limit=1)
     plans.end(claim, State.WAITING, delay_ms=5000, signal=None)
@@ -148,7 +148,7 @@ def test_a_retry_waits_for_its_moment_and_goes_ahead_of_what_was_never_tried(pla
     assert [one.job_id for one in plans.plan()] == [first, second]
 
 
-def test_a_deadline_ends_a_job_that_nobody_could_edit(plans: Plans) -> None:
+def test_a_deadline_ends_a_job_that_could_not_start(plans: Plans) -> None:
     plans.slots = 0
     plans.beat()
     (job_id,) = plans.submit(deadline_s=5)
@@ -178,7 +178,7 @@ def test_an_ended_job_can_be_tried_again_by_its_user(plans: Plans, end: State) -
     assert plans.end(claim)
 
 
-def test_what_the_state_does_not_allow_is_a_conflict(plans: Plans) -> None:
+def test_a_command_that_the_state_does_not_allow_is_a_conflict(plans: Plans) -> None:
     (job_id,) = plans.submit()
     with pytest.raises(Conflict, match="queued"):
         plans.planner.retry(job_id)
@@ -259,7 +259,7 @@ def test_a_finished_record_expires_and_an_unfinished_one_does_not(plans: Plans) 
     assert plans.redis.pttl(plans.keys.job(queued)) == -1
 
 
-def test_an_event_is_written_in_the_same_step_as_the_end_it_tells_of(plans: Plans) -> None:
+def test_an_event_is_written_in_the_same_step_as_the_end_of_the_job(plans: Plans) -> None:
     plans.submit()
     (silent,) = plans.start()
     plans.end(silent)

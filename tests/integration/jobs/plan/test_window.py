@@ -159,7 +159,7 @@ def test_a_lowered_pace_recovers_slowly_up_to_the_configured_rate(
     assert rises >= 3
 
 
-def test_a_changed_limit_of_the_catalogue_is_used_at_once_whatever_was_learned(
+def test_a_changed_limit_of_the_catalogue_replaces_the_discovered_one(
     make_plans: Callable[..., Plans],
 ) -> None:
     plans = make_plans(model(concurrency=50, rpm=100))

@@ -24,7 +24,7 @@ def test_a_paused_schedule_is_not_due_and_a_resumed_one_goes_on_with_its_next_ti
     assert timetable.states(schedule) == []
 
 
-def test_what_is_changed_counts_from_the_next_run_and_what_is_left_out_stays(timetable: Timetable) -> None:
+def test_a_change_applies_from_the_next_run_and_keeps_the_other_fields(timetable: Timetable) -> None:
     schedule = timetable.make(budget_usd=1)
     changed = timetable.domain.schedule_submission.change(
         "acme", schedule, ScheduleChange(cron="30 2 * * *", timezone="Europe/Berlin", budget_usd=None)

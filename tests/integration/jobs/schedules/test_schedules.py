@@ -22,7 +22,7 @@ from tests.support.schedules import MIDNIGHT, Timetable, hours, open_at
 from workers.process.wiring import build_schedule_poller
 
 
-def test_a_tick_becomes_a_run_the_run_a_batch_and_its_end_is_told(timetable: Timetable) -> None:
+def test_a_tick_creates_a_run_and_a_batch_and_its_end_sends_an_event(timetable: Timetable) -> None:
     schedule = timetable.make()
     assert timetable.schedule(schedule).next_run_at == MIDNIGHT + hours(1)
     assert timetable.fire() == 0
@@ -72,7 +72,7 @@ def test_a_month_of_missed_minutes_is_claimed_in_chunks_and_keeps_the_newest_run
     assert timetable.schedule(schedule).next_run_at == MIDNIGHT + timedelta(days=1, minutes=1)
 
 
-def test_two_hundred_schedules_due_in_one_second_are_two_hundred_runs_whoever_fires(timetable: Timetable) -> None:
+def test_two_hundred_due_schedules_fire_once_each_with_several_pollers(timetable: Timetable) -> None:
     made = [timetable.make() for _ in range(200)]
     timetable.set(MIDNIGHT + hours(1))
     counts: list[int] = []
@@ -92,7 +92,7 @@ def test_two_hundred_schedules_due_in_one_second_are_two_hundred_runs_whoever_fi
     assert len(timetable.open_chores(TaskKind.RUN)) == 200
 
 
-def test_a_caller_whose_view_is_old_claims_nothing(timetable: Timetable) -> None:
+def test_a_caller_with_an_old_tick_claims_nothing(timetable: Timetable) -> None:
     schedule = timetable.make()
     timetable.set(MIDNIGHT + hours(1))
     (seen,) = timetable.domain.schedules.due()
@@ -101,7 +101,7 @@ def test_a_caller_whose_view_is_old_claims_nothing(timetable: Timetable) -> None
     assert timetable.states(schedule) == ["due"]
 
 
-def test_a_caller_whose_clock_is_ahead_claims_nothing_before_its_time(timetable: Timetable) -> None:
+def test_a_caller_with_a_fast_clock_claims_no_future_tick(timetable: Timetable) -> None:
     schedule = timetable.make()
     timetable.set(MIDNIGHT + hours(1))
     (seen,) = timetable.domain.schedules.due()
@@ -113,7 +113,7 @@ def test_a_caller_whose_clock_is_ahead_claims_nothing_before_its_time(timetable:
     assert timetable.schedule(schedule).next_run_at == MIDNIGHT + hours(1)
 
 
-def test_a_run_whose_worker_dies_before_its_batch_is_completed_once_by_another(timetable: Timetable) -> None:
+def test_a_run_interrupted_before_its_batch_is_completed_once(timetable: Timetable) -> None:
     schedule = timetable.make()
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()
@@ -157,7 +157,7 @@ def test_a_run_that_is_due_while_the_one_before_goes_on(
     assert timetable.open_runs(schedule) == []
 
 
-def test_the_last_of_several_that_cancel_the_one_before_is_the_one_that_runs(timetable: Timetable) -> None:
+def test_with_cancel_previous_only_the_last_of_several_runs_continues(timetable: Timetable) -> None:
     schedule = timetable.make(overlap="cancel_previous")
     for hour in (1, 2, 3):
         timetable.set(MIDNIGHT + hours(hour))
@@ -178,7 +178,7 @@ def test_a_schedule_ends_with_its_end_date(timetable: Timetable) -> None:
     assert (longer.state, longer.next_run_at) == (ScheduleState.ACTIVE, MIDNIGHT + hours(5))
 
 
-def test_a_run_now_is_beside_the_ticks_and_keeps_to_the_overlap(timetable: Timetable) -> None:
+def test_run_now_keeps_the_ticks_and_respects_the_overlap_policy(timetable: Timetable) -> None:
     schedule = timetable.make()
     timetable.domain.schedules.pause("acme", schedule)
     run = timetable.domain.schedules.run_now("acme", schedule)
@@ -191,7 +191,7 @@ def test_a_run_now_is_beside_the_ticks_and_keeps_to_the_overlap(timetable: Timet
     assert timetable.domain.schedules.run_now("acme", schedule).id != run.id
 
 
-def test_a_run_whose_manifest_is_not_there_fails_and_is_told(timetable: Timetable) -> None:
+def test_a_run_with_a_missing_manifest_fails_and_sends_an_event(timetable: Timetable) -> None:
     bucket = timetable.domain.bucket.name
     schedule = timetable.make(manifest=f"s3://{bucket}/lists/gone.csv")
     timetable.set(MIDNIGHT + hours(1))
@@ -209,7 +209,7 @@ def test_a_run_whose_manifest_is_not_there_fails_and_is_told(timetable: Timetabl
     assert timetable.states(schedule) == ["failed", "completed"]
 
 
-def test_a_run_is_told_to_endpoints_and_to_the_schedules_own_address(timetable: Timetable) -> None:
+def test_run_events_reach_endpoints_and_the_schedules_webhook_url(timetable: Timetable) -> None:
     domain = timetable.domain
     endpoint = domain.endpoints.create(
         "acme", EndpointFields.model_validate({"url": "http://127.0.0.1:9/hooks", "events": ["schedule.*"]})
@@ -265,7 +265,7 @@ def test_a_batch_without_a_good_row_is_a_failed_run(timetable: Timetable) -> Non
     assert timetable.hands.events("schedule.") == ["schedule.run_started", "schedule.run_failed"]
 
 
-def test_a_batch_that_is_tried_again_after_its_run_ended_corrects_what_the_run_says(timetable: Timetable) -> None:
+def test_retrying_a_batch_after_its_run_ended_updates_the_run(timetable: Timetable) -> None:
     schedule = timetable.make()
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()
@@ -283,7 +283,7 @@ def test_a_batch_that_is_tried_again_after_its_run_ended_corrects_what_the_run_s
     assert timetable.schedule(schedule).runs.completed == 1
 
 
-def test_ids_of_runs_and_batches_follow_from_what_they_are_of() -> None:
+def test_ids_of_runs_and_batches_are_deterministic() -> None:
     run = run_id("sch_01KD3V6E5Y2M8Q4T7W9Z0ABCDE", 1_800_000_000_000)
     assert run == "run_01KD3V6E5Y2M8Q4T7W9Z0ABCDE-1800000000000"
     assert batch_id_of(run, 1_800_000_000_123) == batch_id_of(run, 1_800_000_000_123)

@@ -192,7 +192,7 @@ def test_a_service_runs_without_privileges_and_has_a_health_check(name: str):
         assert service["healthcheck"]["test"]
 
 
-def test_the_documented_upgrade_builds_what_it_starts():
+def test_the_documented_upgrade_builds_the_services_that_it_starts():
     (services_to_upgrade,) = re.findall(
         r"`docker compose -f infra/deploy/compose.yaml up --detach --build ([\w ]+)`", OPERATIONS.read_text()
     )

@@ -82,7 +82,7 @@ def test_what_people_save_is_read(data: bytes, expected: list[dict[str, Any]]) -
         pytest.param(b'image\n"' + 18_000 * (b"x" * 999 + b"\n"), "quotation mark", id="a quote never closed"),
     ],
 )
-def test_what_cannot_be_read_says_why(data: bytes, said: str) -> None:
+def test_an_unreadable_manifest_gives_a_reason(data: bytes, said: str) -> None:
     with pytest.raises(ManifestFault, match=said):
         rows(data)
 
@@ -124,7 +124,7 @@ def test_a_workbook_is_read_like_a_table() -> None:
     assert [row.line for row in found] == [2, 4]
 
 
-def test_an_empty_workbook_says_so() -> None:
+def test_an_empty_workbook_is_reported_as_empty() -> None:
     with pytest.raises(ManifestFault, match="empty"):
         rows(workbook())
 
@@ -158,5 +158,5 @@ def test_no_text_of_a_cell_is_run_by_a_spreadsheet(cell: str) -> None:
     assert str(plain_cell(cell)).startswith("'")
 
 
-def test_numbers_and_plain_texts_stay_what_they_are() -> None:
+def test_numbers_and_plain_texts_stay_unchanged() -> None:
     assert csv_line([-1, 2.5, None, "SKU-1", 'say "hi"']) == b'-1,2.5,,SKU-1,"say ""hi"""\r\n'

@@ -71,7 +71,7 @@ def test_a_fingerprint_is_of_the_meaning_and_not_of_the_form():
 @pytest.mark.parametrize(
     "change", [{"prompt": "q"}, {"seed": 8}, {"metadata": {"a": "2"}}, {"priority": "high"}, {"image": "https://b/b"}]
 )
-def test_a_fingerprint_tells_requests_apart(change: dict[str, Any]):
+def test_a_fingerprint_distinguishes_requests(change: dict[str, Any]):
     before = {"prompt": "p", "seed": 7, "metadata": {"a": "1"}, "image": "https://a/a"}
     one, other = JobRequest.model_validate(before), JobRequest.model_validate({**before, **change})
     assert request_fingerprint(one, None) != request_fingerprint(other, None)
@@ -89,7 +89,7 @@ def test_a_fingerprint_tells_requests_apart(change: dict[str, Any]):
         (JobRequest(size="512x512", negative_prompt="blur"), ["size", "negative_prompt"]),
     ],
 )
-def test_what_has_no_effect_is_warned_of(request_: JobRequest, about: list[str]):
+def test_fields_without_effect_cause_warnings(request_: JobRequest, about: list[str]):
     assert [text.split()[0] for text in warnings(request_, STEP)] == about
 
 
@@ -114,7 +114,7 @@ def test_a_wait_that_is_not_offered_is_refused(header: str):
         preferred_wait(header)
 
 
-def test_the_drop_in_passes_on_what_the_model_takes_and_drops_what_asks_for_nothing():
+def test_the_drop_in_forwards_model_fields_and_drops_neutral_ones():
     catalogue = load_catalogue()
     wanted = read_fields(  # the form that the SDK sends
         [("prompt", "p"), ("seed", "7"), ("n", "1"), ("quality", "auto"), ("user", "u"), ("size", "1024x1024")],

@@ -51,7 +51,7 @@ def test_each_failure_has_its_consequence(failure, to, outcome, counts, signal) 
 
 
 @pytest.mark.parametrize("kind", failures(), ids=lambda kind: kind.__name__)
-def test_every_kind_of_failure_is_decided_and_says_why(kind: type[errors.EditFailure]) -> None:
+def test_every_kind_of_failure_has_a_decision_and_a_reason(kind: type[errors.EditFailure]) -> None:
     end = decide(kind("the reason"), FIRST, NOW, 0.0)
     assert end.message == "the reason"
     assert end.to is not State.SUCCEEDED
@@ -92,7 +92,7 @@ def test_delays_are_jittered_and_bounded(jitter: float, tries: int) -> None:
     assert 500 <= limited.delay_ms <= MAX_AFTER_429_S * 1000
 
 
-def test_a_retry_that_would_come_after_the_deadline_is_none() -> None:
+def test_no_retry_is_planned_after_the_deadline() -> None:
     failure = errors.RateLimited("x", retry_after_s=60)
     soon = History(1, 0, 6, NOW + timedelta(seconds=59))
     end = decide(failure, soon, NOW, 0.0)

@@ -95,7 +95,7 @@ def test_a_daily_time_fires_once_on_every_day_of_the_year(expression: str, zone:
     ["", "* * * *", "* * * * * *", "61 * * * *", "0 25 * * *", "0 0 30 2 *", "0 0 * * 8", "a b c d e", "0 0 \x00 * *",
      "*/0 * * * *", "5-1 * * * *", "1" * 200 + " * * * *", "@reboot", "0 0 * * 1#6"],
 )  # fmt: skip
-def test_what_is_no_expression_is_refused_in_words(text: str) -> None:
+def test_an_invalid_cron_expression_is_refused_with_a_reason(text: str) -> None:
     with pytest.raises(BadCron) as refused:
         Cron.parse(text, "UTC")
     assert str(refused.value)
