@@ -123,7 +123,7 @@ def test_our_parameters_reach_each_endpoint_that_takes_them(http: Http, model: M
         ("[sim:badimage]", BadResult),
     ],
 )
-def test_what_goes_wrong_at_an_endpoint_is_one_failure(
+def test_each_fault_of_an_endpoint_is_one_failure(
     http: Http, model: Model, name: str, directive: str, kind: type[EditFailure]
 ) -> None:
     with pytest.raises(EditFailure) as caught:
@@ -133,7 +133,7 @@ def test_what_goes_wrong_at_an_endpoint_is_one_failure(
 
 
 @pytest.mark.parametrize(("directive", "scope"), [("[sim:429rpm]", "rate"), ("[sim:429conc]", "concurrency")])
-def test_stepfuns_429_tells_what_is_limited(http: Http, model: Model, directive: str, scope: str) -> None:
+def test_the_limit_is_read_from_the_429_of_stepfun(http: Http, model: Model, directive: str, scope: str) -> None:
     with pytest.raises(RateLimited) as caught:
         edited(http, model("step-image-edit-2"), directive)
     assert (caught.value.scope, caught.value.limit, caught.value.retry_after_s) == (scope, 10, None)
@@ -165,7 +165,7 @@ def test_a_download_fails_for_a_while_or_for_good(http: Http, model: Model) -> N
         edited(http, spec, "[sim:ttl=0]")
 
 
-def test_a_wrong_key_parks_the_model_and_is_not_told(http: Http, model: Model) -> None:
+def test_a_wrong_key_parks_the_model_and_is_not_shown(http: Http, model: Model) -> None:
     with pytest.raises(ModelTrouble, match="renew STEP_API_KEY") as caught:
         edited(http, model("step-image-edit-2"), "x", key="sk-wrong-key")
     assert "sk-wrong-key" not in str(caught.value)

@@ -263,7 +263,7 @@ def test_a_stop_is_obeyed_before_the_request_is_sent() -> None:
         assert server.connections == 0
 
 
-def test_each_thread_has_connections_of_its_own_and_keeps_them() -> None:
+def test_each_thread_keeps_its_own_connections() -> None:
     with serve(OK) as server:
         http = Http()
 
@@ -280,7 +280,7 @@ def test_each_thread_has_connections_of_its_own_and_keeps_them() -> None:
         http.close()
 
 
-def test_what_a_server_sets_is_not_told_to_anyone() -> None:
+def test_cookies_of_a_server_are_not_sent_back() -> None:
     with serve(answer(200, b"hello", set_cookie="a=b; Path=/")) as server:
         http = Http()
         for _ in range(2):
