@@ -1,4 +1,4 @@
-"""Whoever asks how many jobs succeeded, were filtered, failed or tried again hears one number."""
+"""Flower, the metrics, the statistics and the records show the same number of jobs and attempts."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ def submit_mixed(fleet: Fleet) -> list[str]:
 
 
 def in_the_store(fleet: Fleet, ids: list[str]) -> tuple[Counter[str], Counter[str]]:
-    """Jobs by state and attempts by outcome, as the records tell."""
+    """Jobs by state and attempts by outcome, from the records."""
     jobs = fleet.domain.job_reader.get_many("acme", ids)
     return Counter(job.state for job in jobs), Counter(a.outcome for job in jobs for a in job.attempts)
 
@@ -81,7 +81,7 @@ def test_flower_metrics_stats_and_store_agree_on_every_count(make_fleet: Callabl
     key = domain.api_keys.create("acme", admin=True)
     with Flower(domain.settings, tmp_path) as flower, served(domain) as api:
         worker = fleet.worker(concurrency=16)
-        eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+        eventually(lambda: flower.sees(worker.name), what="Flower sees the worker")
         ids = submit_mixed(fleet)
         eventually(
             lambda: sum(domain.stats.tenant("acme").jobs[state] for state in FINAL) == len(ids), what="all jobs end"
@@ -92,26 +92,26 @@ def test_flower_metrics_stats_and_store_agree_on_every_count(make_fleet: Callabl
         assert outcomes["succeeded"] == 370
         model = check_stats(fleet, f"{api}/v1/stats", key, ids, outcomes)
         check_metrics(f"{api}/metrics", model, outcomes)
-        eventually(lambda: in_flower(flower.tasks()) == EXPECTED, what="Flower has heard all events")
+        eventually(lambda: in_flower(flower.tasks()) == EXPECTED, what="Flower has received all events")
         retried = check_flower(fleet, flower, ids, outcomes)
         task = flower.tasks()[retried]
         flower.stop()
         with Flower(domain.settings, tmp_path) as restarted:
             assert in_flower(restarted.tasks()) == EXPECTED
             assert restarted.tasks()[retried]["args"] == task["args"]
-            eventually(lambda: restarted.sees(worker.name), what="Flower hears the worker again")
+            eventually(lambda: restarted.sees(worker.name), what="Flower sees the worker again")
             more = fleet.submit(fleet.put_picture(small_picture(), "in/small.png"), "[sim:latency=600] once more")
             assert fleet.ended(more).state is State.SUCCEEDED
             seen = eventually(
                 lambda: (t := restarted.tasks().get(more)) and t["state"] == "SUCCESS" and t,
-                what="the new task is seen",
+                what="Flower shows the new task",
             )
             assert seen["runtime"] >= 0.6
             assert set(ids) < set(restarted.tasks())
 
 
 def check_stats(fleet: Fleet, url: str, key: str, ids: list[str], outcomes: Mapping[str, int]) -> dict[str, Any]:
-    """`GET /v1/stats` agrees with the records; returns what it says about the model."""
+    """Compare `GET /v1/stats` with the records; return its entry of the model."""
     answer = httpx.get(url, headers={"authorization": f"Bearer {key}"}, timeout=30)
     stats: dict[str, Any] = answer.raise_for_status().json()
     model: dict[str, Any]
@@ -129,7 +129,7 @@ def check_stats(fleet: Fleet, url: str, key: str, ids: list[str], outcomes: Mapp
 
 
 def check_metrics(url: str, model: Mapping[str, Any], outcomes: Mapping[str, int]) -> None:
-    """`GET /metrics` agrees with the records."""
+    """Compare `GET /metrics` with the records."""
     metrics = scraped(url)
     for state in State:
         assert total(metrics, "retouch_jobs", state=state) == EXPECTED.get(state, 0)
@@ -139,7 +139,7 @@ def check_metrics(url: str, model: Mapping[str, Any], outcomes: Mapping[str, int
 
 
 def check_flower(fleet: Fleet, flower: Flower, ids: list[str], outcomes: Mapping[str, int]) -> str:
-    """Flower's tasks and counters agree with the records; returns a job that was retried."""
+    """Compare Flower's tasks and counters with the records; return the id of a job that was retried."""
     tasks = flower.tasks()
     assert set(tasks) == set(ids)
     retried = ids[0]
@@ -159,9 +159,7 @@ def check_flower(fleet: Fleet, flower: Flower, ids: list[str], outcomes: Mapping
     return retried
 
 
-def test_flower_shows_the_true_states_of_deliveries_and_ingests(
-    make_fleet: Callable[..., Fleet], tmp_path: Path
-) -> None:
+def test_flower_shows_the_results_of_deliveries_and_ingests(make_fleet: Callable[..., Fleet], tmp_path: Path) -> None:
     fleet = make_fleet()
     domain = fleet.domain
     bucket = domain.settings.s3_bucket
@@ -169,7 +167,7 @@ def test_flower_shows_the_true_states_of_deliveries_and_ingests(
     domain.quotas.set("globex", Quotas(max_queued=1))
     with Flower(domain.settings, tmp_path) as flower, receiving() as receiver:
         worker = fleet.worker(queues="edits,webhooks,ingest")
-        eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+        eventually(lambda: flower.sees(worker.name), what="Flower sees the worker")
         status = {"/takes-it": 200, "/is-busy": 503, "/is-gone": 410}
         receiver.answer = lambda got, _: Answer(status[got.path])
         for path in status:
@@ -179,8 +177,8 @@ def test_flower_shows_the_true_states_of_deliveries_and_ingests(
             manifest = "\n".join([f"custom_id,{column}", *(f"{n},{image}" for n in range(rows))]).encode()
             fleet.domain.bucket.put(bucket, f"in/{column}-{rows}.csv", manifest, media_type="text/csv")
             request = {"manifest": f"s3://{bucket}/in/{column}-{rows}.csv", "defaults": {"prompt": "brighter"}}
-            asked = BatchRequest.model_validate(request)
-            return domain.batch_submission.submit(asked, tenant=tenant).batch.id
+            parsed = BatchRequest.model_validate(request)
+            return domain.batch_submission.submit(parsed, tenant=tenant).batch.id
 
         good, bad, too_many = batch("acme", "image", 2), batch("acme", "colour", 2), batch("globex", "image", 3)
 
@@ -191,41 +189,43 @@ def test_flower_shows_the_true_states_of_deliveries_and_ingests(
         ingests = {good: "SUCCESS", bad: "FAILURE", too_many: "RETRY"}
         eventually(lambda: shown("ingest") == ingests, what="Flower shows how each ingest went")
 
-        def told() -> dict[str, str]:
+        def attempted() -> dict[str, str]:
             page = domain.delivery_log.page("acme", DeliveryFilter(subject=good), limit=10)
-            return {str(one.id): urlsplit(one.url).path for one in page.data if one.attempts}
+            return {str(item.id): urlsplit(item.url).path for item in page.data if item.attempts}
 
-        eventually(lambda: len(told()) == len(status), what="each endpoint was told once")
+        eventually(lambda: len(attempted()) == len(status), what="each endpoint has one attempt")
         expected = {"/takes-it": "SUCCESS", "/is-busy": "RETRY", "/is-gone": "FAILURE"}
-        deliveries = {delivery_id: expected[path] for delivery_id, path in told().items()}
+        deliveries = {delivery_id: expected[path] for delivery_id, path in attempted().items()}
         eventually(lambda: shown("deliver") == deliveries, what="Flower shows how each delivery went")
         events = scraped(f"{flower.root}/metrics")
         for task, event in (("deliver", "task-succeeded"), ("deliver", "task-failed"), ("ingest", "task-succeeded")):
             assert total(events, "flower_events_total", type=event, task=task) == 1, (task, event)
 
 
-def test_flower_sees_a_task_that_ends_while_its_worker_drains(make_fleet: Callable[..., Fleet], tmp_path: Path) -> None:
+def test_flower_shows_a_task_that_ends_while_its_worker_drains(
+    make_fleet: Callable[..., Fleet], tmp_path: Path
+) -> None:
     fleet = make_fleet()
     with Flower(fleet.domain.settings, tmp_path) as flower:
         worker = fleet.worker()
-        eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+        eventually(lambda: flower.sees(worker.name), what="Flower sees the worker")
         image = fleet.put_picture(small_picture(), "in/small.png")
         prompt = "[sim:latency=2500] to its end"
         job_id = fleet.submit(image, prompt)
-        eventually(lambda: fleet.calls(prompt=prompt)["calls"], what="the call is under way")
+        eventually(lambda: fleet.calls(prompt=prompt)["calls"], what="the call has begun")
         worker.terminate()
         assert fleet.ended(job_id).state is State.SUCCEEDED
         eventually(lambda: worker.process.poll() is not None, what="the worker has ended")
         eventually(lambda: flower.tasks().get(job_id, {}).get("state") == "SUCCESS", what="Flower shows its end")
 
 
-def test_a_message_that_comes_again_leaves_a_success_in_flower_as_it_is(
+def test_a_repeated_message_does_not_change_a_success_in_flower(
     make_fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     fleet = make_fleet()
     with Flower(fleet.domain.settings, tmp_path) as flower:
         worker = fleet.worker(concurrency=1)
-        eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+        eventually(lambda: flower.sees(worker.name), what="Flower sees the worker")
         image = fleet.put_picture(small_picture(), "in/small.png")
         job_id = fleet.submit(image, "once")
         assert fleet.ended(job_id).state is State.SUCCEEDED
@@ -235,54 +235,54 @@ def test_a_message_that_comes_again_leaves_a_success_in_flower_as_it_is(
         def started() -> float:
             return total(scraped(f"{flower.root}/metrics"), "flower_events_total", type="task-started", task="edit")
 
-        eventually(lambda: started() == 2, what="Flower hears of the message's second coming")
+        eventually(lambda: started() == 2, what="Flower shows two starts")
         after = fleet.submit(image, "after")
         eventually(
             lambda: flower.tasks().get(after, {}).get("state") == "SUCCESS", what="Flower shows the next job's end"
         )
         assert flower.tasks()[job_id]["state"] == "SUCCESS"
-    told = [json.loads(line) for line in flower.log.read_text().splitlines()]
-    assert any(line["event"].startswith("Visit me at http://") for line in told)
+    lines = [json.loads(line) for line in flower.log.read_text().splitlines()]
+    assert any(line["event"].startswith("Visit me at http://") for line in lines)
 
 
-def test_flower_requires_its_password_and_refuses_control_actions(fleet: Fleet, tmp_path: Path) -> None:
+def test_flower_requires_its_password_and_rejects_actions(fleet: Fleet, tmp_path: Path) -> None:
     with Flower(fleet.domain.settings, tmp_path, "--url-prefix", "/behind/flower", prefix="/behind/flower") as flower:
         for path in ("/", "/tasks", "/api/tasks", "/api/workers"):
             assert httpx.get(flower.root + path, trust_env=False, timeout=60).status_code == 401, path
             wrong = httpx.get(flower.root + path, trust_env=False, auth=("watcher", "guess"), timeout=60)
             assert wrong.status_code == 401, path
         assert flower.get("/api/tasks") == {}
-        acted = httpx.post(f"{flower.root}/api/worker/shutdown/any@worker", auth=LOGIN, trust_env=False, timeout=60)
-        assert acted.status_code == 403, acted.text
+        action = httpx.post(f"{flower.root}/api/worker/shutdown/any@worker", auth=LOGIN, trust_env=False, timeout=60)
+        assert action.status_code == 403, action.text
         assert total(scraped(f"{flower.root}/metrics"), "python_info") == 1
 
 
 def test_flower_does_not_start_without_a_password(fleet: Fleet) -> None:
-    for given in ("", "user", "user:", ":password", "user:password,other"):
-        environment = environment_of(fleet.domain.settings, FLOWER_BASIC_AUTH=given)
+    for login in ("", "user", "user:", ":password", "user:password,other"):
+        environment = environment_of(fleet.domain.settings, FLOWER_BASIC_AUTH=login)
         command = [sys.executable, "-m", "retouch", "flower", "--port", "1"]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert ended.returncode == 2, given
+        assert ended.returncode == 2, login
         assert "FLOWER_BASIC_AUTH" in ended.stderr
 
 
-def test_flower_goes_on_hearing_of_tasks_after_the_broker_was_restarted(
+def test_flower_receives_events_after_a_restart_of_the_broker(
     make_fleet: Callable[..., Fleet], make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     with Valkey(tmp_path / "broker") as broker:
         fleet = make_fleet(settings=make_settings(broker_url=SecretStr(broker.url)))
         with Flower(fleet.domain.settings, tmp_path) as flower:
             worker = fleet.worker()
-            eventually(lambda: flower.sees(worker.name), what="Flower hears the worker")
+            eventually(lambda: flower.sees(worker.name), what="Flower sees the worker")
             image = fleet.put_picture(small_picture(), "in/small.png")
             before = fleet.submit(image, "before")
             eventually(lambda: flower.tasks().get(before, {}).get("state") == "SUCCESS", what="Flower shows its end")
             broker.restart()
 
-            def one_more_is_seen() -> bool:
+            def shows_another_task() -> bool:
                 job_id = fleet.submit(image, "after")
                 assert fleet.ended(job_id).state is State.SUCCEEDED
                 return flower.tasks().get(job_id, {}).get("state") == "SUCCESS"
 
-            eventually(one_more_is_seen, what="Flower hears of tasks again")
+            eventually(shows_another_task, what="Flower shows new tasks again")
             assert flower.tasks()[before]["state"] == "SUCCESS"

@@ -123,7 +123,7 @@ def test_our_parameters_reach_each_endpoint_that_takes_them(http: Http, model: M
         ("[sim:badimage]", BadResult),
     ],
 )
-def test_each_endpoint_fault_becomes_one_failure(
+def test_each_fault_of_an_endpoint_is_one_failure(
     http: Http, model: Model, name: str, directive: str, kind: type[EditFailure]
 ) -> None:
     with pytest.raises(EditFailure) as caught:
@@ -133,7 +133,7 @@ def test_each_endpoint_fault_becomes_one_failure(
 
 
 @pytest.mark.parametrize(("directive", "scope"), [("[sim:429rpm]", "rate"), ("[sim:429conc]", "concurrency")])
-def test_stepfuns_429_names_the_limit(http: Http, model: Model, directive: str, scope: str) -> None:
+def test_the_limit_is_read_from_the_429_of_stepfun(http: Http, model: Model, directive: str, scope: str) -> None:
     with pytest.raises(RateLimited) as caught:
         edited(http, model("step-image-edit-2"), directive)
     assert (caught.value.scope, caught.value.limit, caught.value.retry_after_s) == (scope, 10, None)

@@ -83,7 +83,7 @@ def test_an_address_that_may_not_be_fetched_is_rejected(fetch: Fetch, image: str
     [(status, InputRejected, None) for status in (204, 206, 301, 304, 400, 401, 403, 404, 410, 451)]
     + [(status, InputUnavailable, 9) for status in (408, 425, 429, 500, 502, 503, 504)],
 )
-def test_each_answer_of_a_picture_server_is_final_or_retried(
+def test_each_status_of_a_server_is_final_or_retryable(
     fetch: Fetch, status: int, kind: type[EditFailure], wait: int
 ) -> None:
     with serve(answer(status, b"", retry_after="9")) as server, pytest.raises(kind, match=str(status)) as caught:
@@ -125,7 +125,7 @@ def test_a_server_that_is_not_there_is_asked_again_later(fetch: Fetch) -> None:
         (b"GIF89a" + bytes(50), "GIF"),
     ],
 )
-def test_an_incomplete_picture_is_rejected(fetch: Fetch, body: bytes, word: str) -> None:
+def test_an_incomplete_or_invalid_picture_is_rejected(fetch: Fetch, body: bytes, word: str) -> None:
     with serve(answer(200, body)) as server, pytest.raises(InputRejected, match=word):
         fetch(server.url)
 

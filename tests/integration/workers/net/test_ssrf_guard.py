@@ -263,7 +263,7 @@ def test_a_stop_is_obeyed_before_the_request_is_sent() -> None:
         assert server.connections == 0
 
 
-def test_each_thread_keeps_its_connections() -> None:
+def test_each_thread_keeps_its_own_connections() -> None:
     with serve(OK) as server:
         http = Http()
 
@@ -280,7 +280,7 @@ def test_each_thread_keeps_its_connections() -> None:
         http.close()
 
 
-def test_cookies_of_a_server_are_not_sent_again() -> None:
+def test_cookies_of_a_server_are_not_sent_back() -> None:
     with serve(answer(200, b"hello", set_cookie="a=b; Path=/")) as server:
         http = Http()
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""An edit is asked for in each endpoint's own words, and its answer read with care."""
+"""Each dialect sends the form that its endpoint expects, and validates the answer."""
 
 import base64
 import json
@@ -60,7 +60,7 @@ def test_a_stepfun_edit_is_asked_for_to_the_letter(http: Http) -> None:
     )
 
 
-def test_what_is_not_given_is_not_sent(http: Http) -> None:
+def test_absent_parameters_are_not_sent(http: Http) -> None:
     with serve(success()) as server:
         edit(http, at(server.url))
         assert set(form(server.requests[0])) == {"model", "prompt", "response_format", "image"}
@@ -127,7 +127,7 @@ def test_a_trace_context_is_passed_on_if_it_is_one(http: Http, given: str | None
 
 
 @pytest.mark.parametrize("key", [None, "", "with space", "line\nend", "schlüssel"])
-def test_a_key_that_is_none_parks_the_model_before_anything_is_sent(http: Http, key: str | None) -> None:
+def test_an_invalid_key_parks_the_model_and_no_request_is_sent(http: Http, key: str | None) -> None:
     with serve(success()) as server:
         model = at(server.url)
         secret = SecretStr(key) if key is not None else None
@@ -177,11 +177,11 @@ BAD: dict[str, bytes] = {
     "neither": answer(200, b'{"data": [{"seed": 1}]}'),
     "empty url": success(url=""),
     "url of the wrong kind": success(url=["x"]),
-    "url that is none": success(url="http://[::1"),
+    "invalid url": success(url="http://[::1"),
     "url of another scheme": success(url="file:///etc/passwd"),
     "broken base64": success(url=None, b64_json="a"),
     "base64 with other letters": success(url=None, b64_json="ä==="),
-    "a reason that is none": success(finish_reason="error"),
+    "invalid finish reason": success(finish_reason="error"),
     "a reason of the wrong kind": success(finish_reason=["success"]),
     "no content": answer(204),
     "deep json": answer(200, b"[" * 100_000),

@@ -116,7 +116,7 @@ WORDS: list[tuple[str, int, dict[str, str], type[EditFailure]]] = [
 
 @pytest.mark.parametrize("case", WORDS, ids=str)
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_an_errors_words_tell_what_its_status_does_not(
+def test_the_type_and_code_of_an_error_refine_its_status(
     http: Http,
     catalogue: Callable[[str], ModelSpec],
     case: tuple[str, int, dict[str, str], type[EditFailure]],
@@ -153,7 +153,7 @@ LIMITS: list[tuple[str, dict[str, str], tuple[str, int | None, float | None]]] =
 
 
 @pytest.mark.parametrize(("message", "headers", "expected"), LIMITS)
-def test_a_429_says_what_is_limited_and_for_how_long(
+def test_the_limit_and_the_wait_are_read_from_a_429(
     http: Http, message: str, headers: dict[str, str], expected: tuple[str, int | None, float | None]
 ) -> None:
     found = failure(http, answer(429, error_body(message), **headers))
@@ -168,7 +168,7 @@ def test_a_retry_after_may_be_a_date() -> None:
     assert retry_after_s({}, now) is None
 
 
-def test_a_503_is_asked_again_when_it_says(http: Http) -> None:
+def test_a_503_is_retried_after_its_retry_after(http: Http) -> None:
     found = failure(http, answer(503, b"", retry_after="30"))
     assert isinstance(found, Transient)
     assert found.retry_after_s == 30
@@ -202,7 +202,7 @@ def test_an_answer_that_drips_ends_with_the_deadline(http: Http) -> None:
     assert type(found) is OutcomeUnknown
 
 
-def test_a_refusal_whose_body_breaks_off_is_still_that_refusal(http: Http) -> None:
+def test_a_refusal_with_an_incomplete_body_keeps_its_kind(http: Http) -> None:
     def break_off(connection: socket.socket, request: Request) -> None:
         connection.sendall(answer(401, b"{", content_length="1000"))
         connection.close()
@@ -311,7 +311,7 @@ SHOWN = f"prompt\n  String is too long [type=string_too_long, input_value='{PROM
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         ({"detail": [{**FAULT, "input": PROMPT}]}, "body.prompt: String should have at most 9 characters"),
         ({"detail": {**FAULT, "input": PROMPT}}, "body.prompt: String should have at most 9 characters"),
@@ -324,16 +324,14 @@ SHOWN = f"prompt\n  String is too long [type=string_too_long, input_value='{PROM
         ({"detail": [[PROMPT], FAULT]}, "body.prompt: String should have at most 9 characters"),
     ],
 )
-def test_a_validator_s_complaint_is_told_without_the_prompt_that_it_repeats(
-    http: Http, body: object, told: str
-) -> None:
+def test_a_validation_error_is_reported_without_the_prompt(http: Http, body: object, expected: str) -> None:
     found = failure(http, answer(422, json.dumps(body).encode()))
     assert type(found) is RequestRefused
-    assert told in found.message
+    assert expected in found.message
     assert PROMPT not in found.message
 
 
-def test_a_complaint_that_breaks_off_is_told_without_the_prompt_that_it_repeats(http: Http) -> None:
+def test_an_incomplete_validation_error_is_reported_without_the_prompt(http: Http) -> None:
     found = failure(http, answer(422, json.dumps({"detail": [{**FAULT, "input": PROMPT}]})[:-2].encode()))
     assert "String should have at most 9 characters" in found.message
     assert PROMPT not in found.message

@@ -1,4 +1,4 @@
-"""The table of metrics, and what a worker's process makes of the attempts it sees."""
+"""The catalogue of metrics, and the metrics that a worker exports about its attempts."""
 
 import re
 import socket
@@ -91,7 +91,7 @@ def exported(metrics: WorkerMetrics) -> dict[tuple[str, tuple[str, ...]], float]
     return {(s.name, tuple(v for k, v in sorted(s.labels.items()) if k != "le")): s.value for s in samples}
 
 
-def test_a_worker_exports_every_metric_of_a_worker_and_what_it_saw() -> None:
+def test_a_worker_exports_all_its_metrics_and_counts_its_attempts() -> None:
     metrics = WorkerMetrics(lambda: 3)
     metrics.attempt(report())
     metrics.attempt(report(outcome="retry", answer="server_error", steps={"fetch": 0.3}, kept_bytes=0))
@@ -123,7 +123,7 @@ def test_a_port_that_is_taken_is_a_clear_error() -> None:
             metrics.serve("127.0.0.1", taken.getsockname()[1])
 
 
-def test_each_worker_of_the_local_stack_serves_metrics_on_a_port_of_its_own(tmp_path: Path) -> None:
+def test_each_worker_of_the_local_stack_has_its_own_metrics_port(tmp_path: Path) -> None:
     members = Members(UpOptions(data_dir=tmp_path, port=Ports().choose("api"), workers=2), {})
     members.close()
     commands = [member.program.command for member in members.all if "worker" in member.program.command]
@@ -167,9 +167,7 @@ def test_being_watched_is_judged_by_its_cpu_time_and_by_the_median_scrape(
         (Interrupted("x"), False, None),
     ],
 )
-def test_an_answer_has_the_class_of_what_the_endpoint_did(
-    failure: EditFailure | None, answered: bool, expected: str | None
-) -> None:
+def test_each_failure_has_an_answer_class(failure: EditFailure | None, answered: bool, expected: str | None) -> None:
     assert answer_class(failure, called=True, answered=answered) == expected
     assert expected is None or expected in ANSWER_CLASSES
     assert answer_class(failure, called=False, answered=False) is None
@@ -180,11 +178,11 @@ def test_the_steps_have_the_names_that_dashboards_use() -> None:
 
 
 @pytest.mark.parametrize("given", [None, "", "nothing", CONTEXT.upper(), CONTEXT + "-more", "00-0-0-0"])
-def test_what_is_no_trace_context_has_no_trace(given: str | None) -> None:
+def test_an_invalid_trace_context_has_no_trace_id(given: str | None) -> None:
     assert trace_id_of(given) is None
 
 
-def test_a_trace_context_is_found_in_what_the_outbox_holds_of_a_job() -> None:
+def test_a_trace_context_is_read_from_the_outbox_fields_of_a_job() -> None:
     assert trace_id_of(CONTEXT) == "0af7651916cd43dd8448eb211c80319c"
     assert traceparent_of('{"spec": "{\\"traceparent\\": \\"' + CONTEXT + '\\"}"}') == CONTEXT
     assert traceparent_of('{"spec": "{\\"traceparent\\": \\"guess\\"}"}') is None
@@ -205,12 +203,12 @@ def test_without_being_asked_for_spans_are_none_and_a_context_is_passed_on() -> 
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_the_page_on_monitoring_tells_of_every_metric_as_it_is(metric: Metric) -> None:
+def test_the_monitoring_page_documents_every_metric(metric: Metric) -> None:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     line = f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |"
     assert line in MONITORING.read_text().splitlines()
 
 
-def test_the_page_on_monitoring_tells_of_no_other_metric() -> None:
+def test_the_monitoring_page_documents_no_unknown_metric() -> None:
     named = set(re.findall(r"^\| `(retouch_\w+)`", MONITORING.read_text(), re.MULTILINE))
     assert named == {metric.name for metric in METRICS}
