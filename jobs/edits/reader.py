@@ -17,7 +17,7 @@ from jobs.foundation.redis_keys import Keys
 from jobs.records.job_codec import decode_job
 from jobs.records.job_models import Job
 
-MOST_A_PAGE = 500
+MAX_PAGE = 500
 
 
 class JobReader:
@@ -86,7 +86,7 @@ class JobReader:
         Raises:
             InvalidInput: naming `limit` or `cursor`.
         """
-        check_limit(limit, MOST_A_PAGE)
+        check_limit(limit, MAX_PAGE)
         below = read_cursor(cursor, "job_.+") if cursor else None
         candidates = (
             self._ids_with_custom_id(tenant, custom_id, batch_id, below)

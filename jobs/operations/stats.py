@@ -21,7 +21,7 @@ from jobs.records.job_models import WEIGHTS, Outcome, Record
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 SAMPLE_MS = 10_000
 """How often jobs/plan.lua keeps a sample."""
-MOST_LANES = 2000
+MAX_LANES = 2000
 BREAKER_MS = 86_400_000
 """After this time without a delivery a receiver no longer counts as paused."""
 OUTCOMES: tuple[str, ...] = Outcome.__args__  # type: ignore[attr-defined]
@@ -190,7 +190,7 @@ class Stats:
         """All counts. It takes five round trips, and a sixth in the hour after planning paused."""
         specs = list(self._catalogue.models.values())
         now, *lanes = self._scripts.run(
-            "models/queue_ages", [self._keys.model(spec.name) for spec in specs], [MOST_LANES]
+            "models/queue_ages", [self._keys.model(spec.name) for spec in specs], [MAX_LANES]
         )
         pipe = self._redis.pipeline(transaction=False)
         pipe.hmget(self._keys.fleet, ["slots", "rows:accepted", "rows:rejected"])
