@@ -109,10 +109,10 @@ def make_fleet(
     make_settings: Callable[..., Settings], simulator: str, tmp_path: Path
 ) -> Iterator[Callable[..., Fleet]]:
     """Fleets on the session's simulator, or on one of the test's own; limits are given by name."""
-    made: list[Fleet] = []
+    fleets: list[Fleet] = []
 
     def make(origin: str = simulator, settings: Settings | None = None, **limits: object) -> Fleet:
-        directory = tmp_path / f"fleet{len(made)}"
+        directory = tmp_path / f"fleet{len(fleets)}"
         directory.mkdir()
         config = directory / "retouch.toml"
         config.write_text(catalogue_toml(origin, **limits))
@@ -121,11 +121,11 @@ def make_fleet(
         opened.planner.register_models()
         for tenant in ("acme", "globex"):
             opened.tenants.ensure(tenant)
-        made.append(Fleet(opened, origin, directory))
-        return made[-1]
+        fleets.append(Fleet(opened, origin, directory))
+        return fleets[-1]
 
     yield make
-    for fleet in made:
+    for fleet in fleets:
         fleet.close()
         fleet.domain.close()
 

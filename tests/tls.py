@@ -1,4 +1,4 @@
-"""One TLS context for tests that open many HTTP clients and speak no TLS: to load the authorities takes 60 ms."""
+"""One TLS context for tests that open many plain HTTP clients, because loading the authorities takes 60 ms."""
 
 import functools
 import ssl

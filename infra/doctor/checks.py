@@ -39,13 +39,13 @@ class Finding:
     Attributes:
         check: name of the check.
         level: `warning`: the part works but can be improved; `fault`: it does not work, or will lose data.
-        said: message for the user.
+        message: message for the user.
         advice: how to correct it; "" if nothing is wrong.
     """
 
     check: str
     level: Level
-    said: str
+    message: str
     advice: str = ""
 
 

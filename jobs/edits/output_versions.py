@@ -49,21 +49,21 @@ class ObjectVersion:
     @classmethod
     def of(cls, there: StoredObject) -> "ObjectVersion":
         """Read an object's metadata."""
-        said = {name: unquote(value) for name, value in there.metadata.items()}
-        version = _number(said.get(VERSION), 1)
-        before = _number(said.get(BEFORE), 0)
+        metadata = {name: unquote(value) for name, value in there.metadata.items()}
+        version = _number(metadata.get(VERSION), 1)
+        before = _number(metadata.get(BEFORE), 0)
         return cls(
-            job_id=said.get(JOB) or NOBODY,
+            job_id=metadata.get(JOB) or NOBODY,
             version=version,
-            top=max(version, _number(said.get(TOP), 1)),
-            before=(before, said.get(REPLACED, NOBODY)) if before else None,
+            top=max(version, _number(metadata.get(TOP), 1)),
+            before=(before, metadata.get(REPLACED, NOBODY)) if before else None,
         )
 
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata of an object of this version, without its job."""
-        said = {VERSION: str(self.version), TOP: str(self.top)}
-        return said | ({BEFORE: str(self.before[0]), REPLACED: self.before[1]} if self.before else {})
+        metadata = {VERSION: str(self.version), TOP: str(self.top)}
+        return metadata | ({BEFORE: str(self.before[0]), REPLACED: self.before[1]} if self.before else {})
 
     def previous(self, key: str) -> str | None:
         """Where the version before it lies, if it lies under `key`."""

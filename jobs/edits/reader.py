@@ -57,10 +57,10 @@ class JobReader:
             lane = lanes[record["lane"]] if record else None
             if lane is None or lane.owner != tenant:
                 continue
-            told = shared.get(batch_of(job_id) or "", _ALONE)
+            fields = shared.get(batch_of(job_id) or "", _ALONE)
             if lane.stopped and record["state"] in LIVE:
-                record |= {"state": State.CANCELED, "finished": told.finished or "0"}
-            jobs.append(decode_job(job_id, tenant, record, told.defaults, None if lane.trial else told.changes))
+                record |= {"state": State.CANCELED, "finished": fields.finished or "0"}
+            jobs.append(decode_job(job_id, tenant, record, fields.defaults, None if lane.trial else fields.changes))
         return jobs
 
     def page(

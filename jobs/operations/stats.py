@@ -203,7 +203,7 @@ class Stats:
             pipe.hgetall(self._keys.totals(model.name))
             pipe.lrange(self._keys.samples(model.name), 0, MINUTE_MS // SAMPLE_MS)
             pipe.lindex(self._keys.samples(model.name), -1)
-        (slots, accepted, rejected), told, breakers, outbox, memory, *rest = pipe.execute()
+        (slots, accepted, rejected), delivery_totals, breakers, outbox, memory, *rest = pipe.execute()
         hours = self._hours([spec.name for spec in specs], rest[2::4], rest[3::4], int(now))
         models = []
         for i, spec in enumerate(specs):
@@ -219,12 +219,12 @@ class Stats:
             slots=int(slots or 0),
             workers=self._status.workers(),
             deliveries=DeliveryStats(
-                waiting=int(told.get("n:waiting", 0)),
-                sending=int(told.get("n:sending", 0)),
-                ended={state: int(told.get(f"ended:{state}", 0)) for state in ("succeeded", "exhausted")},
-                tries={outcome: int(told.get(f"tries:{outcome}", 0)) for outcome in TRY_OUTCOMES},
+                waiting=int(delivery_totals.get("n:waiting", 0)),
+                sending=int(delivery_totals.get("n:sending", 0)),
+                ended={state: int(delivery_totals.get(f"ended:{state}", 0)) for state in ("succeeded", "exhausted")},
+                tries={outcome: int(delivery_totals.get(f"tries:{outcome}", 0)) for outcome in TRY_OUTCOMES},
                 breakers_open=breakers,
-                endpoints_disabled=int(told.get("disabled", 0)),
+                endpoints_disabled=int(delivery_totals.get("disabled", 0)),
                 outbox=outbox,
             ),
             rows={"accepted": int(accepted or 0), "rejected": int(rejected or 0)},
@@ -373,5 +373,7 @@ def _since(totals: Mapping[str, str], samples: list[str], now: int, stretch_ms: 
 
 def _sum(stretches: Iterable[Stretch]) -> Stretch:
     every = list(stretches)
-    counts = {name: sum(getattr(one, name) for one in every) for name in Stretch.model_fields if name != "over_s"}
-    return Stretch(over_s=max((one.over_s for one in every), default=0), **counts)
+    counts = {
+        name: sum(getattr(stretch, name) for stretch in every) for name in Stretch.model_fields if name != "over_s"
+    }
+    return Stretch(over_s=max((stretch.over_s for stretch in every), default=0), **counts)

@@ -36,7 +36,7 @@ def doctor(as_json: AsJson = False) -> None:
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
         level = Text(f"{finding.level:8}", style=STYLES[finding.level])
-        console.print(Text.assemble(level, f"{finding.check:{width}}  {plain(finding.said)}"))
+        console.print(Text.assemble(level, f"{finding.check:{width}}  {plain(finding.message)}"))
         if finding.advice:
             console.print(Text.assemble(" " * (10 + width), ("to do: ", "bold"), plain(finding.advice)))
     raise typer.Exit(SOME_FAILED if faulty else DONE)

@@ -70,7 +70,7 @@ def test_an_eviction_policy_that_deletes_keys_is_a_fault(own_valkey: Valkey, own
     with connect(own_settings) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
     found = faults(examine(own_settings))["redis eviction"]
-    assert "allkeys-lru" in found.said
+    assert "allkeys-lru" in found.message
     assert "noeviction" in found.advice
 
 
@@ -82,7 +82,7 @@ def test_an_eviction_policy_of_the_broker_is_a_fault(
         redis.config_set("maxmemory-policy", "volatile-ttl")
     found = faults(examine(settings))
     assert "redis eviction" not in found
-    assert "volatile-ttl" in found["broker eviction"].said
+    assert "volatile-ttl" in found["broker eviction"].message
 
 
 def test_disabled_persistence_is_a_fault(own_valkey: Valkey, own_settings: Settings) -> None:
@@ -117,9 +117,9 @@ def test_an_invalid_url_is_a_fault_and_its_password_is_not_shown(
 ) -> None:
     findings = examine(make_settings(**{variable.removeprefix("RETOUCH_").lower(): SecretStr(url)}))
     (found,) = faults(findings).values()
-    assert variable in found.said
+    assert variable in found.message
     assert "://" in found.advice
-    assert "half" not in found.said + found.advice
+    assert "half" not in found.message + found.advice
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
@@ -148,7 +148,7 @@ def test_a_queue_with_only_a_draining_worker_is_a_fault(settings: Settings) -> N
 def test_an_unreachable_bucket_is_a_fault(make_settings: Callable[..., Settings]) -> None:
     port = Ports().choose("unused")
     found = faults(examine(make_settings(s3_endpoint_url=f"http://127.0.0.1:{port}")))["bucket list"]
-    assert "cannot be reached" in found.said
+    assert "cannot be reached" in found.message
     assert "RETOUCH_S3_ENDPOINT_URL" in found.advice
 
 
@@ -161,7 +161,7 @@ def test_a_missing_bucket_is_a_fault(make_settings: Callable[..., Settings]) -> 
 def test_a_wrong_key_is_a_fault(settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "WRONGWRONGWRONG")
     found = faults(examine(settings))["bucket list"]
-    assert "credentials" in found.said
+    assert "credentials" in found.message
     assert "AWS_SECRET_ACCESS_KEY" in found.advice
 
 
@@ -175,7 +175,7 @@ def test_a_bucket_that_rejects_puts_is_a_fault(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
         found = faults(examine(settings))
     assert "bucket list" not in found
-    assert "refuses" in found["bucket put"].said
+    assert "refuses" in found["bucket put"].message
     assert "s3:PutObject" in found["bucket put"].advice
 
 
@@ -188,7 +188,7 @@ def test_a_missing_worker_is_a_fault(settings: Settings) -> None:
 def test_a_clock_offset_of_a_minute_is_a_fault(settings: Settings, offset_s: int) -> None:
     found = faults(examine(settings, now=lambda: time.time() + offset_s))
     for check in ("clock", "store's clock"):
-        assert ("ahead" if offset_s > 0 else "behind") in found[check].said
+        assert ("ahead" if offset_s > 0 else "behind") in found[check].message
         assert "NTP" in found[check].advice
 
 
@@ -216,7 +216,7 @@ def test_a_parked_model_is_a_fault_with_its_reason(fleet: Fleet) -> None:
     fleet.submit(image, "[sim:fail=402] unpaid")
     eventually(lambda: fleet.domain.status.models()[0].parked, what="the model is parked")
     found = faults(examine(fleet.domain.settings))["model step-image-edit-2"]
-    assert "402" in found.said or "quota" in found.said
+    assert "402" in found.message or "quota" in found.message
     assert "balance" in found.advice
 
 

@@ -24,15 +24,15 @@ def runs(fleet: Fleet, schedule_id: str) -> list[Run]:
 
 
 def ended(fleet: Fleet, schedule_id: str) -> bool:
-    found = runs(fleet, schedule_id)
-    return bool(found) and all(run.state in FINAL_RUNS for run in found)
+    runs_by_schedule = runs(fleet, schedule_id)
+    return bool(runs_by_schedule) and all(run.state in FINAL_RUNS for run in runs_by_schedule)
 
 
 def due_now(fleet: Fleet, schedules: Sequence[str]) -> None:
     """Make all the schedules due now, regardless of their cron expressions."""
     tick = int(time.time() * 1000)
     domain = fleet.domain
-    domain.redis.zadd(domain.keys.schedules_due, {domain.keys.schedule(one): tick for one in schedules})
+    domain.redis.zadd(domain.keys.schedules_due, {domain.keys.schedule(schedule_id): tick for schedule_id in schedules})
 
 
 def test_two_hundred_due_schedules_make_one_run_each_though_a_worker_is_killed(
@@ -45,17 +45,20 @@ def test_two_hundred_due_schedules_make_one_run_each_though_a_worker_is_killed(
         schedules = [create_schedule(fleet, items=[{"custom_id": "A", "image": image}]) for _ in range(200)]
         due_now(fleet, schedules)
         keys = fleet.domain.keys
-        eventually(lambda: any(fleet.domain.redis.zcard(keys.runs(one)) for one in schedules), what="the first run")
+        eventually(
+            lambda: any(fleet.domain.redis.zcard(keys.runs(schedule_id)) for schedule_id in schedules),
+            what="the first run",
+        )
         workers[0].kill()
         eventually(
-            lambda: all(ended(fleet, one) for one in schedules),
+            lambda: all(ended(fleet, schedule_id) for schedule_id in schedules),
             within_s=240,
             what="every run has ended",
         )
-        found = [runs(fleet, one) for one in schedules]
-        assert [len(one) for one in found] == [1] * 200
-        assert {one[0].state for one in found} == {RunState.COMPLETED}
-        batches = {one[0].batch_id for one in found}
+        runs_by_schedule = [runs(fleet, schedule_id) for schedule_id in schedules]
+        assert [len(made_runs) for made_runs in runs_by_schedule] == [1] * 200
+        assert {made_runs[0].state for made_runs in runs_by_schedule} == {RunState.COMPLETED}
+        batches = {made_runs[0].batch_id for made_runs in runs_by_schedule}
         assert len(batches) == 200
         assert fleet.domain.redis.zcard(keys.batches("acme")) == 200
 

@@ -49,8 +49,8 @@ def shared_api(shared_domain: Domain) -> Iterator[str]:
 @pytest.fixture
 def api(domain: Domain) -> Iterator[Api]:
     """An API over the test's domain."""
-    with api_of(domain) as one:
-        yield one
+    with api_of(domain) as api:
+        yield api
 
 
 @pytest.fixture
@@ -63,15 +63,15 @@ def webhooks(domain: Domain) -> Iterator[WebhookRunner]:
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     """A receiver of webhooks."""
-    with receiving() as one:
-        yield one
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture
 def timetable(make_settings: Callable[..., Settings], tmp_path: Path, clock: Clock) -> Iterator[Timetable]:
     """Schedules whose clock shows midnight."""
     domain = open_at(make_settings, tmp_path, clock)
-    made = Timetable(domain, clock)
-    made.set(MIDNIGHT)
-    yield made
+    schedules = Timetable(domain, clock)
+    schedules.set(MIDNIGHT)
+    yield schedules
     domain.close()

@@ -1,4 +1,4 @@
-"""Batches over a real domain, with a worker's hands: chores done at once, jobs ended as a test wants."""
+"""Batches over a real domain: background tasks run at once, and jobs end as the test wants."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -34,13 +34,13 @@ rpm = 1000000
 price_usd = 0.003
 """
 PROMPT = "Put it on a white background"
-WORKER = "hands"
+WORKER = "harness"
 IMAGE = "s3://{bucket}/pictures/{number}.png"
 
 
 @contextmanager
 def generous(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Domain]:
-    """A domain whose one model permits all at once, with the tenants `acme` and `globex`."""
+    """A domain whose only model permits any number of calls, with the tenants `acme` and `globex`."""
     config = tmp_path / "retouch.toml"
     config.write_text(CATALOGUE)
     opened = Domain.open(make_settings(config=config))
@@ -51,14 +51,14 @@ def generous(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator
     opened.close()
 
 
-class Hands:
-    """What a fleet does for batches, one step at a time."""
+class BatchHarness:
+    """Does a fleet's work for batches, one step at a time."""
 
     def __init__(self, domain: Domain, tenant: str = "acme", slots: int = 1000) -> None:
         self.domain = domain
         self.tenant = tenant
         self._tasks: dict[TaskKind, Callable[[str], str]] = {}
-        app = Celery("hands", set_as_current=False)
+        app = Celery("harness", set_as_current=False)
         register_background_tasks(app, build_background_tasks(domain))
         self._tasks = {kind: app.tasks[kind.value] for kind in TaskKind if kind.value in app.tasks}
         self.slots = slots
@@ -76,18 +76,18 @@ class Hands:
 
     def ask(self, **request: Any) -> str:
         """Submit items or the address of a manifest."""
-        asked = BatchRequest.model_validate(request)
-        return self.domain.batch_submission.submit(asked, tenant=self.tenant).batch.id
+        batch_request = BatchRequest.model_validate(request)
+        return self.domain.batch_submission.submit(batch_request, tenant=self.tenant).batch.id
 
     def do(self, kind: TaskKind, batch_id: str) -> str:
-        """Run a chore's task as a worker would: what it returns, or why it did not end well."""
+        """Run a background task as a worker would. Returns its result, or the reason why it did not succeed."""
         try:
             return self._tasks[kind](batch_id)
-        except (Ignore, Retry, ManifestFault) as told:
-            return str(told)
+        except (Ignore, Retry, ManifestFault) as error:
+            return str(error)
 
     def read(self, batch_id: str) -> Batch:
-        """Let its manifest be read."""
+        """Read its manifest."""
         self.do(TaskKind.INGEST, batch_id)
         return self.batch(batch_id)
 
@@ -105,14 +105,14 @@ class Hands:
 
     def start(self, limit: int = 100) -> list[Claim]:
         """Start what may start now."""
-        # There are threads for this moment alone, so that no chore starts anything on its own.
+        # The worker has threads only during this call, so that no background task starts a job.
         self.domain.planner.renew(WORKER, slots=self.slots, worker_info="{}", held=[])
-        found = [self.claim(one) for one in self.domain.planner.plan(limit=limit).dispatches]
+        found = [self.claim(dispatch) for dispatch in self.domain.planner.plan(limit=limit).dispatches]
         self.domain.planner.depart(WORKER, gone=True)
         return [claim for claim in found if claim is not None]
 
-    def claim(self, one: Dispatch) -> Claim | None:
-        return self.domain.planner.claim(one.job_id, one.attempt, WORKER)
+    def claim(self, dispatch: Dispatch) -> Claim | None:
+        return self.domain.planner.claim(dispatch.job_id, dispatch.attempt, WORKER)
 
     def end(self, claim: Claim, to: State = State.SUCCEEDED, *, cost_micro_usd: int = 0) -> bool:
         settlement = {
@@ -146,12 +146,12 @@ class Hands:
         return count
 
     def events(self, prefix: str = "batch.") -> list[str]:
-        """Types of all events so far that begin so."""
+        """The types of all events so far that start with `prefix`."""
         entries: Any = self.domain.redis.xrange(self.domain.keys.outbox)
         return [fields["type"] for _, fields in entries if fields["type"].startswith(prefix)]
 
 
 def adds_up(batch: Batch, states: Iterable[State] = State) -> bool:
-    """Whether its counts make up its total."""
+    """Whether its counts add up to its total."""
     counts: dict[str, int] = batch.counts.model_dump()
     return counts["total"] == sum(counts[state] for state in states) + counts["rejected"]

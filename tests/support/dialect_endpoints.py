@@ -1,4 +1,4 @@
-"""Endpoints that answer as told, and edits asked of them: what the tests of the dialects share."""
+"""Endpoints with scripted answers, and edit requests to them, for the tests of the dialects."""
 
 import email.message
 import email.parser

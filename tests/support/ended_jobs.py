@@ -1,4 +1,4 @@
-"""Jobs that end without a worker, for tests of what their end leads to."""
+"""Jobs that end without a worker, for tests of the consequences of an end."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

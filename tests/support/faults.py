@@ -1,4 +1,4 @@
-"""Short words for tests in which something goes away and comes back."""
+"""Helpers for tests in which a server stops and starts again."""
 
 import time
 from collections import Counter
@@ -19,14 +19,14 @@ MakeSettings = Callable[..., Settings]
 
 
 def small(shade: int = 90) -> bytes:
-    """A picture that costs next to nothing."""
-    held = BytesIO()
-    Image.new("RGB", (48, 32), (shade, 120, 60)).save(held, "PNG")
-    return held.getvalue()
+    """A very small picture."""
+    buffer = BytesIO()
+    Image.new("RGB", (48, 32), (shade, 120, 60)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def outlast(seconds: float, holds: Callable[[], object]) -> None:
-    """Let so much time pass, in which a condition holds whenever it is asked."""
+    """Wait for some seconds, and assert that a condition holds all the time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert holds()
@@ -42,7 +42,7 @@ def outcomes(fleet: Fleet, job_id: str) -> list[str]:
 
 
 def all_end(fleet: Fleet, jobs: list[str], within_s: float = 120) -> None:
-    """Wait for the end of all, while the store may still be on its way back."""
+    """Wait until all jobs have ended. The store may be down at first."""
 
     def ended() -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Worker processes and the simulator for tests: started for real, awaited by what they say of themselves."""
+"""Real worker processes and the simulator for tests; ready when their own output says so."""
 
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,25 @@ class Worker:
         self.process = self._started.popen
 
     def wait_ready(self) -> "Worker":
-        """Return once its pulse is felt."""
+        """Return after its first heartbeat."""
         self._started.wait_until(lambda: any(worker.name == self.name for worker in self._domain.status.workers()))
         return self
 
     def kill(self) -> None:
-        """SIGKILL: it has no time for anything."""
+        """Send SIGKILL."""
         self._started.kill()
 
     def terminate(self) -> None:
-        """SIGTERM: it drains."""
+        """Send SIGTERM: the worker drains."""
         self.process.terminate()
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Stop the process and wait for it."""
         self._started.close(grace_s=3)
 
 
 class Fleet:
-    """A domain with a simulator and workers, and short words for what tests do with them."""
+    """A domain with a simulator and workers, and helpers for tests."""
 
     def __init__(self, domain: Domain, origin: str, directory: Path) -> None:
         self.domain = domain
@@ -56,7 +56,7 @@ class Fleet:
         self._workers: list[Worker] = []
 
     def worker(self, **options: Any) -> Worker:
-        """Start a worker and wait for its pulse."""
+        """Start a worker and wait for its first heartbeat."""
         log = self._directory / f"worker{len(self._workers) + 1}.log"
         worker = Worker(self.domain, log, **options)
         self._workers.append(worker)
@@ -67,13 +67,13 @@ class Fleet:
             worker.close()
 
     def put_picture(self, data: bytes, key: str) -> str:
-        """A picture in the bucket; its address."""
+        """Put a picture into the bucket. Returns its address."""
         bucket = self.domain.settings.s3_bucket
         self.domain.bucket.put(bucket, key, data, media_type="image/png")
         return f"s3://{bucket}/{key}"
 
     def submit(self, image: str, prompt: str = "brighter", *, tenant: str = "acme", **fields: object) -> str:
-        """One job, planned and published at once."""
+        """Submit one job, and plan and publish it at once."""
         values = {"model": MODEL, "prompt": prompt, "image": image, "seed": 1, **fields}
         draft = Draft(new_job_id(), JobSpec.model_validate(values), Input(image=image))
         self.domain.planner.submit([draft], tenant=tenant)
@@ -84,12 +84,12 @@ class Fleet:
         return self.domain.job_reader.get(tenant, job_id)
 
     def ended(self, job_id: str, tenant: str = "acme", within_s: float = 120) -> Job:
-        """The job once it is final."""
+        """Wait until the job is final, and return it."""
         eventually(lambda: self.job(job_id, tenant).state in FINAL, within_s=within_s, what=f"{job_id} ends")
         return self.job(job_id, tenant)
 
     def calls(self, **query: str) -> dict[str, Any]:
-        """What the simulator counted."""
+        """The counts of the simulator."""
         return dict(httpx.get(f"{self.origin}/_sim/calls", params={"summary": "1", **query}, timeout=60).json())
 
     def knobs(self, **changes: object) -> None:

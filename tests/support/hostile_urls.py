@@ -1,4 +1,4 @@
-"""URLs that no webhook may be sent to."""
+"""URLs to which no webhook may be sent."""
 
 HOSTILE = [
     "http://127.0.0.1",

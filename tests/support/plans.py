@@ -1,4 +1,4 @@
-"""A planner over real scripts with a clock of its own, and short words for what tests do with it."""
+"""A planner over real scripts with its own clock, and helpers for tests that use it."""
 
 from itertools import count
 from typing import Any
@@ -31,7 +31,7 @@ def model(**changes: object) -> ModelSpec:
 
 
 class Plans:
-    """One plan under a key prefix of its own."""
+    """One plan with its own key prefix."""
 
     def __init__(self, redis: Redis, prefix: str, clock: Clock, *models: ModelSpec, slots: int = 1000) -> None:
         self.redis = redis
@@ -49,7 +49,7 @@ class Plans:
         self._seeds = count(1)
 
     def beat(self, *held: Dispatch) -> list[Dispatch]:
-        """The one worker's pulse."""
+        """The heartbeat of the only worker."""
         return self.planner.renew("w1", slots=self.slots, worker_info="{}", held=held)
 
     def draft(self, job_id: str | None = None, **fields: Any) -> Draft:

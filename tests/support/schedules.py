@@ -1,4 +1,4 @@
-"""Schedules over a real domain with a clock of its own, and a worker's hands that do their chores at once."""
+"""Schedules over a real domain with their own clock; their background tasks run at once."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from jobs.queueing.background_tasks import TaskKind
 from jobs.schedules.models import Run, RunState, Schedule
 from jobs.schedules.submission import parse_schedule
 from jobs.wiring import Domain
-from tests.support.batches import CATALOGUE, Hands
+from tests.support.batches import CATALOGUE, BatchHarness
 from tests.support.clock import Clock
 from workers.process.wiring import build_schedule_poller
 
@@ -34,7 +34,7 @@ def open_at(
 
 
 class Timetable:
-    """Schedules of one tenant, their clock, and hands that work for them."""
+    """Schedules of one tenant, their clock, and a harness that does the fleet's work."""
 
     def __init__(self, domain: Domain, clock: Clock, tenant: str = "acme") -> None:
         self.domain = domain
@@ -42,14 +42,14 @@ class Timetable:
         self.tenant = tenant
         domain.planner.register_models()
         domain.tenants.ensure(tenant)
-        self.hands = Hands(domain, tenant)
+        self.batch_harness = BatchHarness(domain, tenant)
 
     def set(self, at: datetime) -> None:
-        """What the clock shows."""
+        """Set the clock."""
         self.clock.now_ms = to_ms(at)
 
     def make(self, cron: str = "0 * * * *", **fields: Any) -> str:
-        """A schedule; of one item unless it is given a source."""
+        """Create a schedule, with one item unless a source is given."""
         if "manifest" not in fields and "items" not in fields:
             item = {name: text.format(bucket=self.domain.bucket.name) for name, text in ITEM.items()}
             fields["items"] = [item]
@@ -60,7 +60,7 @@ class Timetable:
         return self.domain.schedules.get(self.tenant, schedule_id)
 
     def fire(self) -> int:
-        """One look of a worker."""
+        """Poll once, as a worker does."""
         return build_schedule_poller(self.domain).fire()
 
     def runs(self, schedule_id: str) -> list[Run]:
@@ -70,33 +70,33 @@ class Timetable:
     def states(self, schedule_id: str) -> list[str]:
         return [str(run.state) for run in self.runs(schedule_id)]
 
-    def open_chores(self, kind: TaskKind) -> list[str]:
-        """What is to be done of a kind, by id."""
+    def open_background_tasks(self, kind: TaskKind) -> list[str]:
+        """The ids of the open background tasks of a kind."""
         found: Any = self.domain.redis.zrange(self.domain.keys.background_tasks, 0, -1)
         split = (member.split(" ", 1) for member in found)
         return [self.domain.keys.id_of(key) for name, key in split if name == kind]
 
     def do(self, *kinds: TaskKind) -> int:
-        """Do every chore of these kinds that there is now; returns how many."""
+        """Run the background tasks of these kinds that are open now. Returns how many there were."""
         done = 0
         for kind in kinds:
-            for thing in self.open_chores(kind):
-                self.hands.do(kind, thing)
+            for subject_id in self.open_background_tasks(kind):
+                self.batch_harness.do(kind, subject_id)
                 done += 1
         return done
 
     def begin(self) -> None:
-        """Let due runs become batches, and their manifests be read."""
+        """Submit the batches of due runs, and read their manifests."""
         self.do(TaskKind.RUN, TaskKind.INGEST)
 
     def finish(self) -> int:
-        """Work off everything; returns how many jobs there were."""
+        """Run background tasks and jobs until none is left. Returns how many jobs there were."""
         jobs = 0
         while True:
-            chores = self.do(TaskKind.RUN, TaskKind.INGEST, TaskKind.SWEEP, TaskKind.RESULTS)
-            ended = self.hands.work()
+            tasks = self.do(TaskKind.RUN, TaskKind.INGEST, TaskKind.SWEEP, TaskKind.RESULTS)
+            ended = self.batch_harness.work()
             jobs += ended
-            if not chores and not ended:
+            if not tasks and not ended:
                 return jobs
 
     def open_runs(self, schedule_id: str) -> list[Run]:

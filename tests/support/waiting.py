@@ -1,4 +1,4 @@
-"""Waiting for a state that another thread or process brings about."""
+"""Waiting for a state that another thread or process causes."""
 
 import time
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 import structlog
 
 from jobs.queueing.publisher import TaskPublisher
-from jobs.schedules.schedules import Schedules
+from jobs.schedules.schedules import Due, Schedules
 
 POLL_S = 1.0
 """How often each worker looks for schedules whose tick has come, in seconds."""
@@ -25,16 +25,16 @@ class SchedulePoller:
         self._publisher = publisher
 
     def fire(self) -> int:
-        """Make a run of every tick that has come; returns how many runs this call made.
+        """Create a run for each due tick. Returns how many runs this call created.
 
-        A process that is killed meanwhile leaves runs that are due: another process makes their batches.
+        If the process is killed meanwhile, its runs stay due, and another process creates their batches.
 
         Raises:
             redis.exceptions.RedisError: the store does not answer.
         """
         runs = 0
         failed: set[str] = set()
-        while due := [one for one in self._schedules.due(limit=MAX_DUE + len(failed)) if one.schedule_id not in failed]:
+        while due := self._due(failed):
             for schedule in due:
                 try:
                     claimed = self._schedules.claim(schedule)
@@ -49,3 +49,8 @@ class SchedulePoller:
         if runs:
             self._publisher.publish_due()
         return runs
+
+    def _due(self, failed: set[str]) -> list[Due]:
+        """Due schedules that this call has not failed to read."""
+        due = self._schedules.due(limit=MAX_DUE + len(failed))
+        return [schedule for schedule in due if schedule.schedule_id not in failed]

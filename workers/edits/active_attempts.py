@@ -54,7 +54,7 @@ class ActiveAttempts:
     def mark_lost(self, lost: Iterable[Dispatch]) -> None:
         """The worker no longer holds these: their leases have ended, or their jobs were canceled."""
         with self._lock:
-            self._lost.update(one for one in lost if one in self._claims)
+            self._lost.update(dispatch for dispatch in lost if dispatch in self._claims)
 
     def is_lost(self, claim: Claim) -> bool:
         """Whether the worker no longer holds this attempt."""

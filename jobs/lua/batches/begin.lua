@@ -1,7 +1,7 @@
 -- requires: base, writes
 -- reads read_replay: body, jobs
 --
--- Writes a batch whose manifest is to be read. When this returns, the batch is durable.
+-- Writes a batch. A background task then reads its manifest. When this returns, the batch is durable.
 --
 -- KEYS[6] batch   KEYS[7] the tenant's batches   KEYS[8] background tasks
 -- KEYS[9] record of the Idempotency-Key; not touched where ARGV[4] names none

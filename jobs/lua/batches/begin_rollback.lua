@@ -1,7 +1,7 @@
 -- requires: base
 -- reads read_batch: finished, state, chores, sweep
 --
--- The output keys of an ended batch are to be moved back to the earlier versions, in the background.
+-- Starts the rollback of an ended batch: a background task restores the earlier versions of its outputs.
 --
 -- KEYS[6] batch
 -- Returns {its state now, '1' where the rollback is to run, by this call or an earlier one; 'busy' where a sweep has

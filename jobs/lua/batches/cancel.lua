@@ -1,8 +1,8 @@
 -- requires: base, lane_hold, batch_state
 -- reads read_batch: state, lanes, queued, waiting, running, chores
 --
--- The user cancels a batch of any size: its lanes are emptied and marked, and its counts are changed. The records of
--- its jobs follow in the background; until then the mark on their lanes counts.
+-- The user cancels a batch of any size: its lanes are emptied and marked, and its counts are changed. A sweep
+-- in the background changes the records of its jobs; until then, the mark on their lanes is valid.
 --
 -- KEYS[6] batch
 -- Returns {its state now, '1' if this call changed it}

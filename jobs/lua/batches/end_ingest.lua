@@ -1,9 +1,9 @@
 -- requires: base, batch_state
 -- reads read_batch: n:ingest, ingested, state, lanes, chores
 --
--- A manifest has been read to its end, or cannot be read.
+-- Ends the reading of a manifest, at its end or at an error.
 --
--- KEYS[6] batch   KEYS[7] digests of its output places
+-- KEYS[6] batch   KEYS[7] digests of its output keys
 -- ARGV[4] number of the reader's claim   ARGV[5] why it cannot be read; '' where it was read
 -- Returns 1, or 0 where another reader has claimed it since.
 
@@ -14,7 +14,7 @@ redis.call('UNLINK', places)
 redis.call('ZREM', b.chores, 'ingest ' .. batch)
 redis.call('HSET', batch, 'ingested', '1', 'ingested_at', AT)
 redis.call('HDEL', batch, 'mark', 'u:ingest', 'waits_for')
--- Where a later row cannot be read, the jobs of earlier rows continue, and the reason is kept.
+-- If a later row cannot be read, the jobs of earlier rows continue, and the batch keeps the reason.
 if redis.call('SCARD', b.lanes) == 0 then
   redis.call('HSET', batch, 'state', 'failed', 'finished', AT,
     'reason', reason ~= '' and reason or 'the manifest has no row that can be edited')

@@ -1,7 +1,7 @@
 -- requires: base, common_keys
 -- reads read_batch: n:results, finished, lanes, chores
 --
--- The results of an ended batch are in the bucket. From now on its records may expire: those of its jobs first.
+-- Records that the results of an ended batch are in the bucket. Its records may expire now: those of its jobs first.
 --
 -- KEYS[6] batch   KEYS[7] its rejects
 -- ARGV[4] number of the claim   ARGV[5] what was saved, JSON   ARGV[6] how long the batch's record is kept, ms

@@ -1,11 +1,11 @@
 -- requires: common_keys, lanes, job_end
 -- reads read_job: state, lane
 --
--- A batch supersedes jobs of earlier batches that are queued or waiting under the same custom_id: they are canceled.
+-- Cancels jobs of earlier batches that are queued or waiting and have the same custom_id as a job of this batch.
 -- Running jobs continue.
 --
 -- KEYS[6] the tenant's custom_id index   KEYS[7] batch
--- ARGV[4] what the batch's job keys begin with   ARGV[5] its id   ARGV[6…] custom_ids
+-- ARGV[4] prefix of the batch's job keys   ARGV[5] its id   ARGV[6…] custom_ids
 -- Returns how many were canceled.
 
 local customs, batch, prefix, batch_id = KEYS[6], KEYS[7], ARGV[4], ARGV[5]

@@ -2,10 +2,10 @@
 -- reads read_batch: n:sweep, sweep, cursor, lanes, chores, defaults
 -- reads read_job: state, lane, finished, spec
 --
--- Changes some of a batch's jobs after the batch was canceled or retried: their records follow.
+-- Cancels or retries some jobs of a batch after the batch itself was canceled or retried.
 --
 -- KEYS[6] batch
--- ARGV[4] number of the claim   ARGV[5] what the batch's job keys begin with   ARGV[6] jobs of this call at most
+-- ARGV[4] number of the claim   ARGV[5] prefix of the batch's job keys   ARGV[6] jobs of this call at most
 -- Returns 1 when all is done, 0 when there is more, -1 where another worker has claimed it since.
 
 local batch, number, prefix, max_jobs = KEYS[6], ARGV[4], ARGV[5], tonumber(ARGV[6])

@@ -4,10 +4,10 @@
 -- reads read_disabled: due, deleted
 -- reads read_queue: due, enabled, disabled_why, in_flight, window, fails, open_until, rate, tat
 --
--- Starts what may be delivered now: lost tries are taken back, queues with something due get in line, and while there
--- are threads, tenants take turns and so do the queues of each, one delivery a turn, as far as their window, rate and
--- breaker allow. Slow or failing receivers share a quarter of the threads, and new ones another quarter with one thread
--- each: quick receivers wait for neither.
+-- Starts the deliveries that may start now. It takes back lost tries, puts receiver queues with a due delivery in line,
+-- and starts one delivery a turn while threads are free. Tenants take turns, and so do the queues of each tenant, as far
+-- as window, rate and breaker allow. Slow or failing receivers share a quarter of the threads; new receivers share
+-- another quarter, one thread each. Quick receivers wait for neither.
 -- Any number of callers may run this at once: there is no leader.
 --
 -- ARGV[5] deliveries to start in this call at most
@@ -67,8 +67,8 @@ local function clear(queue, reason)
   end
 end
 
--- Starts the next delivery of a queue. Returns it and the number of its try, or nil: then the queue is woken by what it
--- waits for.
+-- Starts the next delivery of a queue. Returns it and the number of its try. Returns nil if none may start; the queue is
+-- then looked at again when its wait ends.
 local function start(queue, kind)
   local q = read_queue(queue)
   if not q.due then return nil end

@@ -3,13 +3,13 @@
 -- reads read_delivery: state, number, line
 -- reads read_receiver: took, window, open_until, failing_since, endpoint, enabled, owner, breakers, totals, rests_until
 --
--- A try ends: its lease, the feedback about the receiver, and, if it is still the delivery's try, the delivery.
+-- Ends a try: its lease, the feedback about the receiver, and the delivery if this is still its current try.
 --
 -- KEYS[10] delivery
 -- ARGV[5] number of the try
--- ARGV[6] JSON: {ok: whether it was a success, log: the try's line for the log, took_ms,
---   delay_ms: until the next try, absent where there is none, rest_ms: how long the receiver asked for no tries,
---   why: it is exhausted, gone: the receiver wants no more deliveries,
+-- ARGV[6] JSON: {ok: whether it was a success, log: the entry for the log of tries, took_ms,
+--   delay_ms: until the next try, absent where there is none, rest_ms: how long the receiver asked to be left alone,
+--   why: the reason why it is exhausted, gone: whether the receiver answered 410,
 --   revision: of the endpoint whose url was used}
 -- Returns the delivery's state; '' where the fence refused it.
 
@@ -17,7 +17,7 @@ local delivery, number, command = KEYS[10], ARGV[5], cjson.decode(ARGV[6])
 local r = read_delivery(delivery)
 if not r.state then return '' end
 local queue = r.line
--- An endpoint whose url was changed, or that was enabled again, is another receiver: this try says nothing about it.
+-- After a change of url, or after it was enabled again, the endpoint is another receiver: this try gives no feedback.
 local current = (redis.call('HGET', queue, 'revision') or '0') == command.revision
 
 -- While the breaker is open, a receiver may use about a tenth of one thread's time. Failures that come at once hold no
@@ -81,7 +81,7 @@ if drop_lease(delivery, number, queue) then
 end
 
 if r.number ~= number then return '' end
--- A try whose lease was lost has delivered all the same if it succeeded.
+-- A try that succeeded has delivered the event even if its lease was lost.
 if r.state ~= 'sending' and not (command.ok and r.state == 'waiting') then return '' end
 
 redis.call('HDEL', delivery, 'claimed', 'holder')
@@ -91,7 +91,7 @@ if command.ok then
   move(delivery, queue, r.state, 'succeeded')
   return 'succeeded'
 end
--- The old url's refusal says nothing about the new url.
+-- A refusal by the old url does not apply to the new url.
 local delay = command.gone and not current and 0 or command.delay_ms
 if delay then
   move(delivery, queue, 'sending', 'waiting', NOW + delay)

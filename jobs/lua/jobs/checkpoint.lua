@@ -5,7 +5,7 @@
 --
 -- KEYS[6] job
 -- ARGV[4] attempt   ARGV[5] the checkpoint, JSON; '' removes it   ARGV[6] cost in millionths of a dollar
--- ARGV[7] what is known of the input image, JSON
+-- ARGV[7] facts about the input image, JSON
 -- Returns 1, or 0 where the attempt is no longer the job's: the worker must drop the answer. The cost counts in either
 -- case, once an attempt: it was paid.
 

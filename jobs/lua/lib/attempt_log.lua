@@ -4,7 +4,7 @@
 
 local MAX_LOG_BYTES = 8192
 
--- The log, or false where there is none yet, with one more line.
+-- Returns the log with one more line; `log` is false where there is none yet.
 local function with_line(log, line)
   log = (log or '') .. line .. '\n'
   while #log > MAX_LOG_BYTES do log = string.sub(log, string.find(log, '\n', 1, true) + 1) end

@@ -41,7 +41,7 @@ local function enqueue(job, lane, front)
   activate(lane)
 end
 
--- Writes what was collected. Collecting goes on with nothing collected.
+-- Writes the collected counts, entries and pushes, and starts to collect again from nothing.
 local function flush_counters()
   if not pending then return end
   local collected = pending

@@ -3,8 +3,8 @@
 --
 -- Endpoints are enabled and disabled.
 
--- Counts this endpoint among the tenant's listeners to single jobs, or no longer: a job emits its event only where
--- somebody listens.
+-- Adds this endpoint to the tenant's listeners to single jobs, or removes it. A job emits its event only if there is a
+-- listener.
 local function listen(queue, wanted)
   local q = read_listeners(queue)
   redis.call(wanted and 'SADD' or 'SREM', q.listeners, queue)

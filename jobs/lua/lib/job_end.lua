@@ -1,7 +1,7 @@
 -- requires: base, common_keys, records, lanes, counters, events, batch_state, job_state
 -- reads read_batch_wishes: tell, tick, traceparent
 --
--- A job ends, by any way.
+-- The end of a job, for every reason.
 
 -- Counts of ended jobs are compared over ticks of this length: a batch's real rate.
 local TICK_MS = 10000

@@ -1,6 +1,6 @@
 -- requires: job_end
 --
--- A script fails a job.
+-- Failing a job from a script.
 
 local function fail(job, lane, from, code, message, retryable)
   redis.call('HSET', job, 'error', cjson.encode({code = code, message = message, retryable = retryable}))

@@ -1,8 +1,8 @@
 -- requires: base, common_keys, counters, job_state
 --
--- The user retries an ended job.
+-- A retry of an ended job by its user.
 
--- Puts an ended job at the front of its lane, its tries counted anew. deadline_ms: how long it has from now, or nil;
+-- Puts an ended job at the front of its lane, and resets its count of tries. deadline_ms: how long it has from now, or nil;
 -- trial: '1' where it belongs to its batch's trial.
 local function retry_job(job, lane, from, batch, trial, deadline_ms)
   redis.call('PERSIST', job)

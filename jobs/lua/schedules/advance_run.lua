@@ -1,7 +1,7 @@
 -- requires: base, records, writes, events
 -- reads read_run: n:run, state, tenant
 --
--- Advances a run: its batch was submitted, or it has ended. Where it has ended, the next waiting run may begin.
+-- Advances a run after its batch was submitted or has ended. When a run ends, the next waiting run may start.
 --
 -- KEYS[6] background tasks   KEYS[7] run   KEYS[8] schedule   KEYS[9] its waiting runs
 -- KEYS[10] batch; not touched without one

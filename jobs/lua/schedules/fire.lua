@@ -1,18 +1,18 @@
 -- requires: base
 -- reads read_schedule: tenant, overlap, catch_up, ends, name
 --
--- A schedule's ticks become runs, once each, and the schedule moves to its next tick, in one step, however many callers
--- there are. A run is a record and a background task; a worker makes its batch from the record alone.
+-- Creates one run for each due tick of a schedule and moves the schedule to its next tick, in one step, for any number of
+-- callers. A run is a record and a background task; a worker creates its batch from the record alone.
 --
 -- KEYS[6] schedules due   KEYS[7] background tasks   KEYS[8] schedule   KEYS[9] its runs   KEYS[10] its waiting runs
 -- KEYS[11…] one run key a tick
 -- ARGV[4] JSON: {
 --   trigger: cron | manual,
---   ticks: [ms], rising; of a cron trigger the first one is the tick that the caller believes is due,
+--   ticks: [ms], rising; of a cron trigger the first one is the tick that the caller expects to be due,
 --   next: the tick after the last one, ms; null where there is none,
---   made_up: whether earlier ticks were claimed just before this call }
+--   made_up: whether this caller has claimed earlier ticks just before }
 -- Returns {'ok', runs made, ticks missed} | {'moved'}: another tick is due | {'busy'}: a manual run
---   while the run before is not over and the schedule's overlap is skip | {'gone'}
+--   while the previous run has not ended and the schedule's overlap is skip | {'gone'}
 
 local due, tasks, schedule, runs, waiting = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local BEFORE_FIRST_RUN, MAX_WAITING, MAX_KEPT = 10, 100, 500
@@ -41,7 +41,7 @@ local function cancel_waiting()
   redis.call('DEL', waiting)
 end
 
--- Writes a run; `overlap` says what to do where the run before is not over.
+-- Writes a run. `overlap` says what to do if the previous run has not ended.
 local function add_run(run, tick, overlap)
   if redis.call('EXISTS', run) == 1 then return end
   local current = redis.call('HGET', schedule, 'current')
@@ -96,7 +96,7 @@ for i, tick in ipairs(command.ticks) do
     write(run, tick, 'missed', 'it was due during a downtime, before the catch-up window')
     missed = missed + 1
   else
-    -- A late tick had no running run before it when it was due: it waits, whatever the overlap says.
+    -- When a late tick was due, no earlier run was in progress: it waits, whatever the overlap policy.
     add_run(run, tick, (made > 0 or command.made_up) and 'queue' or s.overlap)
     made = made + 1
   end

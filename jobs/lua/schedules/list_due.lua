@@ -1,7 +1,7 @@
 -- requires: base
 -- reads read_schedule: cron, timezone
 --
--- Lists schedules whose tick has come. The caller computes the ticks that follow; then schedules/fire claims them.
+-- Lists schedules whose tick is due. The caller computes the following ticks; then schedules/fire claims them.
 -- Nothing is claimed here.
 --
 -- KEYS[6] schedules due

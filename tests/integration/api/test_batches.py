@@ -18,7 +18,7 @@ from jobs.queueing.background_tasks import TaskKind
 from jobs.records.job_models import Output
 from jobs.wiring import Domain
 from tests.support.api_server import CHELSEA, Api, problem
-from tests.support.batches import Hands, generous
+from tests.support.batches import BatchHarness, generous
 
 PROMPT = "On a white background"
 
@@ -29,7 +29,7 @@ def domain(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[D
         yield opened
 
 
-class Kept(Hands):
+class Kept(BatchHarness):
     """Hands that store their results in the bucket."""
 
     def output(self, claim: Any) -> Output:
@@ -39,7 +39,7 @@ class Kept(Hands):
 
 
 @pytest.fixture
-def hands(api: Api) -> Hands:
+def batch_harness(api: Api) -> BatchHarness:
     return Kept(api.domain, api.tenant)
 
 
@@ -59,10 +59,10 @@ def items(number: int) -> list[dict[str, Any]]:
     return [{"custom_id": f"SKU-{n}", "image": f"https://example.com/{n}.jpg"} for n in range(1, number + 1)]
 
 
-def test_inline_items_become_a_batch(api: Api, hands: Hands) -> None:
+def test_inline_items_become_a_batch(api: Api, batch_harness: BatchHarness) -> None:
     batch = posted(api, name="shoes", defaults={"prompt": PROMPT}, items=items(3), metadata={"season": "winter"})
     assert (batch["state"], batch["name"], batch["metadata"]) == ("ingesting", "shoes", {"season": "winter"})
-    hands.read(batch["id"])
+    batch_harness.read(batch["id"])
     batch = api.http.get(f"/v1/batches/{batch['id']}").json()
     assert (batch["state"], batch["counts"]["queued"], batch["counts"]["total"]) == ("running", 3, 3)
     assert "tenant" not in batch
@@ -70,15 +70,15 @@ def test_inline_items_become_a_batch(api: Api, hands: Hands) -> None:
     assert (job["batch_id"], job["prompt"]) == (batch["id"], PROMPT)
 
 
-def test_an_uploaded_manifest_takes_the_fields_of_a_job_as_defaults(api: Api, hands: Hands) -> None:
-    answer = uploaded(api, hands.csv(2), prompt=PROMPT, steps="8", trial="1", budget_usd="2.5")
+def test_an_uploaded_manifest_takes_the_fields_of_a_job_as_defaults(api: Api, batch_harness: BatchHarness) -> None:
+    answer = uploaded(api, batch_harness.csv(2), prompt=PROMPT, steps="8", trial="1", budget_usd="2.5")
     assert answer.status_code == 202, answer.text
     batch = answer.json()
     assert batch["defaults"] == {"prompt": PROMPT, "steps": 8, "model": "step-image-edit-2"}
     assert (batch["trial"], batch["budget_usd"]) == (1, 2.5)
 
 
-def test_the_same_key_and_request_return_the_same_batch(api: Api, hands: Hands) -> None:
+def test_the_same_key_and_request_return_the_same_batch(api: Api, batch_harness: BatchHarness) -> None:
     key = {"Idempotency-Key": "once"}
     body = {"defaults": {"prompt": PROMPT}, "items": items(1)}
     first = api.http.post("/v1/batches", json=body, headers=key)
@@ -139,31 +139,31 @@ def test_a_batch_is_invisible_to_other_tenants(api: Api, domain: Domain) -> None
         problem(answer, 404)
 
 
-def test_actions_return_the_batch_or_409_if_the_state_forbids_them(api: Api, hands: Hands) -> None:
+def test_actions_return_the_batch_or_409_if_the_state_forbids_them(api: Api, batch_harness: BatchHarness) -> None:
     batch_id = posted(api, defaults={"prompt": PROMPT}, items=items(4), trial=1)["id"]
-    hands.read(batch_id)
-    hands.work()
+    batch_harness.read(batch_id)
+    batch_harness.work()
     path = f"/v1/batches/{batch_id}"
     problem(api.http.post(f"{path}/pause"), 409)
     assert problem(api.http.post(f"{path}/approve", json={"steps": 100_000}), 422)["errors"][0]["field"] == "steps"
     assert api.http.post(f"{path}/approve", json={"prompt": "On marble"}).json()["changes"] == {"prompt": "On marble"}
     assert api.http.post(f"{path}/pause").json()["reason"] == "user"
     assert api.http.post(f"{path}/resume", json={"budget_usd": 5}).json()["budget_usd"] == 5
-    hands.work(State.FAILED)
+    batch_harness.work(State.FAILED)
     again = api.http.post(f"{path}/retry", json={"states": ["failed"]}).json()
     assert (again["state"], again["retrying"]) == ("running", True)
-    hands.do(TaskKind.SWEEP, batch_id)
+    batch_harness.do(TaskKind.SWEEP, batch_id)
     assert api.http.post(f"{path}/cancel").json()["state"] == "canceled"
     problem(api.http.post(f"{path}/cancel"), 409)
 
 
-def test_results_are_in_manifest_order_and_include_refused_rows(api: Api, hands: Hands) -> None:
-    lines = hands.csv(3).splitlines()
+def test_results_are_in_manifest_order_and_include_refused_rows(api: Api, batch_harness: BatchHarness) -> None:
+    lines = batch_harness.csv(3).splitlines()
     data = b"\n".join([lines[0], lines[1], b"BAD,nowhere", *lines[2:]])
     batch_id = uploaded(api, data, prompt=PROMPT).json()["id"]
-    hands.read(batch_id)
-    for claim in hands.start():
-        hands.end(claim, State.FAILED if claim.job_id.endswith("4") else State.SUCCEEDED)
+    batch_harness.read(batch_id)
+    for claim in batch_harness.start():
+        batch_harness.end(claim, State.FAILED if claim.job_id.endswith("4") else State.SUCCEEDED)
     path = f"/v1/batches/{batch_id}/results"
     rows = [json.loads(line) for line in api.http.get(path).text.splitlines()]
     assert [(row["row"], row["state"]) for row in rows] == [
@@ -181,20 +181,20 @@ def test_results_are_in_manifest_order_and_include_refused_rows(api: Api, hands:
     assert problem(api.http.get(path, params={"state": "done"}), 422)["errors"][0]["field"] == "state"
 
 
-def test_csv_cells_never_contain_formulas(api: Api, hands: Hands) -> None:
+def test_csv_cells_never_contain_formulas(api: Api, batch_harness: BatchHarness) -> None:
     data = 'custom_id,image,metadata.note\n"=HYPERLINK(""http://x"")",s3://retouch/a.png,@SUM(A1)\n+1,nowhere,-2\n'
     batch_id = uploaded(api, data.encode(), prompt=PROMPT).json()["id"]
-    hands.read(batch_id)
+    batch_harness.read(batch_id)
     for path in ("results", "rejects"):
         text = api.http.get(f"/v1/batches/{batch_id}/{path}", params={"format": "csv"}).content.decode("utf-8-sig")
         for row in csv.reader(io.StringIO(text)):
             assert not [cell for cell in row if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
-def test_a_corrected_rejects_file_is_a_valid_manifest(api: Api, hands: Hands) -> None:
+def test_a_corrected_rejects_file_is_a_valid_manifest(api: Api, batch_harness: BatchHarness) -> None:
     data = b"custom_id,image,prompt\nA,s3://retouch/a.png,p\nB,nowhere,=bold\nC,,p\n"
     first = uploaded(api, data).json()["id"]
-    hands.read(first)
+    batch_harness.read(first)
     text = api.http.get(f"/v1/batches/{first}/rejects").content.decode("utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [(row["rejected_line"], row["rejected_field"], row["custom_id"]) for row in rows] == [
@@ -203,15 +203,15 @@ def test_a_corrected_rejects_file_is_a_valid_manifest(api: Api, hands: Hands) ->
     ]
     mended = text.replace("nowhere", "s3://retouch/b.png").replace("C,,", "C,s3://retouch/c.png,")
     second = uploaded(api, mended.encode()).json()["id"]
-    batch = hands.read(second)
+    batch = batch_harness.read(second)
     assert (batch.counts.queued, batch.counts.rejected) == (2, 0)
-    assert hands.job(second, 1).prompt == "=bold"
+    assert batch_harness.job(second, 1).prompt == "=bold"
 
 
-def test_the_archive_contains_every_picture_named_by_custom_id(api: Api, hands: Hands) -> None:
+def test_the_archive_contains_every_picture_named_by_custom_id(api: Api, batch_harness: BatchHarness) -> None:
     batch_id = posted(api, defaults={"prompt": PROMPT}, items=[*items(2), {"image": "https://example.com/x.jpg"}])["id"]
-    hands.read(batch_id)
-    hands.work()
+    batch_harness.read(batch_id)
+    batch_harness.work()
     archive = zipfile.ZipFile(io.BytesIO(api.http.get(f"/v1/batches/{batch_id}/archive.zip").content))
     assert archive.testzip() is None
     names = archive.namelist()
@@ -220,13 +220,15 @@ def test_the_archive_contains_every_picture_named_by_custom_id(api: Api, hands: 
     assert archive.read("SKU-1.png") == CHELSEA
 
 
-def test_an_ended_batch_stores_its_record_with_the_pictures(api: Api, hands: Hands, domain: Domain) -> None:
-    data = hands.csv(3) + b"BAD,nowhere\n"
+def test_an_ended_batch_stores_its_record_with_the_pictures(
+    api: Api, batch_harness: BatchHarness, domain: Domain
+) -> None:
+    data = batch_harness.csv(3) + b"BAD,nowhere\n"
     batch_id = uploaded(api, data, prompt=PROMPT).json()["id"]
-    hands.read(batch_id)
-    hands.work()
+    batch_harness.read(batch_id)
+    batch_harness.work()
     assert api.http.get(f"/v1/batches/{batch_id}").json()["results"] is None
-    hands.do(TaskKind.RESULTS, batch_id)
+    batch_harness.do(TaskKind.RESULTS, batch_id)
     results = api.http.get(f"/v1/batches/{batch_id}").json()["results"]
     prefix = f"s3://{domain.bucket.name}/outputs/{batch_id}"
     assert (results["jsonl"], results["csv"]) == (f"{prefix}/results.jsonl", f"{prefix}/results.csv")
@@ -240,9 +242,9 @@ def test_an_ended_batch_stores_its_record_with_the_pictures(api: Api, hands: Han
     assert [json.loads(row)["custom_id"] for row in rows] == ["SKU-1", "SKU-2", "SKU-3"]
 
 
-def test_events_report_progress_and_then_the_final_state(api: Api, hands: Hands) -> None:
+def test_events_report_progress_and_then_the_final_state(api: Api, batch_harness: BatchHarness) -> None:
     batch_id = posted(api, defaults={"prompt": PROMPT}, items=items(2))["id"]
-    hands.read(batch_id)
+    batch_harness.read(batch_id)
     events: list[tuple[str, dict[str, Any]]] = []
     with api.http.stream("GET", f"/v1/batches/{batch_id}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
@@ -253,36 +255,36 @@ def test_events_report_progress_and_then_the_final_state(api: Api, hands: Hands)
             if line.startswith("data:"):
                 events.append((kind, json.loads(line.removeprefix("data:"))))
                 if len(events) == 1:
-                    hands.work()
+                    batch_harness.work()
     assert events[0][0] == "progress"
     assert events[-1][0] == "completed"
     assert events[-1][1]["counts"]["succeeded"] == 2
 
 
-def test_a_prefix_selects_every_picture_under_it(api: Api, hands: Hands, domain: Domain) -> None:
+def test_a_prefix_selects_every_picture_under_it(api: Api, batch_harness: BatchHarness, domain: Domain) -> None:
     for name in ("a.jpg", "sub/b.PNG", "notes.txt", "c.webp"):
         domain.bucket.put(domain.bucket.name, f"{api.tenant}-shop/{name}", b"x", media_type="image/png")
     batch_id = posted(api, defaults={"prompt": PROMPT}, manifest=f"s3://{domain.bucket.name}/{api.tenant}-shop/")["id"]
-    assert hands.read(batch_id).counts.total == 3
-    assert [hands.job(batch_id, row).custom_id for row in (1, 2, 3)] == ["a.jpg", "c.webp", "sub/b.PNG"]
+    assert batch_harness.read(batch_id).counts.total == 3
+    assert [batch_harness.job(batch_id, row).custom_id for row in (1, 2, 3)] == ["a.jpg", "c.webp", "sub/b.PNG"]
 
 
-def test_a_manifest_in_the_bucket_is_stored_unchanged(api: Api, hands: Hands, domain: Domain) -> None:
+def test_a_manifest_in_the_bucket_is_stored_unchanged(api: Api, batch_harness: BatchHarness, domain: Domain) -> None:
     key = f"{api.tenant}-shop/m.csv"
-    domain.bucket.put(domain.bucket.name, key, hands.csv(2), media_type="text/csv")
+    domain.bucket.put(domain.bucket.name, key, batch_harness.csv(2), media_type="text/csv")
     batch_id = posted(api, defaults={"prompt": PROMPT}, manifest=f"s3://{domain.bucket.name}/{key}")["id"]
     domain.bucket.put(domain.bucket.name, key, b"changed", media_type="text/csv")
-    assert hands.read(batch_id).counts.queued == 2
+    assert batch_harness.read(batch_id).counts.queued == 2
 
 
-def test_an_inline_picture_of_an_item_is_stored_in_the_bucket(api: Api, hands: Hands) -> None:
+def test_an_inline_picture_of_an_item_is_stored_in_the_bucket(api: Api, batch_harness: BatchHarness) -> None:
     image = f"data:image/png;base64,{b64encode(CHELSEA).decode()}"
     bad = "data:image/png;base64,aGVsbG8="
     batch_id = posted(
         api, defaults={"prompt": PROMPT}, items=[{"custom_id": "A", "image": image}, {"custom_id": "B", "image": bad}]
     )["id"]
-    batch = hands.read(batch_id)
+    batch = batch_harness.read(batch_id)
     assert (batch.counts.queued, batch.counts.rejected) == (1, 1)
-    job = hands.job(batch_id, 1)
+    job = batch_harness.job(batch_id, 1)
     assert job.input.image.startswith("s3://")
     assert (job.input.bytes, job.input.width) == (len(CHELSEA), 451)

@@ -61,8 +61,8 @@ def test_tenant_metrics_are_exported_only_if_the_setting_is_on(make_settings: Ca
 def test_a_draining_worker_does_not_count_for_its_queues(domain: Domain) -> None:
     def pulse(*, draining: bool) -> None:
         words = {"host": "h", "pid": 1, "queues": ["edits", "webhooks"], "slots": 0, "draining": draining}
-        told = json.dumps({**words, "seen_at": time.time()})
-        domain.planner.renew("w@h", slots=0, worker_info=told, held=[])
+        worker_info = json.dumps({**words, "seen_at": time.time()})
+        domain.planner.renew("w@h", slots=0, worker_info=worker_info, held=[])
 
     with served(domain) as url:
         pulse(draining=False)

@@ -14,7 +14,7 @@ from jobs.foundation.values import moment
 from jobs.queueing.background_tasks import TaskKind
 from jobs.wiring import Domain
 from tests.support.api_server import served
-from tests.support.batches import Hands
+from tests.support.batches import BatchHarness
 from tests.support.clock import Clock
 from tests.support.receiver import Receiver
 from tests.support.schedules import Timetable, open_at
@@ -103,9 +103,9 @@ def test_the_snapshot_has_every_state_of_jobs_batches_and_deliveries(restored: R
     assert {batch["state"] for batch in views["batches"]["/v1/batches"]["data"]} == set(
         restored.snapshot.named["batches"]
     )
-    deliveries = {one["state"] for one in views["hooks"]["/v1/deliveries?limit=100"]["data"]}
+    deliveries = {delivery["state"] for delivery in views["hooks"]["/v1/deliveries?limit=100"]["data"]}
     assert deliveries == {"waiting", "succeeded", "exhausted"}
-    assert {one["state"] for one in views["planned"]["/v1/schedules"]["data"]} == {"active", "paused"}
+    assert {schedule["state"] for schedule in views["planned"]["/v1/schedules"]["data"]} == {"active", "paused"}
 
 
 def test_api_keys_and_quotas_hold(restored: Restored) -> None:
@@ -126,29 +126,29 @@ def test_an_idempotency_key_still_answers_with_its_job(restored: Restored) -> No
 
 
 def test_queued_jobs_start_and_waiting_jobs_start_when_they_are_due(restored: Restored) -> None:
-    hands = Hands(restored.domain, "singles")
-    started = {claim.job_id for claim in hands.start(500)}
+    batch_harness = BatchHarness(restored.domain, "singles")
+    started = {claim.job_id for claim in batch_harness.start(500)}
     assert restored.job_id("queued") in started
     assert {restored.job_id(what) for what in ("retry", "waiting_not_before")}.isdisjoint(started)
     for what, after_s in (("retry", 61), ("waiting_not_before", 3_600)):
         restored.clock.advance(after_s)
-        claims = {claim.job_id: claim for claim in hands.start(500)}
-        assert hands.end(claims[restored.job_id(what)], State.SUCCEEDED)
+        claims = {claim.job_id: claim for claim in batch_harness.start(500)}
+        assert batch_harness.end(claims[restored.job_id(what)], State.SUCCEEDED)
         assert restored.state(what) == "succeeded"
 
 
 def test_jobs_with_expired_leases_run_again_and_keep_their_checkpoints(restored: Restored) -> None:
     restored.take_back()
-    hands = Hands(restored.domain, "singles")
+    batch_harness = BatchHarness(restored.domain, "singles")
     claims: dict[str, Any] = {}
     wanted = {restored.job_id("running"), restored.job_id("running_with_checkpoint")}
     while not wanted <= claims.keys():
         # A job that lost its worker runs where no other such job runs, so each round starts one of them.
-        started = hands.start(500)
+        started = batch_harness.start(500)
         assert started
         for claim in started:
             claims[claim.job_id] = claim
-            assert hands.end(claim, State.SUCCEEDED)
+            assert batch_harness.end(claim, State.SUCCEEDED)
     again = claims[restored.job_id("running_with_checkpoint")]
     assert again.attempt == 2
     assert again.checkpoint is not None
@@ -163,31 +163,31 @@ def test_ended_jobs_are_retried(restored: Restored) -> None:
 
 
 def test_parked_models_are_resumed_and_their_jobs_start(restored: Restored) -> None:
-    hands = Hands(restored.domain, "singles")
+    batch_harness = BatchHarness(restored.domain, "singles")
     held = {restored.job_id("on_parked_account"), restored.job_id("on_parked_operator")}
-    assert held.isdisjoint({claim.job_id for claim in hands.start(500)})
+    assert held.isdisjoint({claim.job_id for claim in batch_harness.start(500)})
     for model in ("parked-by-account", "parked-by-operator"):
         assert restored.post("operator", f"/v1/models/{model}/resume")["parked"] is False
-    assert held <= {claim.job_id for claim in hands.start(500)}
+    assert held <= {claim.job_id for claim in batch_harness.start(500)}
 
 
 def test_open_batches_are_read_resumed_approved_and_completed(restored: Restored) -> None:
-    hands = Hands(restored.domain, "batches")
+    batch_harness = BatchHarness(restored.domain, "batches")
     ingesting, running = restored.batch_id("ingesting"), restored.batch_id("running")
     restored.clock.advance(60)  # a lease on the reading would have ended
-    assert hands.read(ingesting).counts.queued == 3
+    assert batch_harness.read(ingesting).counts.queued == 3
     restored.post("batches", f"/v1/batches/{restored.batch_id('paused')}/resume")
     restored.post("batches", f"/v1/batches/{restored.batch_id('awaiting_approval')}/approve", json={"steps": 8})
-    assert hands.job(restored.batch_id("awaiting_approval"), 3).steps == 8
+    assert batch_harness.job(restored.batch_id("awaiting_approval"), 3).steps == 8
     restored.take_back()
-    hands.work()
+    batch_harness.work()
     assert restored.batch("running")["state"] == "awaiting_approval"
     restored.post("batches", f"/v1/batches/{running}/approve")
-    hands.work()
+    batch_harness.work()
     for state in ("ingesting", "running", "paused", "awaiting_approval"):
         batch = restored.batch(state)
         assert (batch["state"], batch["counts"]["succeeded"]) == ("completed", batch["counts"]["total"]), state
-        assert hands.do(TaskKind.RESULTS, batch["id"]) == "done"
+        assert batch_harness.do(TaskKind.RESULTS, batch["id"]) == "done"
     assert restored.batch("running")["results"]["jsonl"].startswith("s3://")
 
 
@@ -211,7 +211,7 @@ def test_a_schedule_fires_at_its_next_tick_and_its_runs_end(restored: Restored) 
 
 
 def test_waiting_exhausted_and_unread_events_reach_their_receivers(restored: Restored, receiver: Receiver) -> None:
-    deliveries = {one["state"]: one for one in restored.get("hooks", "/v1/deliveries?limit=100")["data"]}
+    deliveries = {delivery["state"]: delivery for delivery in restored.get("hooks", "/v1/deliveries?limit=100")["data"]}
     worn = restored.snapshot.named["endpoint_worn"]
     with webhook_runner(restored.domain) as webhooks:
         webhooks.deliver_all()
@@ -243,7 +243,7 @@ def test_an_endpoint_keeps_its_sealed_secrets_and_headers(restored: Restored, re
     restored.post("hooks", f"/v1/webhooks/{good}/test")
     with webhook_runner(restored.domain) as webhooks:
         webhooks.deliver_all()
-    got = next(one for one in receiver.requests if one.path == "/good")
+    got = next(request for request in receiver.requests if request.path == "/good")
     assert got.headers["x-shop"] == "made-up-header"
     got.verified(fresh)
     # The secrets that were replaced before the snapshot and since sign beside it.

@@ -23,8 +23,8 @@ from tests.support.api_server import Api, api_of
 def top(api: Api, key: str, *arguments: str) -> str:
     environment = {**os.environ, "RETOUCH_URL": str(api.http.base_url), "RETOUCH_API_KEY": key, "NO_COLOR": "1"}
     command = [sys.executable, "-m", "retouch", "top", *arguments]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
-    return told.stdout
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    return result.stdout
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_tail_shows_each_try_as_it_is_made(api: Api, receiver: Receiver) -> None
     finally:
         process.kill()
         process.wait()
-    assert [(one["subject"], one["attempt"]["number"], one["attempt"]["status"]) for one in tries] == [
+    assert [(entry["subject"], entry["attempt"]["number"], entry["attempt"]["status"]) for entry in tries] == [
         (job_id, 1, 500),
         (job_id, 2, 204),
     ]
@@ -137,8 +137,8 @@ def test_tail_shows_a_new_try_of_an_old_event(api: Api, receiver: Receiver, monk
         end_job(api.domain, tenant=api.tenant)
         webhooks.deliver_all()
         (delivery,) = log.page(api.tenant, DeliveryFilter()).data
-        begun = delivery.attempts[-1].at + timedelta(milliseconds=1)
-        tail = _new_tries(client.webhooks, None, begun)
+        since = delivery.attempts[-1].at + timedelta(milliseconds=1)
+        tail = _new_tries(client.webhooks, None, since)
         assert next(tail) == []
         deliveries.redeliver(delivery.id)
         assert webhooks.deliver_all() == ["the receiver answered 200"]

@@ -214,7 +214,7 @@ def test_an_upload_returns_the_url_to_submit(service: ContractService, client: C
     assert "Authorization" not in service.requests[-1][2]
 
 
-def test_unknown_fields_of_a_newer_service_are_kept(client: Client) -> None:
+def test_unknown_fields_of_a_newer_service_are_preserved(client: Client) -> None:
     (model,) = client.models()
     assert (model.parked, model.pace_rpm, model.limits.concurrency) == (True, 90.5, 5)
     assert model.model_dump()["later"] == 1

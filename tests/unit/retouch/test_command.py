@@ -245,18 +245,18 @@ def test_a_terminal_gets_a_progress_bar(service: ContractService) -> None:
     leader, follower = pty.openpty()
     process = _spawn(service, "watch", good["id"], bad["id"], stdout=subprocess.DEVNULL, stderr=follower)
     os.close(follower)
-    said = b""
+    output = b""
     try:
         while chunk := os.read(leader, 4096):
-            said += chunk
+            output += chunk
     except OSError:
         pass  # the terminal closes with its last process
     os.close(leader)
     assert process.wait(120) == 1
-    assert b"2/2" in said
-    assert b"/s" in said
-    assert b"1 without result" in said
-    assert b"filtered" in said
+    assert b"2/2" in output
+    assert b"/s" in output
+    assert b"1 without result" in output
+    assert b"filtered" in output
 
 
 def test_a_closed_stdout_is_not_an_error(service: ContractService) -> None:

@@ -1,4 +1,4 @@
-"""Batches that supersede: what waits gives way, what was there is kept, and a rollback brings it back."""
+"""Superseding batches: waiting jobs are canceled, earlier outputs are kept, and a rollback restores them."""
 
 import hashlib
 from typing import Any
@@ -91,7 +91,7 @@ def test_a_rollback_restores_the_previous_version_and_is_idempotent(studio: Stud
     assert hashlib.sha256(studio.bytes_of(summers)).hexdigest() == output_sha256(summers)
 
 
-def test_a_rollback_of_the_one_before_goes_on_from_there(studio: Studio) -> None:
+def test_a_second_rollback_continues_to_the_version_before(studio: Studio) -> None:
     shop = Shop(studio, ["A"])
     batches = [shop.edit(season) for season in ("spring", "summer", "autumn")]
     first = output_sha256(studio.job(batches[0]))
@@ -103,7 +103,7 @@ def test_a_rollback_of_the_one_before_goes_on_from_there(studio: Studio) -> None
     assert shop.roll_back(batches[0]).unversioned == 1
 
 
-def test_a_rollback_that_was_broken_off_goes_on(studio: Studio) -> None:
+def test_an_interrupted_rollback_continues(studio: Studio) -> None:
     shop = Shop(studio, ["A"])
     shop.edit("spring")
     before = shop.sha256("A")
@@ -117,9 +117,9 @@ def test_a_rollback_that_was_broken_off_goes_on(studio: Studio) -> None:
     assert shop.sha256("A") == before
 
 
-def test_a_rollback_is_of_ended_batches_of_ones_own(studio: Studio) -> None:
+def test_only_a_tenants_own_ended_batches_can_be_rolled_back(studio: Studio) -> None:
     shop = Shop(studio, ["A"])
-    open_batch = studio.hands.ask(items=shop.items, defaults={"prompt": unique("open")})
+    open_batch = studio.batch_harness.ask(items=shop.items, defaults={"prompt": unique("open")})
     with pytest.raises(Conflict):
         studio.domain.rollbacks.begin("acme", open_batch)
     with pytest.raises(NotFound):
@@ -127,7 +127,7 @@ def test_a_rollback_is_of_ended_batches_of_ones_own(studio: Studio) -> None:
     studio.finish()
 
 
-def test_an_object_that_retouch_did_not_put_is_kept_too(studio: Studio) -> None:
+def test_an_object_from_outside_is_kept_as_an_earlier_version(studio: Studio) -> None:
     shop = Shop(studio, ["A"])
     bucket = studio.domain.bucket
     bucket.put(bucket.name, f"{shop.folder}/A.png", picture(99), media_type="image/png")
@@ -157,10 +157,10 @@ def test_a_reused_output_is_a_new_version_unless_it_is_the_same_object(studio: S
 def test_waiting_jobs_of_earlier_batches_with_the_same_name_are_canceled(studio: Studio) -> None:
     items = [{"custom_id": name, "image": studio.put(f"in/way/{name}.png", n)} for n, name in enumerate("ABC")]
     later = [{**items[0], "not_before": "2099-01-01T00:00:00Z"}, items[1]]
-    first = studio.hands.ask(items=later, defaults={"prompt": unique("first")})
-    studio.chores(TaskKind.INGEST)
-    second = studio.hands.ask(items=[items[0], items[2]], defaults={"prompt": unique("second")}, supersede=True)
-    studio.chores(TaskKind.INGEST)
+    first = studio.batch_harness.ask(items=later, defaults={"prompt": unique("first")})
+    studio.run_background_tasks(TaskKind.INGEST)
+    second = studio.batch_harness.ask(items=[items[0], items[2]], defaults={"prompt": unique("second")}, supersede=True)
+    studio.run_background_tasks(TaskKind.INGEST)
     waited, kept = studio.job(first, 1), studio.job(first, 2)
     assert waited.state is State.CANCELED
     assert waited.error is not None
@@ -174,15 +174,15 @@ def test_waiting_jobs_of_earlier_batches_with_the_same_name_are_canceled(studio:
 
 def test_without_supersede_no_job_of_an_earlier_batch_is_canceled(studio: Studio) -> None:
     items = [{"custom_id": "A", "image": studio.put("in/stay.png", 1), "not_before": "2099-01-01T00:00:00Z"}]
-    first = studio.hands.ask(items=items, defaults={"prompt": unique("first")})
-    studio.chores(TaskKind.INGEST)
-    studio.hands.ask(items=items, defaults={"prompt": unique("second")})
-    studio.chores(TaskKind.INGEST)
+    first = studio.batch_harness.ask(items=items, defaults={"prompt": unique("first")})
+    studio.run_background_tasks(TaskKind.INGEST)
+    studio.batch_harness.ask(items=items, defaults={"prompt": unique("second")})
+    studio.run_background_tasks(TaskKind.INGEST)
     assert studio.job(first).state is State.WAITING
 
 
 @pytest.mark.parametrize("key", ["a.png", "shop/a.png", "shop/a", "x" * 1000 + ".png", "ü" * 400 + "/a.png"])
-def test_the_key_of_a_kept_version_is_a_key_and_no_two_are_the_same(key: str) -> None:
+def test_the_keys_of_earlier_versions_are_valid_and_distinct(key: str) -> None:
     kept = aside_key(key, 3, "job_01KD3V6E5Y2M8Q4T7W9Z0ABCDE-0000001")
     assert len(kept.encode()) <= 1024
     assert kept.endswith(".png") == key.endswith(".png")

@@ -1,4 +1,4 @@
-"""Edits that were made before are taken, not bought: counted at the simulator."""
+"""Equal edits are reused instead of bought again; the simulator counts the calls."""
 
 import hashlib
 import socket
@@ -24,7 +24,7 @@ def whole(studio: Studio, job: Job) -> bool:
     return hashlib.sha256(studio.bytes_of(job)).hexdigest() == job.output.sha256
 
 
-def test_an_equal_edit_takes_the_output_that_is_there_and_costs_nothing(studio: Studio) -> None:
+def test_an_equal_edit_reuses_the_output_and_costs_nothing(studio: Studio) -> None:
     prompt = unique("brighter")
     image = studio.put("in/equal.png", 1)
     first = studio.job(studio.batch([{"custom_id": "A", "image": image}], prompt))
@@ -47,7 +47,7 @@ def test_an_equal_edit_takes_the_output_that_is_there_and_costs_nothing(studio: 
     assert (there.metadata["job-id"], there.metadata["reused-from"]) == (second.id, first.id)
 
 
-def test_the_same_bytes_under_another_address_are_the_same_picture(studio: Studio) -> None:
+def test_the_same_bytes_at_another_address_are_the_same_picture(studio: Studio) -> None:
     prompt = unique("the same bytes")
     one, other = studio.put("in/one.png", 2), studio.put("in/other.png", 2)
     studio.batch([{"custom_id": "A", "image": one}], prompt)
@@ -69,7 +69,7 @@ def test_the_same_bytes_under_another_address_are_the_same_picture(studio: Studi
         ({"custom_id": "X"}, {"custom_id": "Y"}, 1),
     ],
 )
-def test_what_decides_the_result_is_part_of_the_match(
+def test_every_field_that_changes_the_result_is_part_of_the_match(
     studio: Studio, first: dict[str, object], second: dict[str, object], bought: int
 ) -> None:
     prompt = unique("match")
@@ -79,7 +79,7 @@ def test_what_decides_the_result_is_part_of_the_match(
     assert studio.calls(prompt) == bought
 
 
-def test_a_seed_of_the_defaults_is_a_seed_that_the_user_gave(studio: Studio) -> None:
+def test_a_seed_in_the_defaults_counts_as_given_by_the_user(studio: Studio) -> None:
     prompt = unique("seed")
     image = studio.put("in/seed.png", 4)
     for seed in (7, 8, 8):
@@ -95,12 +95,12 @@ def test_a_single_job_reuses_and_is_reused(studio: Studio) -> None:
         request = JobRequest(image=image, prompt=prompt, reuse=reuse)
         ids.append(studio.domain.job_submission.submit(request, tenant="acme").job.id)
         studio.finish()
-    jobs = [studio.domain.job_reader.get("acme", one) for one in ids]
+    jobs = [studio.domain.job_reader.get("acme", job_id) for job_id in ids]
     assert [job.output.reused for job in jobs if job.output] == [False, True, False]
     assert studio.calls(prompt) == 2
 
 
-def test_another_tenants_edit_is_not_taken(studio: Studio) -> None:
+def test_another_tenants_edit_is_not_reused(studio: Studio) -> None:
     prompt = unique("tenants")
     image = studio.put("in/tenants.png", 6)
     studio.batch([{"image": image}], prompt)
@@ -110,7 +110,7 @@ def test_another_tenants_edit_is_not_taken(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize("fate", ["deleted", "overwritten"])
-def test_an_output_that_is_not_there_any_more_is_bought_again(studio: Studio, fate: str) -> None:
+def test_a_deleted_output_is_bought_again(studio: Studio, fate: str) -> None:
     prompt = unique(fate)
     image = studio.put("in/fate.png", 7)
     job = studio.job(studio.batch([{"custom_id": "A", "image": image}], prompt))
@@ -125,7 +125,7 @@ def test_an_output_that_is_not_there_any_more_is_bought_again(studio: Studio, fa
     assert whole(studio, studio.job(batch_id))
 
 
-def test_a_reused_result_already_in_its_place_is_not_written_again(studio: Studio) -> None:
+def test_a_reused_result_already_at_its_key_is_not_written_again(studio: Studio) -> None:
     prompt = unique("in place")
     image = studio.put("in/place.png", 9)
     defaults = {"reuse": True, "output_key": "shop/{custom_id}.{ext}"}
@@ -165,7 +165,7 @@ def test_an_unchanged_picture_in_the_bucket_is_not_read_again(studio: Studio, mo
     assert studio.calls(prompt) == 2
 
 
-def test_an_unchanged_picture_on_the_web_is_asked_for_by_its_etag(studio: Studio) -> None:
+def test_an_unchanged_picture_on_the_web_is_revalidated_by_its_etag(studio: Studio) -> None:
     prompt = unique("etag")
     held = {"etag": '"v1"', "body": picture(12)}
 
@@ -181,7 +181,7 @@ def test_an_unchanged_picture_on_the_web_is_asked_for_by_its_etag(studio: Studio
         for _ in range(3):
             studio.batch(items, prompt, defaults={"reuse": True})
         assert studio.calls(prompt) == 1
-        assert [one.headers.get("if-none-match") for one in server.requests] == [None, '"v1"', '"v1"']
+        assert [request.headers.get("if-none-match") for request in server.requests] == [None, '"v1"', '"v1"']
         held |= {"etag": '"v2"', "body": picture(13)}
         studio.batch(items, prompt, defaults={"reuse": True})
         assert studio.calls(prompt) == 2
@@ -189,7 +189,7 @@ def test_an_unchanged_picture_on_the_web_is_asked_for_by_its_etag(studio: Studio
         another = unique("another")
         studio.batch(items, another, defaults={"reuse": True})
         assert studio.calls(another) == 1
-        assert [one.headers.get("if-none-match") for one in server.requests][4:] == ['"v2"', None]
+        assert [request.headers.get("if-none-match") for request in server.requests][4:] == ['"v2"', None]
 
 
 def test_a_weak_etag_does_not_prove_equal_bytes(studio: Studio) -> None:
@@ -197,5 +197,5 @@ def test_a_weak_etag_does_not_prove_equal_bytes(studio: Studio) -> None:
     with serve(answer(200, picture(14), etag='W/"v1"')) as server:
         for _ in range(2):
             studio.batch([{"image": f"{server.url}/a.png"}], prompt, defaults={"reuse": True})
-        assert [one.headers.get("if-none-match") for one in server.requests] == [None, None]
+        assert [request.headers.get("if-none-match") for request in server.requests] == [None, None]
     assert studio.calls(prompt) == 1

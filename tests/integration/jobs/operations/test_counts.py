@@ -1,4 +1,4 @@
-"""The counts that the scripts keep, and what is read of them."""
+"""The counts that the scripts keep, and the statistics computed from them."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -69,7 +69,7 @@ def test_ends_attempts_and_cost_are_counted_in_the_step_that_writes_them(plans: 
     assert (model.paid, model.paid_again, model.cost_usd) == (4, 0, 0.012)
 
 
-def test_a_job_paid_for_a_second_time_counts_as_paid_again_unless_its_user_asked(plans: Plans) -> None:
+def test_a_second_payment_counts_as_paid_again_unless_the_user_retried(plans: Plans) -> None:
     plans.submit()
     (claim,) = plans.start()
     plans.planner.checkpoint(claim, bought(plans, 1), cost_micro_usd=3000)
@@ -86,7 +86,7 @@ def test_a_job_paid_for_a_second_time_counts_as_paid_again_unless_its_user_asked
     assert (model_of(plans).paid, model_of(plans).paid_again) == (3, 1)
 
 
-def test_a_late_second_payment_of_a_job_that_succeeded_is_seen(plans: Plans) -> None:
+def test_a_late_second_payment_of_a_succeeded_job_is_counted(plans: Plans) -> None:
     plans.submit()
     (late,) = plans.start()
     lose_leases(plans)
@@ -123,7 +123,7 @@ def test_the_oldest_queued_job_is_reported_by_priority(plans: Plans) -> None:
     assert set(model.oldest_queued_s.values()) == {0.0}
 
 
-def test_a_batch_that_was_held_is_queued_since_it_goes_on(plans: Plans) -> None:
+def test_the_queued_age_of_a_resumed_batch_starts_at_its_resumption(plans: Plans) -> None:
     batch_id, (job_id, *_) = plans.submit_batch(3)
     batch = plans.keys.batch(batch_id)
     record: dict[Any, Any] = {
@@ -194,7 +194,7 @@ def test_rates_cover_only_the_last_minute_and_hour(plans: Plans) -> None:
     assert int(plans.redis.llen(plans.keys.samples(MODEL))) <= 362
 
 
-def test_the_last_hour_is_an_hour_also_after_a_long_pause_of_planning(plans: Plans) -> None:
+def test_the_last_hour_is_one_hour_even_after_a_long_pause_of_planning(plans: Plans) -> None:
     def edit(number: int) -> None:
         plans.submit(number)
         for claim in plans.start():

@@ -1,4 +1,4 @@
-"""What is counted of webhooks."""
+"""The counts of webhook deliveries."""
 
 from jobs.wiring import Domain
 from tests.support.ended_jobs import draft, end_jobs
@@ -6,19 +6,19 @@ from tests.support.receiver import Answer, receiving
 from tests.support.webhook_worker import webhook_runner
 
 
-def test_deliveries_their_tries_and_what_still_waits_are_counted(domain: Domain) -> None:
+def test_deliveries_tries_and_waiting_events_are_counted(domain: Domain) -> None:
     with receiving() as receiver, webhook_runner(domain) as webhooks:
         receiver.answer = lambda _request, number: Answer(503 if number == 0 else 200)
         end_jobs(domain, [draft(webhook_url=receiver.url) for _ in range(3)])
         assert domain.stats.fleet().deliveries.outbox == 3
         webhooks.deliver_all()
-        told = domain.stats.fleet().deliveries
-    assert told.ended == {"succeeded": 2, "exhausted": 0}
-    assert told.tries == {"succeeded": 2, "failed": 1, "lost": 0}
-    assert (told.waiting, told.sending, told.outbox, told.breakers_open) == (1, 0, 0, 0)
+        counts = domain.stats.fleet().deliveries
+    assert counts.ended == {"succeeded": 2, "exhausted": 0}
+    assert counts.tries == {"succeeded": 2, "failed": 1, "lost": 0}
+    assert (counts.waiting, counts.sending, counts.outbox, counts.breakers_open) == (1, 0, 0, 0)
 
 
-def test_a_receiver_that_fails_in_a_row_is_counted_as_left_alone_until_it_answers(domain: Domain) -> None:
+def test_a_receiver_with_an_open_breaker_is_counted_until_it_answers(domain: Domain) -> None:
     with receiving() as receiver, webhook_runner(domain) as webhooks:
         receiver.answer = lambda _request, _number: Answer(500)
         for _ in range(8):

@@ -19,7 +19,7 @@ def test_expired_records_leave_the_indexes_and_others_stay(plans: Plans) -> None
     assert cleaner.step() == 0
 
 
-def test_a_jobs_record_goes_when_its_retention_is_over(plans: Plans) -> None:
+def test_a_jobs_record_expires_after_its_retention(plans: Plans) -> None:
     (job_id,) = plans.submit()
     (claim,) = plans.start()
     plans.end(claim)

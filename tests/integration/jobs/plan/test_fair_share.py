@@ -1,4 +1,4 @@
-"""Start-time fair queueing: tenants are equal, priorities weigh within a tenant, nobody starves."""
+"""Start-time fair queueing: tenants are equal, priorities are weights within a tenant, no lane starves."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def test_tenants_are_equal_however_many_batches_they_open(plans: Plans) -> None:
     assert counts == {"acme": 50, "globex": 50}
 
 
-def test_priorities_share_a_tenants_part_sixteen_to_four_to_one(plans: Plans) -> None:
+def test_priorities_share_a_tenants_capacity_sixteen_to_four_to_one(plans: Plans) -> None:
     priority_of: dict[str, str] = {}
     for priority in ("low", "normal", "high"):
         priority_of |= dict.fromkeys(plans.submit(200, priority=priority), priority)

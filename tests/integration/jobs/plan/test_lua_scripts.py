@@ -1,4 +1,4 @@
-"""Every script, as it is sent to the server."""
+"""Every script in the form in which it is sent to the server."""
 
 from collections import Counter
 from collections.abc import Iterator

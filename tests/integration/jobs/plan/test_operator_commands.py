@@ -1,4 +1,4 @@
-"""What an operator sets by hand: a model aside, and what a tenant may have."""
+"""Operator commands: parking a model and setting a tenant's quotas."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.support.api_server import Api
 from tests.support.plans import MODEL, Plans, model
 
 
-def test_a_parked_model_starts_nothing_and_its_jobs_go_on_when_it_is_resumed(plans: Plans) -> None:
+def test_a_parked_model_starts_no_job_until_it_is_resumed(plans: Plans) -> None:
     jobs = plans.submit(3)
     (running,) = plans.start(limit=1)
     assert plans.planner.park(MODEL, "the account is being moved")
@@ -21,7 +21,7 @@ def test_a_parked_model_starts_nothing_and_its_jobs_go_on_when_it_is_resumed(pla
     plans.beat()
     assert plans.plan() == []
     assert plans.planner.resume(MODEL)
-    assert [one.job_id for one in plans.plan()] == jobs[1:]
+    assert [dispatch.job_id for dispatch in plans.plan()] == jobs[1:]
     types = [event["type"] for event in plans.outbox()]
     assert types == ["model.parked", "model.resumed"]
     with pytest.raises(InvalidInput):
@@ -52,7 +52,7 @@ def test_a_refused_key_parks_the_model_and_a_probe_after_a_growing_pause_resumes
     assert plans.model_field("parked") is None
 
 
-def test_a_tenant_at_its_most_in_flight_waits_and_another_does_not(make_plans) -> None:
+def test_a_tenant_at_its_limit_in_flight_waits_and_another_does_not(make_plans) -> None:
     plans = make_plans(model(concurrency=10))
     plans.quotas.set("acme", Quotas(max_in_flight=2))
     plans.submit(6, "acme")
@@ -62,10 +62,10 @@ def test_a_tenant_at_its_most_in_flight_waits_and_another_does_not(make_plans) -
     assert (owners.count("acme"), owners.count("globex")) == (2, 3)
     assert plans.plan() == []
     plans.end(next(claim for claim in claims if claim.tenant == "acme"))
-    assert [plans.claim(one).tenant for one in plans.plan()] == ["acme"]
+    assert [plans.claim(dispatch).tenant for dispatch in plans.plan()] == ["acme"]
 
 
-def test_quotas_are_read_back_and_taken_away(plans: Plans) -> None:
+def test_quotas_are_read_and_removed(plans: Plans) -> None:
     plans.quotas.set("acme", Quotas(max_queued=5, max_daily=7))
     assert plans.quotas.get("acme") == Quotas(max_queued=5, max_daily=7)
     plans.quotas.set("acme", Quotas())

@@ -1,4 +1,4 @@
-"""The plan's promises, one job at a time: durable, once, fenced, told."""
+"""The plan's promises for one job: durable, started once, fenced, and reported by events."""
 
 from datetime import timedelta
 
@@ -74,10 +74,10 @@ def test_a_lost_lease_returns_the_job_to_the_head_of_its_lane(plans: Plans) -> N
     first, second = plans.submit(2)
     plans.plan(limit=1)
     expire(plans)
-    assert [one.job_id for one in plans.plan()] == [first, second]
+    assert [dispatch.job_id for dispatch in plans.plan()] == [first, second]
 
 
-def test_a_message_that_was_lost_with_the_broker_costs_the_job_no_try(plans: Plans) -> None:
+def test_a_message_lost_by_the_broker_uses_up_no_try(plans: Plans) -> None:
     (job_id,) = plans.submit()
     for _ in range(5):
         plans.plan()
@@ -109,7 +109,7 @@ def test_a_renewed_lease_does_not_expire(plans: Plans) -> None:
     assert plans.end(claim)
 
 
-def test_after_a_silence_of_the_whole_fleet_no_lease_is_taken_back_unheard(plans: Plans) -> None:
+def test_after_a_silence_of_the_whole_fleet_leases_live_one_lease_longer(plans: Plans) -> None:
     plans.submit()
     (claim,) = plans.start()
     plans.clock.advance(60)
@@ -129,14 +129,14 @@ def test_a_heartbeat_returns_a_canceled_job_which_stays_in_the_window_until_sett
     assert plans.state(job_id) is State.CANCELED
 
 
-def test_a_job_not_before_a_moment_waits_for_it(plans: Plans) -> None:
+def test_a_job_with_not_before_waits_until_then(plans: Plans) -> None:
     at = moment(plans.clock.now_ms) + timedelta(seconds=60)
     (job_id,) = plans.submit(not_before=at)
     assert plans.state(job_id) is State.WAITING
     assert plans.planner.plan().next_in_s == pytest.approx(60)
     plans.clock.advance(60)
     plans.beat()
-    assert [one.job_id for one in plans.plan()] == [job_id]
+    assert [dispatch.job_id for dispatch in plans.plan()] == [job_id]
 
 
 def test_a_retry_waits_until_it_is_due_and_precedes_untried_jobs(plans: Plans) -> None:
@@ -145,7 +145,7 @@ def test_a_retry_waits_until_it_is_due_and_precedes_untried_jobs(plans: Plans) -
     plans.end(claim, State.WAITING, delay_ms=5000, signal=None)
     assert plans.state(first) is State.WAITING
     plans.clock.advance(5)
-    assert [one.job_id for one in plans.plan()] == [first, second]
+    assert [dispatch.job_id for dispatch in plans.plan()] == [first, second]
 
 
 def test_a_deadline_ends_a_job_that_could_not_start(plans: Plans) -> None:
@@ -164,7 +164,7 @@ def test_a_deadline_ends_a_job_that_could_not_start(plans: Plans) -> None:
 
 
 @pytest.mark.parametrize("end", [State.FAILED, State.FILTERED, State.CANCELED])
-def test_an_ended_job_can_be_tried_again_by_its_user(plans: Plans, end: State) -> None:
+def test_a_user_can_retry_an_ended_job(plans: Plans, end: State) -> None:
     (job_id,) = plans.submit()
     if end is State.CANCELED:
         plans.planner.cancel(job_id)
@@ -218,7 +218,7 @@ def test_the_same_idempotency_key_and_body_answer_with_the_same_job(plans: Plans
         plans.submit(idempotency=Idempotency("k1", "b2"))
 
 
-def test_a_submit_that_was_sent_twice_by_the_connection_is_no_replay(plans: Plans) -> None:
+def test_a_submit_resent_by_the_connection_is_not_a_replay(plans: Plans) -> None:
     key, draft = Idempotency("k2", "b"), plans.draft()
     plans.tenants.ensure("acme")
     assert not plans.submitted([draft], idempotency=key).replayed
@@ -226,7 +226,7 @@ def test_a_submit_that_was_sent_twice_by_the_connection_is_no_replay(plans: Plan
     assert len(plans.plan()) == 1
 
 
-def test_a_batch_written_twice_has_each_job_once(plans: Plans) -> None:
+def test_rows_written_twice_create_each_job_once(plans: Plans) -> None:
     plans.tenants.ensure("acme")
     drafts = [plans.draft(f"job_01ARZ3NDEKTSV4RRFFQ69G5FAV-{row:07d}") for row in range(1, 6)]
     plans.submitted(drafts[:3])
@@ -265,8 +265,8 @@ def test_an_event_is_written_in_the_same_step_as_the_end_of_the_job(plans: Plans
     plans.end(silent)
     assert plans.redis.xlen(plans.keys.outbox) == 0
     (job_id,) = plans.submit(webhook_url="https://example.com/hook")
-    (told,) = plans.start()
-    plans.end(told)
+    (claim,) = plans.start()
+    plans.end(claim)
     (event,) = plans.outbox()
     assert event["type"] == "job.succeeded"
     assert event["tenant"] == "acme"
@@ -274,7 +274,7 @@ def test_an_event_is_written_in_the_same_step_as_the_end_of_the_job(plans: Plans
 
 
 def test_listing_filters_by_state_and_custom_id_and_pages_from_the_newest(plans: Plans) -> None:
-    made = [plans.submit(custom_id=f"sku-{n % 2}")[0] for n in range(7)]
+    job_ids = [plans.submit(custom_id=f"sku-{n % 2}")[0] for n in range(7)]
     for claim in plans.start(limit=3):
         plans.end(claim)
     listed: list[str] = []
@@ -284,15 +284,15 @@ def test_listing_filters_by_state_and_custom_id_and_pages_from_the_newest(plans:
         listed += [job.id for job in page.data]
         if (cursor := page.next_cursor) is None:
             break
-    assert listed == sorted(made, reverse=True)
-    assert {job.id for job in plans.job_reader.page("acme", state=State.SUCCEEDED).data} == set(made[:3])
-    assert {job.id for job in plans.job_reader.page("acme", custom_id="sku-1").data} == set(made[1::2])
+    assert listed == sorted(job_ids, reverse=True)
+    assert {job.id for job in plans.job_reader.page("acme", state=State.SUCCEEDED).data} == set(job_ids[:3])
+    assert {job.id for job in plans.job_reader.page("acme", custom_id="sku-1").data} == set(job_ids[1::2])
     assert plans.job_reader.page("globex").data == []
     with pytest.raises(NotFound):
-        plans.job_reader.get("globex", made[0])
+        plans.job_reader.get("globex", job_ids[0])
 
 
-def test_every_final_state_takes_a_job_off_the_window(plans: Plans) -> None:
+def test_every_final_state_removes_the_job_from_the_window(plans: Plans) -> None:
     plans.submit(len(FINAL) - 1)
     for claim, state in zip(plans.start(), sorted(FINAL - {State.CANCELED}), strict=True):
         plans.end(claim, state, signal=OK)
@@ -300,7 +300,7 @@ def test_every_final_state_takes_a_job_off_the_window(plans: Plans) -> None:
     assert plans.redis.zcard(plans.keys.leases) == 0
 
 
-def test_nothing_starts_where_no_worker_lives(make_plans) -> None:
+def test_nothing_starts_without_a_live_worker(make_plans) -> None:
     plans = make_plans(model(), slots=0)
     plans.submit()
     assert plans.plan() == []
@@ -316,7 +316,7 @@ def expire(plans: Plans) -> None:
         plans.beat()
 
 
-def test_an_end_that_is_sent_again_after_a_lost_answer_is_the_end_that_was_written(plans: Plans) -> None:
+def test_a_settlement_sent_again_after_a_lost_answer_returns_the_first_result(plans: Plans) -> None:
     plans.submit(2)
     for claim, to in zip(plans.start(), (State.SUCCEEDED, State.FAILED), strict=True):
         assert plans.end(claim, to)

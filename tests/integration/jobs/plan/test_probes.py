@@ -1,4 +1,4 @@
-"""A parked model's probes: an outage of any length uses up no job, and no job keeps its model parked alone."""
+"""Probes of a parked model: no outage uses up a job's tries, and no single job keeps its model parked."""
 
 from jobs.foundation.errors import Transient
 from jobs.foundation.job_states import State
@@ -64,7 +64,7 @@ def test_an_outage_of_hours_uses_up_no_job(plans: Plans) -> None:
     assert plans.redis.hget(plans.keys.totals(MODEL), "ended:failed") is None
 
 
-def test_an_outage_that_three_jobs_meet_fails_none_of_them(plans: Plans) -> None:
+def test_an_outage_that_three_jobs_meet_fails_no_job(plans: Plans) -> None:
     jobs = plans.submit(3)
     while plans.model_field("parked") is None:
         for claim in plans.start():
@@ -84,7 +84,7 @@ def test_a_job_that_always_fails_does_not_keep_its_model_parked(plans: Plans) ->
         assert fails(plans, second) is State.WAITING
 
 
-def test_the_only_job_there_is_probes_again(plans: Plans) -> None:
+def test_a_models_only_job_probes_it_again(plans: Plans) -> None:
     park(plans)
     for job in plans.job_reader.page("globex", limit=50).data[1:]:
         plans.planner.cancel(job.id)

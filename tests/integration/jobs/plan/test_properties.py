@@ -1,4 +1,4 @@
-"""Random interleavings of everything that can happen to jobs, with the invariants checked after each step."""
+"""Random interleavings of all job transitions; the invariants are checked after each step."""
 
 from collections import Counter
 from itertools import count
@@ -90,18 +90,18 @@ class Interleavings(RuleBasedStateMachine):
             assert self.in_flight(name) <= max(before[name], window)
             if self.plans.model_field("parked", name):
                 assert self.in_flight(name) <= before[name] + 1, "a parked model sends one probe"
-        for one in found:
-            self.starts[self.model_of(one.job_id)].append(self.plans.clock.now_ms)
+        for dispatch in found:
+            self.starts[self.model_of(dispatch.job_id)].append(self.plans.clock.now_ms)
         assert int(self.redis.zcard(self.plans.keys.leases)) <= max(6, sum(before.values()))
         return multiple(*found)
 
-    @rule(target=claimed, one=consumes(dispatched))
-    def claim(self, one: Dispatch) -> Any:
-        current = self.record(one.job_id)
-        claim = self.plans.planner.claim(one.job_id, one.attempt, "w1")
-        ours = current["state"] == "running" and current["attempt"] == str(one.attempt)
+    @rule(target=claimed, dispatch=consumes(dispatched))
+    def claim(self, dispatch: Dispatch) -> Any:
+        current = self.record(dispatch.job_id)
+        claim = self.plans.planner.claim(dispatch.job_id, dispatch.attempt, "w1")
+        ours = current["state"] == "running" and current["attempt"] == str(dispatch.attempt)
         if claim is None:
-            assert not ours or not self.redis.zscore(self.plans.keys.leases, self.member(one))
+            assert not ours or not self.redis.zscore(self.plans.keys.leases, self.member(dispatch))
             return multiple()
         assert ours
         return claim
@@ -238,8 +238,8 @@ class Interleavings(RuleBasedStateMachine):
     def in_flight(self, name: str) -> int:
         return int(self.plans.model_field("in_flight", name) or 0)
 
-    def member(self, one: Dispatch) -> str:
-        return f"{self.plans.keys.job(one.job_id)}#{one.attempt}"
+    def member(self, dispatch: Dispatch) -> str:
+        return f"{self.plans.keys.job(dispatch.job_id)}#{dispatch.attempt}"
 
 
 @pytest.mark.timeout(240)

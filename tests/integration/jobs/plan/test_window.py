@@ -1,4 +1,4 @@
-"""The window and the pace: found out, lowered by the right kind of 429, and found again, all by an injected clock."""
+"""The window and the pace: discovered, lowered by the matching kind of 429, and recovered, with an injected clock."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def advance(plans: Plans, seconds: float) -> None:
     plans.beat()
 
 
-def test_an_unknown_limit_starts_at_eight_and_grows_by_one_a_window(
+def test_an_unknown_limit_starts_at_eight_and_grows_by_one_for_each_window(
     make_plans: Callable[..., Plans],
 ) -> None:
     plans = make_plans(model(concurrency=100, rpm=0))
@@ -76,7 +76,7 @@ def test_a_concurrency_429_shrinks_the_window_once_by_a_third(
     assert plans.model_field("pace") is None
 
 
-def test_after_pressure_the_window_grows_by_one_in_as_many_successes_as_it_is_wide(
+def test_after_pressure_the_window_grows_by_one_for_each_window_of_successes(
     make_plans: Callable[..., Plans],
 ) -> None:
     plans = make_plans(model(concurrency=12, rpm=60_000))
@@ -111,7 +111,7 @@ def test_too_many_a_minute_lowers_the_pace_once_and_leaves_the_window_alone(make
     assert number(plans, "limit") == 50
 
 
-def test_a_limit_that_the_endpoint_names_is_kept_to_from_below(make_plans: Callable[..., Plans]) -> None:
+def test_a_limit_named_by_the_endpoint_is_never_exceeded(make_plans: Callable[..., Plans]) -> None:
     plans = make_plans(model(concurrency=50, rpm=0))
     plans.submit(10)
     (claim, *_) = plans.start()

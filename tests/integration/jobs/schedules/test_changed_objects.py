@@ -1,4 +1,4 @@
-"""A schedule over a prefix takes what is new or changed since its last success: counted at the simulator."""
+"""A schedule over a prefix edits objects that changed since its last success; the simulator counts the calls."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def night(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Night:
 NAMES = [f"{number:04d}.png" for number in range(60)]
 
 
-def test_a_run_takes_what_changed_and_a_second_one_nothing(night: Night) -> None:
+def test_a_run_takes_changed_objects_and_a_second_run_takes_none(night: Night) -> None:
     prompt = unique("changed")
     night.open(prompt)
     night.fill([*NAMES, "notes.txt"])
@@ -79,7 +79,7 @@ def test_a_run_takes_what_changed_and_a_second_one_nothing(night: Night) -> None
     assert night.calls(prompt) == 66
 
 
-def test_what_failed_is_taken_again(night: Night) -> None:
+def test_a_failed_object_is_taken_again(night: Night) -> None:
     prompt = unique("[sim:fail=400*1] once")
     night.open(prompt)
     night.fill(NAMES[:3])
@@ -95,7 +95,7 @@ def test_what_failed_is_taken_again(night: Night) -> None:
     assert (third.unchanged, third.counts.succeeded) == (3, 1)
 
 
-def test_a_new_seasons_prompt_makes_every_picture_new(night: Night) -> None:
+def test_a_changed_prompt_makes_every_picture_due(night: Night) -> None:
     prompt, winter = unique("summer"), unique("winter")
     night.open(prompt)
     night.fill(NAMES[:4])
@@ -120,7 +120,7 @@ def test_without_only_changed_all_objects_run_and_reuse_pays_for_changed_ones(ni
     assert second.cost_usd == pytest.approx(0.006)
 
 
-def test_a_worker_lost_in_the_middle_of_a_listing_costs_the_listing_alone(night: Night) -> None:
+def test_a_worker_lost_during_a_listing_repeats_only_the_listing(night: Night) -> None:
     prompt = unique("lost")
     night.open(prompt)
     night.fill(NAMES[:5])
@@ -149,13 +149,13 @@ def test_a_worker_lost_in_the_middle_of_a_listing_costs_the_listing_alone(night:
     assert night.calls(prompt) == 9
 
 
-def test_a_run_that_was_lost_before_it_took_note_of_its_end_does_so_later(night: Night) -> None:
+def test_a_run_interrupted_before_recording_its_end_records_it_later(night: Night) -> None:
     prompt = unique("note")
     night.open(prompt)
     night.fill(NAMES[:5])
     night.domain.schedules.run_now("acme", night.schedule_id)
-    night.chores(TaskKind.RUN)
-    night.chores(TaskKind.INGEST)
+    night.run_background_tasks(TaskKind.RUN)
+    night.run_background_tasks(TaskKind.INGEST)
     night.edit()
     # The batch has ended, and the chore of taking note is there for whoever comes.
     members: Any = night.domain.redis.zrange(night.domain.keys.background_tasks, 0, -1)
@@ -165,7 +165,7 @@ def test_a_run_that_was_lost_before_it_took_note_of_its_end_does_so_later(night:
     assert night.calls(prompt) == 5
 
 
-def test_a_deleted_schedules_memory_is_gone(night: Night) -> None:
+def test_deleting_a_schedule_deletes_its_list_of_seen_objects(night: Night) -> None:
     night.open(unique("gone"))
     night.fill(NAMES[:5])
     night.run()

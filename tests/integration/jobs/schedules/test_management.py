@@ -1,4 +1,4 @@
-"""Schedules as their owners handle them: paused, changed, deleted, listed, refused."""
+"""Managing schedules: pause, change, delete, list, and refusals."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jobs.schedules.models import ScheduleChange, ScheduleState
 from tests.support.schedules import MIDNIGHT, Timetable, hours
 
 
-def test_a_paused_schedule_is_not_due_and_a_resumed_one_goes_on_with_its_next_tick(timetable: Timetable) -> None:
+def test_a_paused_schedule_is_not_due_and_continues_with_its_next_tick(timetable: Timetable) -> None:
     schedule = timetable.make()
     paused = timetable.domain.schedules.pause("acme", schedule)
     assert (paused.state, paused.next_run_at) == (ScheduleState.PAUSED, None)
@@ -38,7 +38,7 @@ def test_a_change_applies_from_the_next_run_and_keeps_the_other_fields(timetable
         timetable.domain.schedule_submission.change("acme", schedule, ScheduleChange(name=None))
 
 
-def test_a_change_that_races_with_a_tick_does_not_bring_the_tick_back(timetable: Timetable) -> None:
+def test_a_change_that_races_with_a_tick_does_not_repeat_the_tick(timetable: Timetable) -> None:
     schedule = timetable.make()
     timetable.set(MIDNIGHT + hours(1))
     template, record = timetable.domain.schedules.read("acme", schedule)
@@ -51,7 +51,7 @@ def test_a_change_that_races_with_a_tick_does_not_bring_the_tick_back(timetable:
     assert timetable.states(schedule) == ["due"]
 
 
-def test_a_deleted_schedule_leaves_nothing_but_its_batches(timetable: Timetable) -> None:
+def test_a_deleted_schedule_leaves_only_its_batches(timetable: Timetable) -> None:
     schedule = timetable.make(overlap="queue")
     for hour in (1, 2):
         timetable.set(MIDNIGHT + hours(hour))
@@ -60,14 +60,14 @@ def test_a_deleted_schedule_leaves_nothing_but_its_batches(timetable: Timetable)
     (batch,) = timetable.domain.batches.page("acme").data
     timetable.domain.schedule_submission.delete("acme", schedule)
     timetable.finish()
-    assert timetable.hands.batch(batch.id).state is BatchState.COMPLETED
+    assert timetable.batch_harness.batch(batch.id).state is BatchState.COMPLETED
     left: Any = timetable.domain.redis.keys(f"{timetable.domain.keys.prefix}*{schedule.removeprefix('sch_')}*")
     assert left == []
     with pytest.raises(NotFound):
         timetable.schedule(schedule)
 
 
-def test_another_tenants_schedule_is_not_there(timetable: Timetable) -> None:
+def test_another_tenants_schedule_is_not_found(timetable: Timetable) -> None:
     schedule = timetable.make()
     for act in (
         lambda: timetable.domain.schedules.get("globex", schedule),
@@ -80,19 +80,19 @@ def test_another_tenants_schedule_is_not_there(timetable: Timetable) -> None:
             act()
 
 
-def test_lists_come_in_pages(timetable: Timetable) -> None:
-    made = [timetable.make() for _ in range(3)]
+def test_lists_are_paged(timetable: Timetable) -> None:
+    schedule_ids = [timetable.make() for _ in range(3)]
     first = timetable.domain.schedules.page("acme", limit=2)
     rest = timetable.domain.schedules.page("acme", limit=2, cursor=first.next_cursor)
-    assert [one.id for one in (*first.data, *rest.data)] == made[::-1]
+    assert [schedule.id for schedule in (*first.data, *rest.data)] == schedule_ids[::-1]
     assert rest.next_cursor is None
     timetable.set(MIDNIGHT + hours(5))
     timetable.fire()
-    page = timetable.domain.runs.page("acme", made[0], limit=3)
-    more = timetable.domain.runs.page("acme", made[0], limit=3, cursor=page.next_cursor)
+    page = timetable.domain.runs.page("acme", schedule_ids[0], limit=3)
+    more = timetable.domain.runs.page("acme", schedule_ids[0], limit=3, cursor=page.next_cursor)
     assert [run.scheduled_at.hour for run in (*page.data, *more.data)] == [5, 4, 3, 2, 1]
     with pytest.raises(InvalidInput):
-        timetable.domain.runs.page("acme", made[0], cursor="nonsense")
+        timetable.domain.runs.page("acme", schedule_ids[0], cursor="nonsense")
 
 
 @pytest.mark.parametrize(

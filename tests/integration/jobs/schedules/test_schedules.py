@@ -1,4 +1,4 @@
-"""Schedules by a clock that is told what to show: one run a tick, whatever happens around it."""
+"""Schedules with an injected clock: one run for each tick, whatever fails in between."""
 
 import json
 import threading
@@ -33,7 +33,7 @@ def test_a_tick_creates_a_run_and_a_batch_and_its_end_sends_an_event(timetable: 
     (run,) = timetable.runs(schedule)
     assert (run.state, run.trigger, run.scheduled_at) == (RunState.RUNNING, "cron", MIDNIGHT + hours(1))
     assert run.batch_id is not None
-    batch = timetable.hands.batch(run.batch_id)
+    batch = timetable.batch_harness.batch(run.batch_id)
     assert (batch.state, batch.schedule_id, batch.run_id) == (BatchState.RUNNING, schedule, run.id)
     assert batch.defaults["reuse"] is True
     assert run.counts is not None
@@ -45,8 +45,8 @@ def test_a_tick_creates_a_run_and_a_batch_and_its_end_sends_an_event(timetable: 
     assert run.counts.succeeded == 1
     assert timetable.schedule(schedule).runs.completed == 1
     assert timetable.schedule(schedule).current_run is None
-    assert timetable.open_chores(TaskKind.RUN) == []
-    assert timetable.hands.events("schedule.") == ["schedule.run_started"]
+    assert timetable.open_background_tasks(TaskKind.RUN) == []
+    assert timetable.batch_harness.events("schedule.") == ["schedule.run_started"]
 
 
 def test_five_hours_of_downtime_with_a_window_of_two_are_two_runs_and_three_missed(timetable: Timetable) -> None:
@@ -73,7 +73,7 @@ def test_a_month_of_missed_minutes_is_claimed_in_chunks_and_keeps_the_newest_run
 
 
 def test_two_hundred_due_schedules_fire_once_each_with_several_pollers(timetable: Timetable) -> None:
-    made = [timetable.make() for _ in range(200)]
+    schedule_ids = [timetable.make() for _ in range(200)]
     timetable.set(MIDNIGHT + hours(1))
     counts: list[int] = []
     start = threading.Barrier(4)
@@ -88,8 +88,8 @@ def test_two_hundred_due_schedules_fire_once_each_with_several_pollers(timetable
     for caller in callers:
         caller.join()
     assert sum(counts) == 200
-    assert [timetable.states(one) for one in made] == [["due"]] * 200
-    assert len(timetable.open_chores(TaskKind.RUN)) == 200
+    assert [timetable.states(schedule_id) for schedule_id in schedule_ids] == [["due"]] * 200
+    assert len(timetable.open_background_tasks(TaskKind.RUN)) == 200
 
 
 def test_a_caller_with_an_old_tick_claims_nothing(timetable: Timetable) -> None:
@@ -117,7 +117,7 @@ def test_a_run_interrupted_before_its_batch_is_completed_once(timetable: Timetab
     schedule = timetable.make()
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()
-    (run,) = timetable.open_chores(TaskKind.RUN)
+    (run,) = timetable.open_background_tasks(TaskKind.RUN)
     # The worker held the lease, began the batch and was lost before it recorded that.
     with timetable.domain.background_tasks.hold(TaskKind.RUN, run) as held:
         assert held is not None
@@ -126,7 +126,7 @@ def test_a_run_interrupted_before_its_batch_is_completed_once(timetable: Timetab
         step = _RunStep(timetable.domain.run_to_batch, run, timetable.domain.runs.record(run), held)
         template, record = timetable.domain.schedules.read("acme", schedule)
         step._begin(template, record)
-    assert timetable.hands.do(TaskKind.RUN, run).startswith("dropped")
+    assert timetable.batch_harness.do(TaskKind.RUN, run).startswith("dropped")
     timetable.clock.advance(10)
     assert timetable.finish() == 1
     assert timetable.states(schedule) == ["completed"]
@@ -141,7 +141,7 @@ def test_a_run_interrupted_before_its_batch_is_completed_once(timetable: Timetab
         ("cancel_previous", ["running", "queued"], ["canceled", "completed"]),
     ],
 )
-def test_a_run_that_is_due_while_the_one_before_goes_on(
+def test_a_run_due_during_the_previous_run_follows_the_overlap_policy(
     timetable: Timetable, overlap: str, then: list[str], later: list[str]
 ) -> None:
     schedule = timetable.make(overlap=overlap)
@@ -200,9 +200,9 @@ def test_a_run_with_a_missing_manifest_fails_and_sends_an_event(timetable: Timet
     (run,) = timetable.runs(schedule)
     assert (run.state, run.batch_id) == (RunState.FAILED, None)
     assert "no object" in (run.reason or "")
-    assert timetable.hands.events("schedule.") == ["schedule.run_failed"]
+    assert timetable.batch_harness.events("schedule.") == ["schedule.run_failed"]
     # The next one is not kept from its turn.
-    timetable.domain.bucket.put(bucket, "lists/gone.csv", timetable.hands.csv(2), media_type="text/csv")
+    timetable.domain.bucket.put(bucket, "lists/gone.csv", timetable.batch_harness.csv(2), media_type="text/csv")
     timetable.set(MIDNIGHT + hours(2))
     timetable.fire()
     assert timetable.finish() == 2
@@ -220,7 +220,7 @@ def test_run_events_reach_endpoints_and_the_schedules_webhook_url(timetable: Tim
     timetable.begin()
     outbox = Outbox(domain.redis, domain.keys)
     outbox.ensure()
-    (event,) = [one for one in outbox.read("t", count=100, block_ms=0) if one.type.startswith("schedule.")]
+    (event,) = [event for event in outbox.read("t", count=100, block_ms=0) if event.type.startswith("schedule.")]
     targets = EventRouter(domain.redis, domain.keys).targets(event)
     assert {target.queue_id for target in targets if target.url is None} == {endpoint.id}
     assert {target.url for target in targets if target.url} == {"http://127.0.0.1:9/mine"}
@@ -234,7 +234,7 @@ def test_run_events_reach_endpoints_and_the_schedules_webhook_url(timetable: Tim
     assert body["data"]["schedule_name"] == "nightly"
 
 
-def test_a_source_that_does_not_answer_is_tried_for_an_hour(
+def test_a_source_that_does_not_answer_is_retried_for_an_hour(
     make_settings: Callable[..., Settings], tmp_path: Path, clock: Clock
 ) -> None:
     away = open_at(lambda **more: make_settings(s3_endpoint_url="http://127.0.0.1:9", **more), tmp_path, clock)
@@ -254,7 +254,7 @@ def test_a_source_that_does_not_answer_is_tried_for_an_hour(
     away.close()
 
 
-def test_a_batch_without_a_good_row_is_a_failed_run(timetable: Timetable) -> None:
+def test_a_batch_without_a_valid_row_fails_its_run(timetable: Timetable) -> None:
     schedule = timetable.make(items=[{"custom_id": "A", "image": "ftp://nowhere/x.png"}])
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()
@@ -262,7 +262,7 @@ def test_a_batch_without_a_good_row_is_a_failed_run(timetable: Timetable) -> Non
     (run,) = timetable.runs(schedule)
     assert run.state is RunState.FAILED
     assert run.batch_id is not None
-    assert timetable.hands.events("schedule.") == ["schedule.run_started", "schedule.run_failed"]
+    assert timetable.batch_harness.events("schedule.") == ["schedule.run_started", "schedule.run_failed"]
 
 
 def test_retrying_a_batch_after_its_run_ended_updates_the_run(timetable: Timetable) -> None:
@@ -270,7 +270,7 @@ def test_retrying_a_batch_after_its_run_ended_updates_the_run(timetable: Timetab
     timetable.set(MIDNIGHT + hours(1))
     timetable.fire()
     timetable.begin()
-    timetable.hands.work(State.FAILED)
+    timetable.batch_harness.work(State.FAILED)
     timetable.finish()
     (run,) = timetable.runs(schedule)
     assert run.counts is not None

@@ -1,4 +1,4 @@
-"""The bucket, with a real store."""
+"""The bucket, against a real SeaweedFS."""
 
 import hashlib
 import threading

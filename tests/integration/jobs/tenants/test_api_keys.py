@@ -1,4 +1,4 @@
-"""API keys as an operator manages them: made, listed and revoked by the command, beside Redis."""
+"""API keys: an operator creates, lists and revokes them with the command, without the API."""
 
 import json
 from collections.abc import Callable

@@ -18,7 +18,7 @@ from jobs.webhooks.delivery_reader import DeliveryFilter
 from jobs.webhooks.endpoint_models import EndpointChange, EndpointFields
 from jobs.webhooks.routing import batch_fields
 from jobs.wiring import Domain
-from tests.support.batches import Hands, generous
+from tests.support.batches import BatchHarness, generous
 from tests.support.clock import Clock
 from tests.support.receiver import Receiver
 from tests.support.webhook_worker import WebhookRunner, webhook_runner
@@ -27,10 +27,10 @@ FILTER = DeliveryFilter()
 
 
 @pytest.fixture
-def hands(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Hands]:
+def batch_harness(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[BatchHarness]:
     """Runs batches against a provider without rate limits."""
     with generous(make_settings, tmp_path) as domain:
-        yield Hands(domain)
+        yield BatchHarness(domain)
 
 
 def store_batch(domain: Domain, **preferences: Any) -> str:
@@ -66,8 +66,8 @@ def test_a_batch_sends_only_batch_events_by_default(
     job_event(domain, batch_id, 1)
     put_batch_event(domain, batch_id)
     webhooks.deliver_all()
-    told = sorted((got.path, json.loads(got.body)["type"]) for got in receiver.requests)
-    assert told == [("/", "batch.completed"), ("/all", "batch.completed")]
+    events = sorted((got.path, json.loads(got.body)["type"]) for got in receiver.requests)
+    assert events == [("/", "batch.completed"), ("/all", "batch.completed")]
 
 
 def put_batch_event(domain: Domain, batch_id: str) -> None:
@@ -135,24 +135,24 @@ def test_a_digest_has_at_most_100_jobs_and_respects_its_interval(
 
 
 def test_a_batch_with_a_digest_sends_its_jobs_together_and_its_end_separately(
-    hands: Hands, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    batch_harness: BatchHarness, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    domain = hands.domain
+    domain = batch_harness.domain
     monkeypatch.setattr(domain.deliveries._scripts, "_clock_ms", clock)
-    batch_id = hands.running(
+    batch_id = batch_harness.running(
         120, webhook_url=receiver.url, webhook_events=["job.*", "batch.completed"], webhook_digest_s=5
     )
-    assert hands.work() == 120
+    assert batch_harness.work() == 120
     with webhook_runner(domain) as webhooks:
         for _ in range(4):
             webhooks.deliver_all()
             clock.advance(5)
             domain.deliveries.register("w", 8)
     secret = domain.tenants.webhook_secret("acme")
-    told = [got.verified(secret) for got in receiver.requests]
-    assert [event["type"] for event in told] == ["batch.completed", "job.digest", "job.digest"]
-    assert told[0]["data"]["counts"]["succeeded"] == 120
-    digests = [event["data"]["events"] for event in told[1:]]
+    events = [got.verified(secret) for got in receiver.requests]
+    assert [event["type"] for event in events] == ["batch.completed", "job.digest", "job.digest"]
+    assert events[0]["data"]["counts"]["succeeded"] == 120
+    digests = [event["data"]["events"] for event in events[1:]]
     assert [len(inside) for inside in digests] == [100, 20]
     jobs = [event["data"] for inside in digests for event in inside]
     assert {job["id"] for job in jobs} == {batch_job_id(batch_id, row) for row in range(1, 121)}

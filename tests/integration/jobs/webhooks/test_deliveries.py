@@ -157,8 +157,8 @@ def test_the_log_keeps_the_whole_unicode_answer_of_every_attempt(harness: Delive
     answer = "Störung\u2028\x85" + "ж" * 505
     tell_until_it_ends(harness, delivery_id, Exchange(took_ms=5, status=500, answer=answer))
     tries = decode_tries(harness.field(delivery_id, "log") or "")
-    assert [one.number for one in tries] == list(range(1, 11))
-    assert {one.answer for one in tries} == {answer}
+    assert [entry.number for entry in tries] == list(range(1, 11))
+    assert {entry.answer for entry in tries} == {answer}
 
 
 def test_a_log_that_is_too_long_drops_old_answers_before_whole_attempts(harness: DeliveryHarness) -> None:
@@ -168,18 +168,18 @@ def test_a_log_that_is_too_long_drops_old_answers_before_whole_attempts(harness:
     (delivery_id,) = harness.fan_out(line)
     # The log needs six bytes for each of these, which is the maximum.
     answer = "\x00" * 1024
-    begun = []
+    starts = []
     for _ in range(3):
-        begun.append(harness.now())
+        starts.append(harness.now())
         tell_until_it_ends(harness, delivery_id, Exchange(took_ms=7, status=500, answer=answer))
         harness.deliveries.redeliver(delivery_id)
     log = harness.field(delivery_id, "log") or ""
     tries = decode_tries(log)
     assert len(log) <= 40_960
-    assert [one.number for one in tries] == list(range(1, 31))
-    assert {(one.status, one.took_ms) for one in tries} == {(500, 7)}
-    assert [tries[n].at for n in (0, 10, 20)] == begun
-    assert [bool(one.answer) for one in tries] == [False] * 24 + [True] * 6
+    assert [entry.number for entry in tries] == list(range(1, 31))
+    assert {(entry.status, entry.took_ms) for entry in tries} == {(500, 7)}
+    assert [tries[n].at for n in (0, 10, 20)] == starts
+    assert [bool(entry.answer) for entry in tries] == [False] * 24 + [True] * 6
     assert tries[-1].answer == answer
 
 
@@ -232,7 +232,7 @@ def test_a_410_does_not_disable_an_endpoint_that_was_changed_or_enabled_since(
     assert results[-1] == "the receiver answered 200"
     assert [got.path for got in receiver.requests] == ["/old", "/new" if change.get("url") else "/old"]
     delivery = domain.delivery_log.get("acme", delivery_id)
-    assert (delivery.state, [one.status for one in delivery.attempts]) == ("succeeded", [410, 200])
+    assert (delivery.state, [entry.status for entry in delivery.attempts]) == ("succeeded", [410, 200])
 
 
 def test_a_410_disables_an_endpoint_of_which_only_the_description_changed(

@@ -26,7 +26,7 @@ def harness(make_harness: Callable[..., DeliveryHarness]) -> DeliveryHarness:
 
 
 def by_queue(started: list[tuple[str, int]], harness: DeliveryHarness) -> Counter[str]:
-    return Counter(harness.keys.id_of(harness.field(one[0], "line") or "") for one in started)
+    return Counter(harness.keys.id_of(harness.field(key_and_number[0], "line") or "") for key_and_number in started)
 
 
 def make_quick(harness: DeliveryHarness, *lines: str, successes: int = 40) -> None:
@@ -43,19 +43,19 @@ def test_a_hanging_receiver_delays_no_delivery_to_another_receiver(harness: Deli
     good, dead = harness.endpoint("good"), harness.endpoint("dead")
     harness.fan_out(good, dead, number=200)
     hanging: list[DeliveryAttempt] = []
-    told = 0
+    delivered = 0
     while True:
-        started = [harness.claim(one) for one in harness.plan()]
+        started = [harness.claim(started) for started in harness.plan()]
         if not started:
             break
         for attempt in started:
             if attempt.queue["id"] == dead:
                 hanging.append(attempt)
             else:
-                told += 1
+                delivered += 1
                 harness.settle(attempt)
     # The good receiver has everything, although no exchange with the other one has ended.
-    assert told == 200
+    assert delivered == 200
     assert len(hanging) == 1
     harness.clock.advance(15)
     harness.heartbeat()
@@ -69,7 +69,7 @@ def test_a_receiver_that_starts_to_hang_uses_at_most_half_of_the_threads(harness
     make_quick(harness, good, turning)
     harness.fan_out(good, turning, number=100)
     hanging = 0
-    while started := [harness.claim(one) for one in harness.plan()]:
+    while started := [harness.claim(started) for started in harness.plan()]:
         for attempt in started:
             if attempt.queue["id"] == good:
                 harness.settle(attempt)
@@ -86,7 +86,7 @@ def test_many_dead_receivers_share_a_quarter_of_the_threads(harness: DeliveryHar
     for line in dead:
         harness.fan_out(line, number=10)
     for _ in range(10):
-        started = [harness.claim(one) for one in harness.plan()]
+        started = [harness.claim(started) for started in harness.plan()]
         assert len(started) <= 8
         harness.clock.advance(15)
         harness.heartbeat()
@@ -145,7 +145,7 @@ def test_deliveries_that_wait_for_a_breaker_use_up_no_try(harness: DeliveryHarne
     ids = harness.fan_out(line, number=50)
     for _ in range(5):
         harness.deliver_planned(lambda _: BAD)
-    tried = [one for one in ids if harness.field(one, "tries")]
+    tried = [delivery_id for delivery_id in ids if harness.field(delivery_id, "tries")]
     assert len(tried) == 5
 
 
@@ -165,7 +165,7 @@ def test_a_success_that_was_running_does_not_end_the_pause_of_retry_after(harnes
     line = harness.endpoint("a")
     make_quick(harness, line)
     harness.fan_out(line, number=10)
-    first, second, *others = [harness.claim(one) for one in harness.plan()]
+    first, second, *others = [harness.claim(started) for started in harness.plan()]
     assert len(others) == 6
     harness.settle(first, Exchange(took_ms=5, status=429, retry_after_s=60))
     harness.settle(second, GOOD)
@@ -222,9 +222,9 @@ def test_a_410_disables_the_endpoint_and_creates_an_event(harness: DeliveryHarne
     (event,) = harness.outbox.read("t1", count=10, block_ms=0)
     assert (event.type, event.subject, event.tenant) == ("endpoint.disabled", line, "acme")
     assert harness.redis.hget(harness.keys.tenant("acme"), "listening") == "0"
-    while any(harness.state(one) == "waiting" for one in ids):
+    while any(harness.state(delivery_id) == "waiting" for delivery_id in ids):
         assert harness.plan() == []
-    assert {harness.state(one) for one in ids} == {"exhausted"}
+    assert {harness.state(delivery_id) for delivery_id in ids} == {"exhausted"}
     assert harness.field(ids[-1], "why") == "its endpoint is disabled: gone"
 
 
@@ -233,7 +233,7 @@ def test_silent_receivers_delay_another_tenants_new_receiver_by_one_plan(
 ) -> None:
     silent = [harness.endpoint(f"silent{n}", tenant="globex") for n in range(200)]
     harness.fan_out(*silent)
-    hanging = [harness.claim(one) for one in harness.plan()]
+    hanging = [harness.claim(started) for started in harness.plan()]
     good = harness.endpoint("good")
     (told,) = harness.fan_out(good)
     assert harness.plan() == []
@@ -256,7 +256,7 @@ def test_silent_receivers_delay_no_slow_receiver_of_another_tenant(harness: Deli
         )
         harness.clock.advance(15)
         harness.heartbeat()
-    assert {harness.state(one) for one in waiting} == {"succeeded"}
+    assert {harness.state(delivery_id) for delivery_id in waiting} == {"succeeded"}
 
 
 def test_an_idle_tenant_gains_no_advantage_over_a_busy_tenant(harness: DeliveryHarness) -> None:
@@ -324,7 +324,7 @@ def test_a_worker_that_is_gone_gets_no_deliveries(harness: DeliveryHarness) -> N
 def test_few_threads_are_enough(make_harness: Callable[..., DeliveryHarness], threads: int) -> None:
     harness = make_harness(threads)
     harness.fan_out(harness.endpoint("a"), harness.endpoint("b"), number=20)
-    told = 0
+    delivered = 0
     while ended := harness.deliver_planned():
-        told += len(ended)
-    assert told == 40
+        delivered += len(ended)
+    assert delivered == 40

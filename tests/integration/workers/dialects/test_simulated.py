@@ -1,4 +1,4 @@
-"""Both dialects against the simulator, over HTTP: the whole way of a photograph to a verified result."""
+"""Both dialects against the simulator over HTTP: from a photograph to a verified result."""
 
 import importlib.util
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Pictures as they are fetched on users' behalf: from the web and from a real bucket."""
+"""Pictures fetched for users, from the web and from a real bucket."""
 
 import importlib.util
 import socket

@@ -1,4 +1,4 @@
-"""The guard and the bounds of HTTP, with real sockets."""
+"""The guard against private addresses and the limits of HTTP answers, with real sockets."""
 
 import contextlib
 import gzip

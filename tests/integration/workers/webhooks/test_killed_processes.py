@@ -68,7 +68,7 @@ def webhook_worker(domain: Domain, log: Path) -> Worker:
 def received_jobs(got: list[ReceivedRequest], domain: Domain) -> set[str]:
     """The jobs of the received events. It verifies every signature."""
     secret = domain_secret(domain)
-    return {one.verified(secret)["data"]["id"] for one in got}
+    return {request.verified(secret)["data"]["id"] for request in got}
 
 
 _secrets: dict[str, str] = {}

@@ -130,8 +130,8 @@ def test_the_example_receiver_prints_a_repeated_event_once(domain: Domain, langu
         second = end_job(domain, webhook_url=url)
         assert webhooks.deliver_all() == ["the receiver answered 204"]
         assert process.stdout is not None
-        told = [process.stdout.readline().split()[1:] for _ in range(2)]
-        assert told == [["job.succeeded", first], ["job.succeeded", second]]
+        printed = [process.stdout.readline().split()[1:] for _ in range(2)]
+        assert printed == [["job.succeeded", first], ["job.succeeded", second]]
         domain.tenants.rotate_webhook_secret("acme")
         end_job(domain, webhook_url=url)
         assert webhooks.deliver_all() == ["the receiver answered 204"]

@@ -1,4 +1,4 @@
-"""Manifests of every kind, and what is said of those that cannot be read."""
+"""Manifests of every kind, and the reasons for refusing unreadable ones."""
 
 import io
 import json
@@ -60,12 +60,12 @@ def workbook(*lines: list[Any], title: str = "Sheet") -> bytes:
                      [{"image": "x", "steps": 8, "metadata": {"a": "b"}}, {"image": "y"}], id="JSONL"),
     ],
 )  # fmt: skip
-def test_what_people_save_is_read(data: bytes, expected: list[dict[str, Any]]) -> None:
+def test_files_as_spreadsheet_programs_save_them_are_read(data: bytes, expected: list[dict[str, Any]]) -> None:
     assert fields(data) == expected
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         pytest.param(b"", "empty", id="an empty file"),
         pytest.param(b" \n\n", "empty", id="blank lines alone"),
@@ -82,13 +82,13 @@ def test_what_people_save_is_read(data: bytes, expected: list[dict[str, Any]]) -
         pytest.param(b'image\n"' + 18_000 * (b"x" * 999 + b"\n"), "quotation mark", id="a quote never closed"),
     ],
 )
-def test_an_unreadable_manifest_gives_a_reason(data: bytes, said: str) -> None:
-    with pytest.raises(ManifestFault, match=said):
+def test_an_unreadable_manifest_gives_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ManifestFault, match=reason):
         rows(data)
 
 
 @pytest.mark.parametrize(
-    ("data", "line", "field", "said"),
+    ("data", "line", "field", "reason"),
     [
         pytest.param(b"custom_id,image\nA," + b"x" * 10_000_000 + b"\nB,x\n", 2, "image", "10,000,000", id="10 MB"),
         pytest.param(b"custom_id,image\nA,\xe9\xe8\nB,x\n", 2, "image", "UTF-8", id="Latin-1"),
@@ -99,15 +99,15 @@ def test_an_unreadable_manifest_gives_a_reason(data: bytes, said: str) -> None:
         pytest.param(b'{"image":"x"}\n{"image":"\\ud800"}\n', 2, "image", "UTF-8", id="half of a character"),
     ],
 )
-def test_a_bad_row_is_refused_alone(data: bytes, line: int, field: str, said: str) -> None:
+def test_a_bad_row_does_not_affect_other_rows(data: bytes, line: int, field: str, reason: str) -> None:
     found = rows(data)
     assert len(found) == 2
     (bad,) = [row for row in found if row.faults]
     assert (bad.line, bad.faults[0].field) == (line, field)
-    assert said in bad.faults[0].message
+    assert reason in bad.faults[0].message
 
 
-def test_a_row_has_the_line_it_begins_on() -> None:
+def test_a_row_has_the_number_of_its_first_line() -> None:
     found = rows(b'image,prompt\nx,"a\nb"\n\ny,c\n')
     assert [(row.number, row.line) for row in found] == [(1, 2), (2, 5)]
 
@@ -141,7 +141,7 @@ def test_openais_batch_lines_are_read() -> None:
     ]
 
 
-def test_openais_lines_for_anything_else_are_refused() -> None:
+def test_openais_batch_lines_for_other_routes_are_refused() -> None:
     line = {"custom_id": "A", "method": "POST", "url": "/v1/chat/completions", "body": {"n": 2, "images": ["a", "b"]}}
     (row,) = rows(json.dumps(line).encode() + b"\n")
     assert {fault.field for fault in row.faults} == {"url", "body.n", "body.images"}
@@ -154,7 +154,7 @@ def test_reading_twice_gives_the_same_rows_under_the_same_numbers() -> None:
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_no_text_of_a_cell_is_run_by_a_spreadsheet(cell: str) -> None:
+def test_no_cell_is_executed_as_a_formula_by_a_spreadsheet(cell: str) -> None:
     assert str(plain_cell(cell)).startswith("'")
 
 

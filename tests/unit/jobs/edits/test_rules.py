@@ -67,22 +67,22 @@ BAD: list[tuple[dict[str, Any], set[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "fields"), BAD)
+@pytest.mark.parametrize(("changes", "refused_fields"), BAD)
 def test_a_job_and_a_row_report_the_same_faults_all_at_once(
-    rules: JobRules, pictures: UploadedPictures, changes: dict[str, Any], fields: set[str]
+    rules: JobRules, pictures: UploadedPictures, changes: dict[str, Any], refused_fields: set[str]
 ) -> None:
-    given = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+    values = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
     with pytest.raises(InvalidInput) as refused:
-        rules.check(JobRequest.model_validate(given), tenant="acme", job_id=JOB)
-    row = RowReader(rules, pictures, tenant="acme", batch_id=BATCH, defaults={}).read(Row(1, 1, given))
-    assert {fault.field for fault in refused.value.errors} == fields
+        rules.check(JobRequest.model_validate(values), tenant="acme", job_id=JOB)
+    row = RowReader(rules, pictures, tenant="acme", batch_id=BATCH, defaults={}).read(Row(1, 1, values))
+    assert {fault.field for fault in refused.value.errors} == refused_fields
     assert isinstance(row, Reject)
     assert row.errors == [
         {"field": fault.field, "message": fault.message, "code": fault.code} for fault in refused.value.errors
     ]
 
 
-def test_a_row_under_every_rule_becomes_an_item(rules: JobRules, pictures: UploadedPictures) -> None:
+def test_a_row_that_satisfies_every_rule_becomes_an_item(rules: JobRules, pictures: UploadedPictures) -> None:
     read = RowReader(rules, pictures, tenant="acme", batch_id=BATCH, defaults={"prompt": GOOD["prompt"]})
     item = read.read(Row(1, 1, GOOD))
     assert isinstance(item, Item)
@@ -91,7 +91,7 @@ def test_a_row_under_every_rule_becomes_an_item(rules: JobRules, pictures: Uploa
     assert 0 <= spec["seed"] <= 2147483647
 
 
-def test_an_uploaded_picture_is_ready_for_its_place_in_the_bucket(rules: JobRules) -> None:
+def test_an_uploaded_picture_has_its_bytes_and_key_for_the_bucket(rules: JobRules) -> None:
     checked = rules.check(JobRequest(prompt="p"), tenant="acme", job_id=JOB, upload=png(64, 48))
     assert checked.uploaded is not None
     assert checked.uploaded.input.image == f"s3://retouch/retouch/acme/inputs/{JOB}.png"
@@ -112,7 +112,7 @@ def test_a_picture_over_the_limit_is_too_large_in_every_form(rules: JobRules, fo
         rules.check(JobRequest(prompt="p", image=image), tenant="acme", job_id=JOB, upload=upload)
 
 
-def test_a_seed_is_drawn_only_for_models_that_take_one() -> None:
+def test_a_seed_is_drawn_only_for_models_with_that_parameter() -> None:
     drawn = {draw_seed(CATALOGUE.get("step-image-edit-2")) for _ in range(20)}
     assert len(drawn) > 1
     without = CATALOGUE.get("step-image-edit-2").model_copy(update={"parameters": {}})

@@ -1,4 +1,4 @@
-"""What a submit makes of a request before anything is asked of a store."""
+"""How a request becomes a draft of a job, before anything is written."""
 
 import hashlib
 from typing import Any
@@ -21,12 +21,12 @@ def named(error: InvalidInput) -> set[str]:
     return {fault.field for fault in error.errors}
 
 
-def test_texts_become_the_types_of_their_fields():
+def test_text_is_converted_to_the_types_of_its_fields():
     request = parse_fields({"seed": "7", "cfg_scale": "1.5", "text_mode": "false", "deadline_s": "60", "prompt": "7"})
     assert request == JobRequest(seed=7, cfg_scale=1.5, text_mode=False, deadline_s=60, prompt="7")
 
 
-def test_json_is_read_as_the_types_it_has():
+def test_json_values_keep_their_types():
     assert parse_json(b'{"cfg_scale": 2, "text_mode": true}') == JobRequest(cfg_scale=2.0, text_mode=True)
     with pytest.raises(InvalidInput) as refused:
         parse_json(b'{"cfg_scale": "2", "text_mode": "true", "seed": true, "colour": 1, "metadata": {"a": 1}}')
@@ -34,7 +34,7 @@ def test_json_is_read_as_the_types_it_has():
 
 
 @pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
-def test_a_moment_that_no_calendar_holds_is_refused_by_name(moment: str):
+def test_an_impossible_date_is_refused_by_name(moment: str):
     with pytest.raises(InvalidInput) as refused:
         parse_json(b'{"not_before": "%s"}' % moment.encode())
     assert named(refused.value) == {"not_before"}
@@ -43,25 +43,25 @@ def test_a_moment_that_no_calendar_holds_is_refused_by_name(moment: str):
     assert named(refused.value) == {"not_before"}
 
 
-def test_metadata_comes_as_json_and_as_parts():
+def test_metadata_is_accepted_as_json_and_as_parts():
     values = [("metadata", '{"season": "winter"}'), ("metadata.colour", "red"), ("prompt", "p")]
     assert job_fields(values) == {"prompt": "p", "metadata": {"season": "winter", "colour": "red"}}
 
 
 @pytest.mark.parametrize("text", ["winter", "[]", "null", "{", "7"])
-def test_metadata_that_is_no_json_object_is_refused(text: str):
+def test_metadata_other_than_a_json_object_is_refused(text: str):
     with pytest.raises(InvalidInput) as refused:
         job_fields([("metadata", text)])
     assert named(refused.value) == {"metadata"}
 
 
-def test_a_field_that_comes_twice_is_refused():
+def test_a_repeated_field_is_refused():
     with pytest.raises(InvalidInput) as refused:
         job_fields([("seed", "1"), ("seed", "1"), ("metadata.x", "1"), ("metadata.x", "2")])
     assert named(refused.value) == {"seed", "metadata.x"}
 
 
-def test_a_fingerprint_is_of_the_meaning_and_not_of_the_form():
+def test_a_fingerprint_depends_on_the_meaning_and_not_on_the_form():
     one = parse_json(b'{"prompt": "p", "seed": 7, "metadata": {"a": "1", "b": "2"}, "priority": "normal"}')
     other = parse_fields({"metadata": {"b": "2", "a": "1"}, "seed": "7", "prompt": "p"})
     picture = hashlib.sha256(b"picture").hexdigest()
@@ -104,12 +104,12 @@ def test_fields_without_effect_cause_warnings(request_: JobRequest, about: list[
         ("respond-async, wait=120", 120),
     ],
 )
-def test_a_preferred_wait_is_read(header: str | None, seconds: int | None):
+def test_a_preferred_wait_is_accepted(header: str | None, seconds: int | None):
     assert preferred_wait(header) == seconds
 
 
 @pytest.mark.parametrize("header", ["wait", "wait=", "wait=-1", "wait=121", "wait=1.5", "wait=99999999999", "wait=²"])
-def test_a_wait_that_is_not_offered_is_refused(header: str):
+def test_an_unsupported_wait_is_refused(header: str):
     with pytest.raises(InvalidInput):
         preferred_wait(header)
 

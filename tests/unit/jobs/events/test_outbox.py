@@ -39,7 +39,7 @@ def test_filters_that_could_never_match_are_refused(filters: list[str]) -> None:
 
 
 def test_every_type_except_the_digest_is_a_valid_filter() -> None:
-    check_filters([one for one in TYPES if one != JOB_DIGEST])
+    check_filters([type_ for type_ in TYPES if type_ != JOB_DIGEST])
     with pytest.raises(InvalidInput, match=r"job\.\*.*webhook_digest_s"):
         check_filters(["batch.*", JOB_DIGEST])
 

@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 PAGE = (ROOT / "docs/redis_schema.md").read_text()
 SCRIPTS = ROOT / "jobs/lua"
 TYPES = {"hash": "hash", "zset": "sorted set", "set": "set", "list": "list", "string": "string", "stream": "stream"}
-FIELDS_ARE_DATA = re.compile(r"rt:(seen|made|tidied)\b")
+FIELDS_ARE_DATA = re.compile(r"rt:(seen|rendered|tidied)\b")
 """Keys of hashes whose fields are digests or keys, not names."""
 COMMANDS = "HSETNX|HSET|HGET|HMGET|HDEL|HEXISTS|HINCRBY"
 CALL = re.compile(rf"(?:redis\.call\('({COMMANDS})', |\b(add|read|write_fields|write_if_missing|write_delivery)\()")
@@ -49,16 +49,16 @@ def keys_made_by(name: str) -> set[str]:
     """The keys that a method of `Keys` makes, with `{}` for each argument. Empty where the method makes no key."""
     keys, member = Keys("rt:"), vars(Keys)[name]
     if isinstance(member, property):
-        made = [getattr(keys, name)]
+        rendered = [getattr(keys, name)]
     else:
         parameters = inspect.signature(getattr(keys, name)).parameters.values()
         required = [p for p in parameters if p.default is p.empty]
         values = {p.name: NumberInBraces() if p.annotation in (int, "int") else "{}" for p in required}
-        made = [getattr(keys, name)(**values)]
-        made += [getattr(keys, name)(**values | {p.name: None}) for p in required if "None" in str(p.annotation)]
-        made += [getattr(keys, name)(**values, **{p.name: True}) for p in parameters if p.default is False]
+        rendered = [getattr(keys, name)(**values)]
+        rendered += [getattr(keys, name)(**values | {p.name: None}) for p in required if "None" in str(p.annotation)]
+        rendered += [getattr(keys, name)(**values, **{p.name: True}) for p in parameters if p.default is False]
     # A digest stands for the name of a batch's lane.
-    return {re.sub(r"[0-9a-f]{18}", "{}", key) for key in made if isinstance(key, str) and key.startswith("rt:")}
+    return {re.sub(r"[0-9a-f]{18}", "{}", key) for key in rendered if isinstance(key, str) and key.startswith("rt:")}
 
 
 def arguments(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which addresses webhooks may be sent to."""
+"""The addresses to which webhooks may be sent."""
 
 import pytest
 from pydantic import ValidationError

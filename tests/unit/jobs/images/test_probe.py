@@ -1,4 +1,4 @@
-"""Pictures that are accepted and refused, with photographs."""
+"""Accepted and refused pictures, with real photographs."""
 
 import importlib.util
 import io

@@ -18,7 +18,7 @@ def sources(folder: Path, **texts: str) -> LuaSources:
     return LuaSources(folder, GENERATED)
 
 
-def test_each_library_comes_once_and_after_those_it_requires(tmp_path: Path) -> None:
+def test_each_library_appears_once_after_the_libraries_it_requires(tmp_path: Path) -> None:
     lua = sources(
         tmp_path,
         base="-- requires: nothing\nlocal base = 1\n",
@@ -31,7 +31,7 @@ def test_each_library_comes_once_and_after_those_it_requires(tmp_path: Path) -> 
     assert code == ["local base = 1", "local left = base", "local right = left", "return right"]
 
 
-def test_a_generated_library_comes_where_it_is_required(tmp_path: Path) -> None:
+def test_a_generated_library_appears_where_it_is_required(tmp_path: Path) -> None:
     lua = sources(
         tmp_path, state="-- requires: transitions\nlocal state = ALLOWED\n", script="-- requires: state\nreturn state\n"
     )
@@ -68,7 +68,7 @@ def test_a_list_continues_on_the_next_line_after_a_comma() -> None:
     assert file.readers == {"read_job": ("state", "n:ingest")}
 
 
-def test_a_comment_that_is_no_list_is_left_alone() -> None:
+def test_a_comment_that_is_not_a_list_is_ignored() -> None:
     file = parse("jobs/act", "-- requires: base\n-- What it reads: the job.\nlocal x = 1\n-- reads read_x: a\n")
     assert file.requires == ("base",)
     assert file.readers == {}

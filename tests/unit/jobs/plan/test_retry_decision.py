@@ -1,4 +1,4 @@
-"""The decision after a failure, as a table: no I/O, no clock, no dice."""
+"""The decision after a failure, as a table: no I/O, no clock, no randomness."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -45,7 +45,7 @@ def failures() -> list[type[errors.EditFailure]]:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_each_failure_has_its_consequence(failure, to, outcome, counts, signal) -> None:
+def test_each_failure_has_one_decision(failure, to, outcome, counts, signal) -> None:
     end = decide(failure, FIRST, NOW, 0.5)
     assert (end.to, end.outcome, end.counts, end.signal and end.signal.kind) == (to, outcome, counts, signal)
 
@@ -57,7 +57,7 @@ def test_every_kind_of_failure_has_a_decision_and_a_reason(kind: type[errors.Edi
     assert end.to is not State.SUCCEEDED
 
 
-def test_the_last_try_fails_with_the_failure_it_met() -> None:
+def test_the_last_try_fails_with_its_own_failure() -> None:
     end = decide(errors.Transient("boom", provider_status=500, trace_id="t"), LAST, NOW, 0.5)
     assert end.to is State.FAILED
     assert end.error is not None
@@ -103,7 +103,7 @@ def test_no_retry_is_planned_after_the_deadline() -> None:
     assert decide(failure, later, NOW, 0.0).to is State.WAITING
 
 
-def test_only_a_result_that_is_of_no_use_drops_the_checkpoint() -> None:
+def test_only_an_unusable_result_drops_the_checkpoint() -> None:
     dropping = {errors.ResultGone, errors.BadResult, errors.Filtered}
     for kind in failures():
         assert decide(kind("x"), FIRST, NOW, 0.0).drop_checkpoint == (kind in dropping), kind

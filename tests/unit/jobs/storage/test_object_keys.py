@@ -75,8 +75,8 @@ def test_a_custom_id_is_one_safe_part_of_a_key(name: str) -> None:
 
 
 @given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
-def test_two_ids_never_have_the_same_part(one: str, other: str) -> None:
-    assert one == other or key_part(one) != key_part(other)
+def test_two_ids_never_have_the_same_part(first: str, second: str) -> None:
+    assert first == second or key_part(first) != key_part(second)
 
 
 def test_no_custom_id_equals_the_converted_form_of_another() -> None:

@@ -219,7 +219,7 @@ def test_an_endpoint_that_is_not_there_cannot_have_billed(http: Http) -> None:
     assert not caught.value.maybe_billed
 
 
-def test_a_stop_before_the_call_hands_the_job_back(http: Http) -> None:
+def test_a_stop_before_the_call_returns_the_job(http: Http) -> None:
     with serve(success()) as server:
         model = at(server.url)
         stopped = EditCall(model, SecretStr(KEY), PICTURE, "image/png", EditParameters(prompt="p"), stop=lambda: True)
