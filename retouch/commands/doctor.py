@@ -1,7 +1,9 @@
 """`doctor`: checks each part of the stack, and suggests how to correct each fault. The API need not run."""
 
+from __future__ import annotations
+
 import os
-from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
@@ -9,6 +11,9 @@ from rich.text import Text
 from retouch.commands.output import DONE, SOME_FAILED, out, plain, print_json
 from retouch.commands.show_list import AsJson
 from retouch.configuration import local_environment
+
+if TYPE_CHECKING:
+    from infra.doctor.checks import Finding
 
 STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
@@ -30,7 +35,7 @@ def doctor(as_json: AsJson = False) -> None:
     findings = examine()
     faulty = any(finding.level == "fault" for finding in findings)
     if as_json:
-        print_json({"faulty": faulty, "data": [asdict(finding) for finding in findings]})
+        print_json({"faulty": faulty, "data": [_document(finding) for finding in findings]})
         raise typer.Exit(SOME_FAILED if faulty else DONE)
     console = out()
     width = max(len(finding.check) for finding in findings)
@@ -40,3 +45,8 @@ def doctor(as_json: AsJson = False) -> None:
         if finding.advice:
             console.print(Text.assemble(" " * (10 + width), ("to do: ", "bold"), plain(finding.advice)))
     raise typer.Exit(SOME_FAILED if faulty else DONE)
+
+
+def _document(finding: Finding) -> dict[str, str]:
+    """A finding in the documented JSON, which calls its message `said`."""
+    return {"check": finding.check, "level": finding.level, "said": finding.message, "advice": finding.advice}
